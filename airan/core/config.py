@@ -1,0 +1,195 @@
+"""The site's configuration: one YAML file plus `AIRAN_` environment variables.
+
+Unknown keys and wrong types are refused with the key, the problem and the remedy. Sections are
+frozen; the packages below get plain values from them, never this module's types.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from airan.core.errors import ConfigError
+
+ENV_PREFIX = "AIRAN_"
+_ENV_SEPARATOR = "__"
+# Variables with our prefix that are not configuration keys.
+_ENV_OTHER_USES = {"AIRAN_API_KEY", "AIRAN_CONFIG"}
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NodeConfig(_Section):
+    """The GPU node. `simulated` obeys the real geometry, placement rules and delays."""
+
+    driver: Literal["simulated"] = "simulated"
+    gpu: str = "GH200-96GB"
+    n_gpus: int = Field(default=1, ge=1, le=8)
+    mig_create_ms: float = Field(default=250.0, ge=0.0)
+    """Assumed time to create one GPU instance with its compute instance."""
+    mig_destroy_ms: float = Field(default=150.0, ge=0.0)
+    """Assumed time to destroy one GPU instance."""
+
+
+class ClockConfig(_Section):
+    """The site's time of day: `speed` site seconds pass per wall second."""
+
+    speed: float = Field(default=1.0, gt=0.0, le=10_000.0)
+    start: str = Field(default="now", pattern=r"^(now|[0-2][0-9]:[0-5][0-9])$")
+
+
+class RanConfig(_Section):
+    """The cells of the site. One is decoded for real; the others' load is simulated."""
+
+    n_cells: int = Field(default=18, ge=1, le=20)
+    n_prb: int = Field(default=51, ge=1, le=273)
+    scs_khz: Literal[15, 30, 60, 120] = 30
+    mcs_table: Literal[1, 2, 3] = 1
+    mcs_index: int = Field(default=16, ge=0, le=28)
+    n_rx: int = Field(default=2, ge=1, le=16)
+    snr_db: float = Field(default=22.0, ge=-20.0, le=60.0)
+    slot_slowdown: float = Field(default=40.0, ge=1.0)
+    """The slot clock and the slot budget run this many times slower than a radio's."""
+    slot_budget_us: float = Field(default=1250.0, gt=0.0)
+    """PUSCH budget of a slot at radio speed (cuPHY's published GPU budget)."""
+    trace: Path | None = None
+    """CSV with columns hour,load; None plays the built-in diurnal profile."""
+    seed: int = 1
+
+
+class PolicyConfig(_Section):
+    """How the GPU is divided at start; `airan policy set` changes it later."""
+
+    kind: Literal["static", "demand"] = "demand"
+    ran_share: Share = 0.6
+    """`static`: RAN's part of the GPU; the nearest MIG layout that covers it is taken."""
+    headroom: Share = 0.10
+    """`demand`: GPU share kept above RAN's forecast demand."""
+    min_ran_share: Share = 0.1
+    min_lease_s: float = Field(default=6.0, ge=0.0)
+    """`demand`: a larger AI part is offered only if it is expected to last this long."""
+    notice_ms: int = Field(default=400, ge=0, le=60_000)
+    """How long a lease holder may take to pause before its partition is taken by force."""
+    interval_ms: int = Field(default=500, ge=50, le=60_000)
+    """How often demand is looked at."""
+
+
+class ModelConfig(_Section):
+    """The model the site serves."""
+
+    name: str = "SmolLM2-135M-Instruct"
+    n_ctx: int = Field(default=2048, ge=256, le=8192)
+    """Context tokens of one request: prompt and completion together."""
+    max_concurrent: int = Field(default=4, ge=1, le=64)
+    n_threads: int = Field(default=1, ge=1, le=256)
+    price_usd_per_1k_input_tokens: float = Field(default=0.01, ge=0.0)
+    price_usd_per_1k_output_tokens: float = Field(default=0.03, ge=0.0)
+
+
+class PortsConfig(_Section):
+    """Loopback ports; 0 picks a free one at start (see `airan status`)."""
+
+    gateway: Port = 8080
+    dashboard: Port = 8090
+    control: Port = 50051
+    engine: Port = 8081
+
+
+class SiteConfig(_Section):
+    """Everything `airan up` needs to know."""
+
+    name: str = Field(default="edge-1", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    state_dir: Path = Path("~/.local/state/airan")
+    cache_dir: Path = Path("~/.cache/airan")
+    node: NodeConfig = NodeConfig()
+    clock: ClockConfig = ClockConfig()
+    ran: RanConfig = RanConfig()
+    policy: PolicyConfig = PolicyConfig()
+    model: ModelConfig = ModelConfig()
+    ports: PortsConfig = PortsConfig()
+
+
+def load(path: Path | None, environ: Mapping[str, str] | None = None) -> SiteConfig:
+    """Reads the YAML file at `path` (None: defaults only), then applies `AIRAN_` variables.
+
+    `AIRAN_RAN__N_PRB=24` sets `ran.n_prb`. The state and cache folders come back absolute.
+
+    Raises:
+        ConfigError: the file is missing, is no YAML mapping, or has an unknown key or a value of
+            the wrong type or range; the message names every offending key.
+    """
+    environ = os.environ if environ is None else environ
+    values = {} if path is None else _read_yaml(path)
+    source = "the AIRAN_ environment" if path is None else str(path)
+    for key, text in sorted(environ.items()):
+        if key.startswith(ENV_PREFIX) and key not in _ENV_OTHER_USES:
+            _set_nested(values, key, yaml.safe_load(text))
+    try:
+        config = SiteConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(
+            f"configuration from {source} is not valid: {_explain(error)}",
+            remedy="correct the named keys; `airan config` prints all keys with their defaults",
+        ) from error
+    return config.model_copy(
+        update={
+            "state_dir": config.state_dir.expanduser().absolute(),
+            "cache_dir": config.cache_dir.expanduser().absolute(),
+        }
+    )
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"configuration file {path} cannot be read: {error.strerror}",
+            remedy="give the path of a readable YAML file with --config",
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"configuration file {path} is no YAML: {error}", remedy="correct the YAML syntax"
+        ) from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"configuration file {path} must hold a mapping, not a {type(values).__name__}",
+            remedy="start from the output of `airan config`",
+        )
+    return values
+
+
+def _set_nested(values: dict[str, Any], variable: str, value: Any) -> None:
+    keys = variable.removeprefix(ENV_PREFIX).lower().split(_ENV_SEPARATOR)
+    for key in keys[:-1]:
+        below = values.setdefault(key, {})
+        if not isinstance(below, dict):
+            raise ConfigError(
+                f"environment variable {variable} goes below {key}, which is no section",
+                remedy=f"unset {variable}",
+            )
+        values = below
+    values[keys[-1]] = value
+
+
+def _explain(error: ValidationError) -> str:
+    problems = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or "(top level)"
+        if item["type"] == "extra_forbidden":
+            problems.append(f"{key}: unknown key")
+        else:
+            problems.append(f"{key}: {item['msg']}, got {item['input']!r}")
+    return "; ".join(problems)

@@ -1,0 +1,409 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WatchStatusRequest(_message.Message):
+    __slots__ = ("interval_ms",)
+    INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    interval_ms: int
+    def __init__(self, interval_ms: _Optional[int] = ...) -> None: ...
+
+class SiteStatus(_message.Message):
+    __slots__ = ("site", "time_s", "simulated", "gpus", "policy", "plan", "demand", "leases", "slots", "cells", "uptime_s", "utilisation")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    TIME_S_FIELD_NUMBER: _ClassVar[int]
+    SIMULATED_FIELD_NUMBER: _ClassVar[int]
+    GPUS_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    DEMAND_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    CELLS_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    UTILISATION_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    time_s: float
+    simulated: bool
+    gpus: _containers.RepeatedCompositeFieldContainer[Gpu]
+    policy: Policy
+    plan: Plan
+    demand: Demand
+    leases: _containers.RepeatedCompositeFieldContainer[Lease]
+    slots: SlotStats
+    cells: _containers.RepeatedCompositeFieldContainer[Cell]
+    uptime_s: float
+    utilisation: Utilisation
+    def __init__(self, site: _Optional[str] = ..., time_s: _Optional[float] = ..., simulated: _Optional[bool] = ..., gpus: _Optional[_Iterable[_Union[Gpu, _Mapping]]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., demand: _Optional[_Union[Demand, _Mapping]] = ..., leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., slots: _Optional[_Union[SlotStats, _Mapping]] = ..., cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ..., uptime_s: _Optional[float] = ..., utilisation: _Optional[_Union[Utilisation, _Mapping]] = ...) -> None: ...
+
+class Gpu(_message.Message):
+    __slots__ = ("uuid", "name", "simulated", "sm_count", "memory_mib", "memory_slices", "partitions")
+    UUID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIMULATED_FIELD_NUMBER: _ClassVar[int]
+    SM_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_MIB_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_SLICES_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    uuid: str
+    name: str
+    simulated: bool
+    sm_count: int
+    memory_mib: int
+    memory_slices: int
+    partitions: _containers.RepeatedCompositeFieldContainer[Partition]
+    def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., simulated: _Optional[bool] = ..., sm_count: _Optional[int] = ..., memory_mib: _Optional[int] = ..., memory_slices: _Optional[int] = ..., partitions: _Optional[_Iterable[_Union[Partition, _Mapping]]] = ...) -> None: ...
+
+class Partition(_message.Message):
+    __slots__ = ("id", "kind", "profile", "role", "start", "size", "sm_count", "memory_mib", "state", "lease_id", "pids")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    SM_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_MIB_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    PIDS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    kind: str
+    profile: str
+    role: str
+    start: int
+    size: int
+    sm_count: int
+    memory_mib: int
+    state: str
+    lease_id: str
+    pids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., profile: _Optional[str] = ..., role: _Optional[str] = ..., start: _Optional[int] = ..., size: _Optional[int] = ..., sm_count: _Optional[int] = ..., memory_mib: _Optional[int] = ..., state: _Optional[str] = ..., lease_id: _Optional[str] = ..., pids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Policy(_message.Message):
+    __slots__ = ("kind", "ran_share", "headroom", "min_ran_share", "min_lease_s", "notice_ms")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    RAN_SHARE_FIELD_NUMBER: _ClassVar[int]
+    HEADROOM_FIELD_NUMBER: _ClassVar[int]
+    MIN_RAN_SHARE_FIELD_NUMBER: _ClassVar[int]
+    MIN_LEASE_S_FIELD_NUMBER: _ClassVar[int]
+    NOTICE_MS_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    ran_share: float
+    headroom: float
+    min_ran_share: float
+    min_lease_s: float
+    notice_ms: int
+    def __init__(self, kind: _Optional[str] = ..., ran_share: _Optional[float] = ..., headroom: _Optional[float] = ..., min_ran_share: _Optional[float] = ..., min_lease_s: _Optional[float] = ..., notice_ms: _Optional[int] = ...) -> None: ...
+
+class SetPolicyRequest(_message.Message):
+    __slots__ = ("policy", "dry_run")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    policy: Policy
+    dry_run: bool
+    def __init__(self, policy: _Optional[_Union[Policy, _Mapping]] = ..., dry_run: _Optional[bool] = ...) -> None: ...
+
+class SetPolicyResponse(_message.Message):
+    __slots__ = ("policy", "plan", "moves")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    MOVES_FIELD_NUMBER: _ClassVar[int]
+    policy: Policy
+    plan: Plan
+    moves: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, policy: _Optional[_Union[Policy, _Mapping]] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., moves: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GetPolicyRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListPlansRequest(_message.Message):
+    __slots__ = ("limit",)
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    limit: int
+    def __init__(self, limit: _Optional[int] = ...) -> None: ...
+
+class ListPlansResponse(_message.Message):
+    __slots__ = ("plans",)
+    PLANS_FIELD_NUMBER: _ClassVar[int]
+    plans: _containers.RepeatedCompositeFieldContainer[Plan]
+    def __init__(self, plans: _Optional[_Iterable[_Union[Plan, _Mapping]]] = ...) -> None: ...
+
+class Plan(_message.Message):
+    __slots__ = ("generation", "parent", "state", "reason", "created_s", "partitions", "ran_share", "ai_share")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    CREATED_S_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    RAN_SHARE_FIELD_NUMBER: _ClassVar[int]
+    AI_SHARE_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    parent: int
+    state: str
+    reason: str
+    created_s: float
+    partitions: _containers.RepeatedCompositeFieldContainer[Partition]
+    ran_share: float
+    ai_share: float
+    def __init__(self, generation: _Optional[int] = ..., parent: _Optional[int] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., created_s: _Optional[float] = ..., partitions: _Optional[_Iterable[_Union[Partition, _Mapping]]] = ..., ran_share: _Optional[float] = ..., ai_share: _Optional[float] = ...) -> None: ...
+
+class Demand(_message.Message):
+    __slots__ = ("now_share", "forecast_share", "horizon_s", "source")
+    NOW_SHARE_FIELD_NUMBER: _ClassVar[int]
+    FORECAST_SHARE_FIELD_NUMBER: _ClassVar[int]
+    HORIZON_S_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    now_share: float
+    forecast_share: float
+    horizon_s: float
+    source: str
+    def __init__(self, now_share: _Optional[float] = ..., forecast_share: _Optional[float] = ..., horizon_s: _Optional[float] = ..., source: _Optional[str] = ...) -> None: ...
+
+class Cell(_message.Message):
+    __slots__ = ("id", "live", "load", "n_prb")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    LIVE_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
+    N_PRB_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    live: bool
+    load: float
+    n_prb: int
+    def __init__(self, id: _Optional[str] = ..., live: _Optional[bool] = ..., load: _Optional[float] = ..., n_prb: _Optional[int] = ...) -> None: ...
+
+class ListCellsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListCellsResponse(_message.Message):
+    __slots__ = ("cells",)
+    CELLS_FIELD_NUMBER: _ClassVar[int]
+    cells: _containers.RepeatedCompositeFieldContainer[Cell]
+    def __init__(self, cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ...) -> None: ...
+
+class SlotReport(_message.Message):
+    __slots__ = ("cell_id", "time_s", "slots", "slots_late", "slots_dropped", "crc_failed", "p50_us", "p99_us", "max_us", "budget_us", "slowdown", "cells", "demand_share", "busy_share", "alarm", "device", "histogram_counts", "histogram_edges_us")
+    CELL_ID_FIELD_NUMBER: _ClassVar[int]
+    TIME_S_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_LATE_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    CRC_FAILED_FIELD_NUMBER: _ClassVar[int]
+    P50_US_FIELD_NUMBER: _ClassVar[int]
+    P99_US_FIELD_NUMBER: _ClassVar[int]
+    MAX_US_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_US_FIELD_NUMBER: _ClassVar[int]
+    SLOWDOWN_FIELD_NUMBER: _ClassVar[int]
+    CELLS_FIELD_NUMBER: _ClassVar[int]
+    DEMAND_SHARE_FIELD_NUMBER: _ClassVar[int]
+    BUSY_SHARE_FIELD_NUMBER: _ClassVar[int]
+    ALARM_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    HISTOGRAM_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    HISTOGRAM_EDGES_US_FIELD_NUMBER: _ClassVar[int]
+    cell_id: str
+    time_s: float
+    slots: int
+    slots_late: int
+    slots_dropped: int
+    crc_failed: int
+    p50_us: float
+    p99_us: float
+    max_us: float
+    budget_us: float
+    slowdown: float
+    cells: _containers.RepeatedCompositeFieldContainer[Cell]
+    demand_share: float
+    busy_share: float
+    alarm: bool
+    device: str
+    histogram_counts: _containers.RepeatedScalarFieldContainer[int]
+    histogram_edges_us: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, cell_id: _Optional[str] = ..., time_s: _Optional[float] = ..., slots: _Optional[int] = ..., slots_late: _Optional[int] = ..., slots_dropped: _Optional[int] = ..., crc_failed: _Optional[int] = ..., p50_us: _Optional[float] = ..., p99_us: _Optional[float] = ..., max_us: _Optional[float] = ..., budget_us: _Optional[float] = ..., slowdown: _Optional[float] = ..., cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ..., demand_share: _Optional[float] = ..., busy_share: _Optional[float] = ..., alarm: _Optional[bool] = ..., device: _Optional[str] = ..., histogram_counts: _Optional[_Iterable[int]] = ..., histogram_edges_us: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class ReportSlotsResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SlotStats(_message.Message):
+    __slots__ = ("slots", "slots_late", "slots_dropped", "crc_failed", "p50_us", "p99_us", "max_us", "budget_us", "slowdown", "device", "busy_share", "histogram_counts", "histogram_edges_us", "last_report_s")
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_LATE_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    CRC_FAILED_FIELD_NUMBER: _ClassVar[int]
+    P50_US_FIELD_NUMBER: _ClassVar[int]
+    P99_US_FIELD_NUMBER: _ClassVar[int]
+    MAX_US_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_US_FIELD_NUMBER: _ClassVar[int]
+    SLOWDOWN_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    BUSY_SHARE_FIELD_NUMBER: _ClassVar[int]
+    HISTOGRAM_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    HISTOGRAM_EDGES_US_FIELD_NUMBER: _ClassVar[int]
+    LAST_REPORT_S_FIELD_NUMBER: _ClassVar[int]
+    slots: int
+    slots_late: int
+    slots_dropped: int
+    crc_failed: int
+    p50_us: float
+    p99_us: float
+    max_us: float
+    budget_us: float
+    slowdown: float
+    device: str
+    busy_share: float
+    histogram_counts: _containers.RepeatedScalarFieldContainer[int]
+    histogram_edges_us: _containers.RepeatedScalarFieldContainer[float]
+    last_report_s: float
+    def __init__(self, slots: _Optional[int] = ..., slots_late: _Optional[int] = ..., slots_dropped: _Optional[int] = ..., crc_failed: _Optional[int] = ..., p50_us: _Optional[float] = ..., p99_us: _Optional[float] = ..., max_us: _Optional[float] = ..., budget_us: _Optional[float] = ..., slowdown: _Optional[float] = ..., device: _Optional[str] = ..., busy_share: _Optional[float] = ..., histogram_counts: _Optional[_Iterable[int]] = ..., histogram_edges_us: _Optional[_Iterable[float]] = ..., last_report_s: _Optional[float] = ...) -> None: ...
+
+class Utilisation(_message.Message):
+    __slots__ = ("ran_demand_share", "ai_busy_share", "total_share", "ran_held_share", "ai_leased_share")
+    RAN_DEMAND_SHARE_FIELD_NUMBER: _ClassVar[int]
+    AI_BUSY_SHARE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_SHARE_FIELD_NUMBER: _ClassVar[int]
+    RAN_HELD_SHARE_FIELD_NUMBER: _ClassVar[int]
+    AI_LEASED_SHARE_FIELD_NUMBER: _ClassVar[int]
+    ran_demand_share: float
+    ai_busy_share: float
+    total_share: float
+    ran_held_share: float
+    ai_leased_share: float
+    def __init__(self, ran_demand_share: _Optional[float] = ..., ai_busy_share: _Optional[float] = ..., total_share: _Optional[float] = ..., ran_held_share: _Optional[float] = ..., ai_leased_share: _Optional[float] = ...) -> None: ...
+
+class Lease(_message.Message):
+    __slots__ = ("id", "holder", "partition_id", "gpu_uuid", "profile", "sm_count", "memory_mib", "state", "end_reason", "notice_ms", "granted_s", "revoked_s", "ended_s", "pid")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_ID_FIELD_NUMBER: _ClassVar[int]
+    GPU_UUID_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    SM_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_MIB_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    END_REASON_FIELD_NUMBER: _ClassVar[int]
+    NOTICE_MS_FIELD_NUMBER: _ClassVar[int]
+    GRANTED_S_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_S_FIELD_NUMBER: _ClassVar[int]
+    ENDED_S_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    holder: str
+    partition_id: str
+    gpu_uuid: str
+    profile: str
+    sm_count: int
+    memory_mib: int
+    state: str
+    end_reason: str
+    notice_ms: int
+    granted_s: float
+    revoked_s: float
+    ended_s: float
+    pid: int
+    def __init__(self, id: _Optional[str] = ..., holder: _Optional[str] = ..., partition_id: _Optional[str] = ..., gpu_uuid: _Optional[str] = ..., profile: _Optional[str] = ..., sm_count: _Optional[int] = ..., memory_mib: _Optional[int] = ..., state: _Optional[str] = ..., end_reason: _Optional[str] = ..., notice_ms: _Optional[int] = ..., granted_s: _Optional[float] = ..., revoked_s: _Optional[float] = ..., ended_s: _Optional[float] = ..., pid: _Optional[int] = ...) -> None: ...
+
+class AcquireLeaseRequest(_message.Message):
+    __slots__ = ("holder", "pid", "min_sm_count")
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    MIN_SM_COUNT_FIELD_NUMBER: _ClassVar[int]
+    holder: str
+    pid: int
+    min_sm_count: int
+    def __init__(self, holder: _Optional[str] = ..., pid: _Optional[int] = ..., min_sm_count: _Optional[int] = ...) -> None: ...
+
+class ReleaseLeaseRequest(_message.Message):
+    __slots__ = ("lease_id",)
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    def __init__(self, lease_id: _Optional[str] = ...) -> None: ...
+
+class ListLeasesRequest(_message.Message):
+    __slots__ = ("include_ended",)
+    INCLUDE_ENDED_FIELD_NUMBER: _ClassVar[int]
+    include_ended: bool
+    def __init__(self, include_ended: _Optional[bool] = ...) -> None: ...
+
+class ListLeasesResponse(_message.Message):
+    __slots__ = ("leases",)
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    leases: _containers.RepeatedCompositeFieldContainer[Lease]
+    def __init__(self, leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ...) -> None: ...
+
+class ReportUseRequest(_message.Message):
+    __slots__ = ("lease_id", "interval_s", "busy_s")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_S_FIELD_NUMBER: _ClassVar[int]
+    BUSY_S_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    interval_s: float
+    busy_s: float
+    def __init__(self, lease_id: _Optional[str] = ..., interval_s: _Optional[float] = ..., busy_s: _Optional[float] = ...) -> None: ...
+
+class ReportUseResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WatchLeasesRequest(_message.Message):
+    __slots__ = ("holder",)
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    holder: str
+    def __init__(self, holder: _Optional[str] = ...) -> None: ...
+
+class LeaseEvent(_message.Message):
+    __slots__ = ("kind", "lease", "deadline_s", "free_ai_partitions")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
+    FREE_AI_PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    lease: Lease
+    deadline_s: float
+    free_ai_partitions: int
+    def __init__(self, kind: _Optional[str] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., deadline_s: _Optional[float] = ..., free_ai_partitions: _Optional[int] = ...) -> None: ...
+
+class ListEventsRequest(_message.Message):
+    __slots__ = ("after_seq", "limit")
+    AFTER_SEQ_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    after_seq: int
+    limit: int
+    def __init__(self, after_seq: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class ListEventsResponse(_message.Message):
+    __slots__ = ("events",)
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[Event]
+    def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ...) -> None: ...
+
+class WatchEventsRequest(_message.Message):
+    __slots__ = ("after_seq",)
+    AFTER_SEQ_FIELD_NUMBER: _ClassVar[int]
+    after_seq: int
+    def __init__(self, after_seq: _Optional[int] = ...) -> None: ...
+
+class Event(_message.Message):
+    __slots__ = ("seq", "time_s", "severity", "kind", "message")
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    TIME_S_FIELD_NUMBER: _ClassVar[int]
+    SEVERITY_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    seq: int
+    time_s: float
+    severity: str
+    kind: str
+    message: str
+    def __init__(self, seq: _Optional[int] = ..., time_s: _Optional[float] = ..., severity: _Optional[str] = ..., kind: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
