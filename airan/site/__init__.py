@@ -1,0 +1,1 @@
+"""Composition of one site: turns the configuration into running, watched processes."""
