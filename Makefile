@@ -1,0 +1,49 @@
+# Two commands on a fresh Debian 12 with python3.11, pip and make:
+#   make demo    builds .venv, fetches the model once, runs a site through a day
+#   make test    runs every test (installs Debian's Chromium for the browser tests)
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: demo test setup setup-test lint bench proto constraints clean
+
+demo: setup
+	$(BIN)/airan demo $(ARGS)
+
+setup: $(VENV)/.base
+
+$(VENV)/.base: pyproject.toml constraints.txt scripts/make_venv.sh
+	PYTHON=$(PYTHON) scripts/make_venv.sh $(VENV) '.'
+	touch $@
+
+test: setup-test
+	$(BIN)/python -m pytest $(ARGS)
+
+setup-test: $(VENV)/.dev
+	scripts/install_chromium.sh
+	$(BIN)/airan model pull
+
+$(VENV)/.dev: pyproject.toml constraints.txt scripts/make_venv.sh
+	PYTHON=$(PYTHON) scripts/make_venv.sh $(VENV) '.[dev]'
+	touch $(VENV)/.base $@
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+proto: $(VENV)/.dev
+	$(BIN)/python scripts/generate_proto.py
+
+# Resolves every dependency afresh and writes down what came out.
+constraints:
+	rm -rf /tmp/airan-constraints
+	$(PYTHON) -m venv /tmp/airan-constraints
+	/tmp/airan-constraints/bin/pip install -q '.[dev]'
+	/tmp/airan-constraints/bin/pip freeze --exclude airan | sort -f > constraints.txt
+	rm -rf /tmp/airan-constraints build
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
