@@ -6,6 +6,7 @@ Load is the share of a cell's PRBs in use, in [0, 1].
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ class TraceProfile:
         if not points:
             raise ConfigError(f"RAN trace {path} has no rows", remedy="give at least one hour,load")
         hours = tuple(hour for hour, _ in points)
-        if any(later <= earlier for earlier, later in zip(hours, hours[1:], strict=False)):
+        if any(later <= earlier for earlier, later in itertools.pairwise(hours)):
             raise ConfigError(
                 f"RAN trace {path}: hours must ascend", remedy="sort the rows by hour"
             )

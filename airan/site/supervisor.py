@@ -56,7 +56,8 @@ class Supervisor:
     runtime: SiteRuntime
     keep_warden: bool
     """True: a killed warden is replaced. False: its death stops the site (`airan demo`)."""
-    _services: list[Watched] = field(default_factory=list)
+    services: tuple[ServiceSpec, ...] = SERVICES
+    _watched: list[Watched] = field(default_factory=list)
     _stopping: bool = False
 
     def run(self) -> int:
@@ -67,11 +68,11 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop())
         ProcessRecord.of(os.getpid()).save(self.runtime.run_dir / "supervisor.json")
-        self._services = [self._adopt(spec) for spec in SERVICES]
+        self._watched = [self._adopt(spec) for spec in self.services]
         warden = ProcessLock(self.runtime.run_dir / "warden.lock")
         warden_seen = False
         while not self._stopping and not stop_file(self.runtime.run_dir).exists():
-            for service in self._services:
+            for service in self._watched:
                 self._keep(service)
             if warden.held():
                 warden_seen = True
@@ -133,8 +134,8 @@ class Supervisor:
         self._log(service.spec.name, f"started, pid {service.child.pid}")
 
     def _end_services(self) -> None:
-        first = [s for s in self._services if s.spec.name != STOP_LAST]
-        last = [s for s in self._services if s.spec.name == STOP_LAST]
+        first = [s for s in self._watched if s.spec.name != STOP_LAST]
+        last = [s for s in self._watched if s.spec.name == STOP_LAST]
         for group in (first, last):
             for service in group:
                 if service.record is not None:

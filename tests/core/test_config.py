@@ -1,0 +1,56 @@
+"""The configuration refuses what it does not know, and says which key and what to do."""
+
+from pathlib import Path
+
+import pytest
+
+from airan.core import config
+from airan.core.errors import ConfigError
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "site.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
+    assert config.load(write(tmp_path, ""), {}).ran.n_cells == 18
+
+
+def test_environment_wins_over_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "ran: {n_prb: 24}\nname: hill-top\n")
+    loaded = config.load(path, {"AIRAN_RAN__N_PRB": "51", "AIRAN_STATE_DIR": "/tmp/x", "HOME": "/"})
+    assert (loaded.ran.n_prb, loaded.name, loaded.state_dir) == (51, "hill-top", Path("/tmp/x"))
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("ran: {n_prbs: 24}", "ran.n_prbs: unknown key"),
+        ("colour: red", "colour: unknown key"),
+        ("ran: {n_prb: many}", "ran.n_prb"),
+        ("ran: {n_prb: 274}", "ran.n_prb"),
+        ("policy: {kind: greedy}", "policy.kind"),
+        ("ports: {gateway: 70000}", "ports.gateway"),
+        ("- a list", "must hold a mapping"),
+        ("ran: [", "is no YAML"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name_with_a_remedy(
+    tmp_path: Path, text: str, named: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load(write(tmp_path, text), {})
+    assert named in caught.value.message
+    assert caught.value.remedy
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml cannot be read"):
+        config.load(tmp_path / "nowhere.yaml", {})
+
+
+def test_an_unknown_environment_variable_is_refused() -> None:
+    with pytest.raises(ConfigError, match="rann: unknown key"):
+        config.load(None, {"AIRAN_RANN__N_PRB": "51"})

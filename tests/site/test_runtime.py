@@ -1,0 +1,56 @@
+"""What is decided once at the site's start, and found again by every process of it."""
+
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from airan.core import config
+from airan.core.errors import NotFoundError, PortInUseError
+from airan.site import runtime
+
+
+def site(tmp_path: Path, **environ: str) -> config.SiteConfig:
+    ports = {f"AIRAN_PORTS__{name}": "0" for name in ("GATEWAY", "DASHBOARD", "CONTROL", "ENGINE")}
+    return config.load(None, ports | {"AIRAN_STATE_DIR": str(tmp_path)} | environ)
+
+
+def test_a_saved_runtime_comes_back_the_same(tmp_path: Path) -> None:
+    resolved = runtime.resolve(site(tmp_path))
+    resolved.save()
+    assert runtime.load(tmp_path) == resolved
+
+
+def test_free_ports_are_decided_and_differ(tmp_path: Path) -> None:
+    ports = runtime.resolve(site(tmp_path)).config.ports.model_dump().values()
+    assert len(set(ports)) == 4
+    assert 0 not in ports
+
+
+def test_the_admin_key_is_kept_over_restarts_and_private(tmp_path: Path) -> None:
+    first, second = runtime.resolve(site(tmp_path)), runtime.resolve(site(tmp_path))
+    first.save()
+    assert first.admin_key == second.admin_key
+    for path in (tmp_path / "admin.key", tmp_path / "run" / "site.json"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_taken_port_is_refused_by_name(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PortInUseError, match=rf"ports\.gateway: port {port}") as caught:
+            runtime.resolve(site(tmp_path, AIRAN_PORTS__GATEWAY=str(port)))
+    assert "AIRAN_PORTS__GATEWAY" in str(caught.value)
+
+
+def test_one_port_for_two_services_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PortInUseError, match="two services"):
+        runtime.resolve(site(tmp_path, AIRAN_PORTS__GATEWAY="8123", AIRAN_PORTS__CONTROL="8123"))
+
+
+def test_a_folder_without_a_site_says_how_to_start_one(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="airan up"):
+        runtime.load(tmp_path)
