@@ -33,7 +33,7 @@ def generate(n_requests: int, seed: int) -> list[LlmRequest]:
     model on a CPU keeps up. Generated, not measured.
     """
     random_ = random.Random(seed)
-    requests = []
+    requests: list[LlmRequest] = []
     while len(requests) < n_requests:
         hour = random_.uniform(0.0, 24.0)
         if random_.random() > _activity(hour):
