@@ -1,0 +1,1 @@
+"""The `airan` command."""

@@ -1,0 +1,81 @@
+"""`airan`: starts, watches and steers a site."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from airan.cli import context as cli_context
+from airan.cli import control, market, model, site
+from airan.cli.context import EXIT_CODES, Context
+from airan.cli.output import emit_json, errors
+from airan.core.errors import AiranError
+
+HELP = (
+    "An edge AI-RAN site: 5G Layer 1 on hard slot deadlines, LLM inference on what is left.\n\n"
+    "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
+)
+
+app = typer.Typer(
+    name="airan",
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+site.register(app)
+control.register(app)
+market.register(app)
+model.register(app)
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option(help="The site's YAML file.", envvar="AIRAN_CONFIG")
+    ] = None,
+    state_dir: Annotated[
+        Path | None, typer.Option(help="The site's state folder; finds a running site.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Global options, before the command."""
+    context.obj = Context(config, state_dir, json)
+
+
+@app.command("config")
+def print_config(context: typer.Context) -> None:
+    """Print every configuration key with the value it would have."""
+    values = cli_context.of(context).config().model_dump(mode="json")
+    if cli_context.of(context).json:
+        emit_json(values)
+    else:
+        typer.echo(yaml.safe_dump(values, sort_keys=False), nl=False)
+
+
+def main() -> int:
+    """Runs the command line; our own errors become a message and an exit code."""
+    try:
+        app()
+    except AiranError as error:
+        errors.print(f"[bold red]error:[/] {_plain(error.message)}")
+        if error.remedy:
+            errors.print(f"[dim]remedy:[/] {_plain(error.remedy)}")
+        return cli_context.exit_code(error)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    return 0
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+

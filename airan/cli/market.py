@@ -1,0 +1,154 @@
+"""`airan tenant`, `key`, `usage`: the marketplace's side, over its admin API."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import httpx
+import typer
+
+from airan.cli import context as cli_context
+from airan.cli.output import console, emit_json, table
+from airan.core.errors import AuthError, InvalidInputError, NotFoundError, UnavailableError
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+tenant_app = typer.Typer(help="Tenants: who pays.", no_args_is_help=True)
+key_app = typer.Typer(help="API keys: shown once, stored hashed.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds this module's commands."""
+    app.add_typer(tenant_app, name="tenant")
+    app.add_typer(key_app, name="key")
+    app.command()(usage)
+
+
+@tenant_app.command("create")
+def create_tenant(context: typer.Context, name: str, json: JsonFlag = False) -> None:
+    """Add a tenant."""
+    made = admin(context, "POST", "/admin/v1/tenants", {"name": name})
+    if _wants_json(context, json):
+        emit_json(made)
+    else:
+        console.print(f"tenant {made['name']} has the id {made['id']}")
+
+
+@tenant_app.command("list")
+def list_tenants(context: typer.Context, json: JsonFlag = False) -> None:
+    """List the tenants."""
+    tenants = admin(context, "GET", "/admin/v1/tenants")["data"]
+    if _wants_json(context, json):
+        emit_json(tenants)
+    else:
+        table("Tenants", ("id", "name"), [(t["id"], t["name"]) for t in tenants])
+
+
+@key_app.command("create")
+def create_key(
+    context: typer.Context,
+    tenant: Annotated[str, typer.Argument(help="The tenant's name or id; made if new.")],
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "default",
+    json: JsonFlag = False,
+) -> None:
+    """Make an API key. It is shown now and never again."""
+    tenants = admin(context, "GET", "/admin/v1/tenants")["data"]
+    known = [t["id"] for t in tenants if tenant in (t["id"], t["name"])]
+    if not known:
+        known = [admin(context, "POST", "/admin/v1/tenants", {"name": tenant})["id"]]
+    made = admin(context, "POST", "/admin/v1/keys", {"tenant": known[0], "name": name})
+    if _wants_json(context, json):
+        emit_json(made)
+        return
+    runtime = cli_context.of(context).site()
+    console.print(f"{made['key']}\n")
+    console.print("[dim]It is shown this once. Use it so:[/]")
+    console.print(f"  export OPENAI_BASE_URL={runtime.gateway_url}/v1 OPENAI_API_KEY=…")
+
+
+@key_app.command("list")
+def list_keys(context: typer.Context, json: JsonFlag = False) -> None:
+    """List the keys by their first letters."""
+    keys = admin(context, "GET", "/admin/v1/keys")["data"]
+    if _wants_json(context, json):
+        emit_json(keys)
+        return
+    rows = [
+        (k["id"], k["tenant"], k["name"], k["prefix"], "revoked" if k["revoked"] else "valid")
+        for k in keys
+    ]
+    table("API keys", ("id", "tenant", "name", "starts with", "state"), rows)
+
+
+@key_app.command("revoke")
+def revoke_key(context: typer.Context, key_id: str, json: JsonFlag = False) -> None:
+    """Make a key invalid at once."""
+    done = admin(context, "DELETE", f"/admin/v1/keys/{key_id}")
+    if _wants_json(context, json):
+        emit_json(done)
+    else:
+        console.print(f"key {key_id} is revoked")
+
+
+def usage(
+    context: typer.Context,
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Show what tenants used and owe."""
+    query = f"?tenant={tenant}" if tenant else ""
+    rows = admin(context, "GET", f"/admin/v1/usage{query}")["data"]
+    if _wants_json(context, json):
+        emit_json(rows)
+        return
+    table(
+        "Usage",
+        ("tenant", "requests", "input tokens", "output tokens", "USD"),
+        [
+            (r["tenant"], r["requests"], r["input_tokens"], r["output_tokens"], r["usd"])
+            for r in rows
+        ],
+    )
+
+
+def admin(
+    context: typer.Context, method: str, path: str, body: dict[str, Any] | None = None
+) -> Any:
+    """Calls the gateway's admin API.
+
+    Raises:
+        UnavailableError: the gateway does not answer.
+        AuthError, NotFoundError, InvalidInputError: it refused, as its message says.
+    """
+    runtime = cli_context.of(context).site()
+    headers = {"Authorization": f"Bearer {runtime.admin_key}"}
+    try:
+        response = httpx.request(
+            method, runtime.gateway_url + path, json=body, headers=headers, timeout=15.0
+        )
+    except httpx.HTTPError as error:
+        raise UnavailableError(
+            f"the gateway at {runtime.gateway_url} does not answer: {error}",
+            remedy="it may be restarting; see `airan status`",
+        ) from error
+    if response.is_success:
+        return response.json()
+    message = _message(response)
+    if response.status_code in (401, 403):
+        raise AuthError(message, remedy="run as the user that started the site")
+    if response.status_code == 404:
+        raise NotFoundError(message)
+    if response.status_code >= 500:
+        raise UnavailableError(message, remedy="try again; see `airan status`")
+    raise InvalidInputError(path.rsplit("/", 1)[-1], message)
+
+
+def _message(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {response.status_code}: {response.text[:200]}"
+
+
+def _wants_json(context: typer.Context, json: bool) -> bool:
+    return json or cli_context.of(context).json

@@ -1,0 +1,112 @@
+"""Starting a site in the foreground, and reading from one that runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import httpx
+
+from airan.core.config import SiteConfig
+from airan.core.errors import NotFoundError, UnavailableError
+from airan.site import runtime as site_runtime
+from airan.site.processes import sweep
+from airan.site.runtime import SiteRuntime
+from airan.site.warden import AlreadyRunningError, Warden, hold, running
+from marketplace import models
+
+READY_S = 120.0
+Say = Callable[[str], None]
+
+
+def prepare(config: SiteConfig, say: Say) -> SiteRuntime:
+    """Checks everything that can be checked before a process starts, and fixes the runtime.
+
+    The model is fetched if it is not there yet.
+
+    Raises:
+        AlreadyRunningError: a site runs in the state folder.
+        PortInUseError, ConfigError, ModelFileError: as their messages say.
+    """
+    if running(config.state_dir):
+        raise AlreadyRunningError(
+            f"a site already runs in {config.state_dir}",
+            remedy="see it with `airan status`, or stop it with `airan down`",
+        )
+    ensure_model(config, say)
+    try:
+        sweep(site_runtime.load(config.state_dir).instance)
+    except NotFoundError:
+        pass
+    runtime = site_runtime.resolve(config)
+    runtime.save()
+    (runtime.run_dir / "stop").unlink(missing_ok=True)
+    return runtime
+
+
+def ensure_model(config: SiteConfig, say: Say) -> None:
+    """Fetches the configured model once; afterwards only its checksum is verified."""
+    models.pull(config.model.name, config.cache_dir, progress=say)
+
+
+def run_site(config: SiteConfig, say: Say) -> None:
+    """`airan up`: starts the site and holds it up until a signal or `airan down`."""
+    runtime = prepare(config, say)
+    warden = Warden(runtime)
+    warden.start()
+    say(f"starting site {config.name} in {config.state_dir} (logs in {runtime.log_dir})")
+    begun_s = time.monotonic()
+    told = False
+
+    def tell_once_ready() -> bool:
+        nonlocal told
+        if not told and ready(runtime):
+            told = True
+            say(f"ready after {time.monotonic() - begun_s:.0f} s")
+            for line in describe(runtime):
+                say(line)
+        return False
+
+    hold(runtime, warden, until=tell_once_ready)
+    say("stopped")
+
+
+def describe(runtime: SiteRuntime) -> list[str]:
+    """Where to find the site, in a few lines."""
+    ran = runtime.config.ran
+    return [
+        f"SIMULATED {runtime.config.node.gpu} on this machine's CPU; "
+        f"slot clock slowed {ran.slot_slowdown:g}x",
+        f"  dashboard      {runtime.dashboard_url}",
+        f"  inference API  {runtime.gateway_url}/v1  (make a key: airan key create TENANT)",
+        f"  control plane  {runtime.control_address} (gRPC airan.control.v1)",
+        "  stop with Ctrl-C or `airan down`",
+    ]
+
+
+def ready(runtime: SiteRuntime) -> bool:
+    """True when the API has an engine to work with and the dashboard answers."""
+    try:
+        gateway = httpx.get(f"{runtime.gateway_url}/readyz", timeout=1.0)
+        page = httpx.get(f"{runtime.dashboard_url}/healthz", timeout=1.0)
+    except httpx.HTTPError:
+        return False
+    return gateway.status_code == 200 and page.status_code == 200
+
+
+def await_ready(runtime: SiteRuntime, warden: Warden, limit_s: float = READY_S) -> float:
+    """Waits until the site is ready; returns the seconds it took.
+
+    Raises:
+        UnavailableError: it is not ready within `limit_s`; names the logs.
+    """
+    begun_s = time.monotonic()
+    while not ready(runtime):
+        warden.keep()
+        if time.monotonic() - begun_s > limit_s:
+            raise UnavailableError(
+                f"the site is not ready after {limit_s:.0f} s",
+                remedy=f"look into the logs in {runtime.log_dir}",
+            )
+        time.sleep(0.2)
+    return time.monotonic() - begun_s
