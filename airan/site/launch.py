@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 
@@ -28,11 +30,7 @@ def prepare(config: SiteConfig, say: Say) -> SiteRuntime:
         AlreadyRunningError: a site runs in the state folder.
         PortInUseError, ConfigError, ModelFileError: as their messages say.
     """
-    if running(config.state_dir):
-        raise AlreadyRunningError(
-            f"a site already runs in {config.state_dir}",
-            remedy="see it with `airan status`, or stop it with `airan down`",
-        )
+    refuse_if_running(config.state_dir)
     ensure_model(config, say)
     try:
         sweep(site_runtime.load(config.state_dir).instance)
@@ -42,6 +40,28 @@ def prepare(config: SiteConfig, say: Say) -> SiteRuntime:
     runtime.save()
     (runtime.run_dir / "stop").unlink(missing_ok=True)
     return runtime
+
+
+def refuse_if_running(state_dir: Path) -> None:
+    """Raises AlreadyRunningError when a site runs in `state_dir`."""
+    if running(state_dir):
+        raise AlreadyRunningError(
+            f"a site already runs in {state_dir}",
+            remedy="see it with `airan status`, or stop it with `airan down`",
+        )
+
+
+def port_or_free(port: int, default: int) -> int:
+    """`port`, or 0 (a free one) where it is only the default and something else has it."""
+    if port != default:
+        return port
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((site_runtime.HOST, port))
+        except OSError:
+            return 0
+    return port
 
 
 def ensure_model(config: SiteConfig, say: Say) -> None:
@@ -94,7 +114,7 @@ def ready(runtime: SiteRuntime) -> bool:
     return gateway.status_code == 200 and page.status_code == 200
 
 
-def await_ready(runtime: SiteRuntime, warden: Warden, limit_s: float = READY_S) -> float:
+def await_ready(runtime: SiteRuntime, limit_s: float = READY_S) -> float:
     """Waits until the site is ready; returns the seconds it took.
 
     Raises:
@@ -102,7 +122,6 @@ def await_ready(runtime: SiteRuntime, warden: Warden, limit_s: float = READY_S) 
     """
     begun_s = time.monotonic()
     while not ready(runtime):
-        warden.keep()
         if time.monotonic() - begun_s > limit_s:
             raise UnavailableError(
                 f"the site is not ready after {limit_s:.0f} s",

@@ -1,0 +1,147 @@
+"""`airan demo`: a site of its own, 24 hours replayed on it, and a report at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from airan.core.clock import DAY_S
+from airan.core.config import ClockConfig, PortsConfig, SiteConfig
+from airan.core.errors import AiranError, UnavailableError
+from airan.demo.tenants import Outcome, TenantLoad, make_tenants
+from airan.site import launch
+from airan.site.runtime import SiteRuntime
+from airan.site.warden import Warden
+from sims import llm_load
+from sims.llm_load import LlmRequest
+from sims.ran_load import TraceProfile
+
+TENANTS = ("bus-line", "factory", "robotics")
+# The site's day starts here and runs on while the services start, so that the 24 hours counted
+# begin in the quiet of the night.
+CLOCK_START = "22:00"
+# About what SmolLM2-135M makes on two shared CPU cores in a second, left with some room.
+REQUESTS_PER_WALL_S = 0.30
+DRAIN_S = 120.0
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What the user asked the demo for."""
+
+    duration_s: float = 180.0
+    """Wall seconds in which the 24 hours pass."""
+    ran_trace: Path | None = None
+    llm_trace: Path | None = None
+    n_requests: int | None = None
+    json_path: Path | None = None
+    plot_path: Path = Path("demo-report.png")
+    seed: int = 1
+
+    @property
+    def speed(self) -> float:
+        """Site seconds per wall second."""
+        return DAY_S / self.duration_s
+
+
+def run_demo(config: SiteConfig, options: DemoOptions) -> int:
+    """Runs the demo to its end; returns the exit status."""
+    config = demo_config(config, options)
+    requests = demo_requests(config, options)
+    if options.ran_trace is not None:
+        TraceProfile.from_csv(options.ran_trace)
+    with interruptible():
+        try:
+            with demo_site(config) as runtime:
+                report = asyncio.run(_play(runtime, options, requests))
+        except KeyboardInterrupt:
+            console.print("interrupted; the site has been stopped")
+            return INTERRUPTED
+    _publish(report, options)
+    return 0
+
+
+def demo_config(config: SiteConfig, options: DemoOptions) -> SiteConfig:
+    """The user's configuration, with a state folder, a clock and ports for a demo."""
+    ports = PortsConfig(
+        **{
+            name: launch.port_or_free(port, default=getattr(PortsConfig(), name))
+            for name, port in config.ports.model_dump().items()
+        }
+    )
+    return config.model_copy(
+        update={
+            "state_dir": config.state_dir / "demo",
+            "clock": ClockConfig(speed=options.speed, start=CLOCK_START),
+            "ran": config.ran.model_copy(
+                update={"trace": options.ran_trace or config.ran.trace, "seed": options.seed}
+            ),
+            "ports": ports,
+        }
+    )
+
+
+def demo_requests(config: SiteConfig, options: DemoOptions) -> list[LlmRequest]:
+    """The day's requests: generated, or taken from the trace and clipped to the model's context."""
+    wanted = options.n_requests or max(8, round(options.duration_s * REQUESTS_PER_WALL_S))
+    if options.llm_trace is None:
+        return llm_load.generate(wanted, options.seed)
+    half = config.model.n_ctx // 2
+    trace = llm_load.from_csv(options.llm_trace)
+    return llm_load.fit_to_day(trace, wanted, max_context=min(half, 400), max_generated=160)
+
+
+@contextlib.contextmanager
+def demo_site(config: SiteConfig) -> Iterator[SiteRuntime]:
+    """A fresh site that ends with the block, whatever ends the block.
+
+    Raises:
+        AlreadyRunningError: another demo runs in the same folder.
+        UnavailableError: the site does not get ready.
+    """
+    launch.refuse_if_running(config.state_dir)
+    shutil.rmtree(config.state_dir, ignore_errors=True)
+    runtime = launch.prepare(config, console.print)
+    warden = Warden(runtime, end_with_me=True)
+    ended = threading.Event()
+
+    def keep() -> None:
+        while not ended.wait(0.2):
+            warden.keep()
+
+    keeper = threading.Thread(target=keep, daemon=True)
+    try:
+        warden.start()
+        console.print(f"starting a site with a simulated {config.node.gpu} ...")
+        keeper.start()
+        took_s = launch.await_ready(runtime)
+        console.print(f"ready after {took_s:.0f} s; dashboard: {runtime.dashboard_url}")
+        yield runtime
+    finally:
+        ended.set()
+        if keeper.is_alive():
+            keeper.join()
+        warden.stop()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Turns SIGTERM into KeyboardInterrupt, so that both end the demo in order."""
+
+    def on_signal(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
