@@ -234,7 +234,7 @@ class SiteSnapshot:
     site: str
     time_s: float
     site_time_s: float
-    """Seconds after the midnight before the site's day clock started; beyond 86400 on later days."""
+    """Seconds after midnight of the site's first day; beyond 86400 on later days."""
     day_speed: float
     """Site seconds per wall second."""
     simulated: bool | None
