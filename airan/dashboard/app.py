@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,10 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 
-from airan.core.net import listen
+from airan.core.errors import PortInUseError
 from airan.dashboard.feed import Feed, Source
 from airan.dashboard.security import SecurityMiddleware
 from airan.dashboard.settings import DashboardSettings
-from airan.site.control_reader import GrpcControlReader
 from airan.site.market_reader import HttpMarketReader
 from airan.site.snapshot_source import SnapshotSource
 
@@ -99,7 +99,7 @@ async def serve(
     Raises:
         PortInUseError: another process listens on the port.
     """
-    listener = listen(settings.host, settings.port, "dashboard")
+    listener = _listen(settings.host, settings.port)
     port = listener.getsockname()[1]
     app = build_app(settings, source)
     server = _Server(
@@ -130,6 +130,20 @@ async def serve(
         raise failure
 
 
+def _listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise PortInUseError(
+            f"ports.dashboard: port {port} on {host} cannot be had: {error.strerror}",
+            remedy="stop the process that uses it, or set AIRAN_PORTS__DASHBOARD to another port",
+        ) from error
+    return listener
+
+
 def _failure(app: FastAPI) -> BaseException | None:
     task: asyncio.Task[None] | None = getattr(app.state, "feed_task", None)
     if task is None or not task.done() or task.cancelled():
@@ -138,7 +152,9 @@ def _failure(app: FastAPI) -> BaseException | None:
 
 
 async def _site_source(settings: DashboardSettings, stack: contextlib.AsyncExitStack) -> Source:
-    control = GrpcControlReader(settings.control_target)
+    from airan.site.control_reader import GrpcControlReader
+
+    control = GrpcControlReader(settings.control_address)
     stack.push_async_callback(control.aclose)
     market = HttpMarketReader(settings.gateway_url, settings.admin_key)
     stack.push_async_callback(market.aclose)
