@@ -12,25 +12,10 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
+from airan.site.series import COLUMNS, Point, point_of
 from airan.site.snapshot import SiteEvent, SiteSnapshot
 
-COLUMNS = (
-    "time_s",
-    "site_time_s",
-    "ran_demand",
-    "ran_held",
-    "ai_leased",
-    "ai_busy",
-    "p50_us",
-    "p99_us",
-    "max_us",
-    "budget_us",
-    "tokens_per_s",
-    "running",
-    "waiting",
-)
 _PEAK_COLUMNS = tuple(COLUMNS.index(name) for name in ("p99_us", "max_us"))
-Point = tuple[float | None, ...]
 
 MAX_HISTORY_POINTS = 900
 MAX_EVENTS = 200
@@ -125,37 +110,12 @@ class Feed:
 
     def _publish(self, message: str) -> None:
         for queue in self._subscribers:
-            if queue.qsize() >= _MAX_QUEUED:
-                message_or_end = None
-            else:
-                message_or_end = message
-            queue.put_nowait(message_or_end)
+            queue.put_nowait(message if queue.qsize() < _MAX_QUEUED else None)
 
 
 def encode(event: str, data: Any) -> str:
     """One server-sent event. JSON holds no bare newline, so one data line is enough."""
     return f"event: {event}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n"
-
-
-def point_of(snapshot: SiteSnapshot) -> Point:
-    """The figures of a snapshot that the charts keep, in the order of `COLUMNS`."""
-    control, market, slots = snapshot.control, snapshot.market, snapshot.slots
-    shares = None if control is None else control.shares
-    return (
-        snapshot.time_s,
-        snapshot.site_time_s,
-        None if shares is None else shares.ran_demand,
-        None if shares is None else shares.ran_held,
-        None if shares is None else shares.ai_leased,
-        None if shares is None else shares.ai_busy,
-        None if slots is None else slots.p50_us,
-        None if slots is None else slots.p99_us,
-        None if slots is None else slots.max_us,
-        None if slots is None else slots.budget_us,
-        None if market is None else market.tokens_per_s,
-        None if market is None else market.requests.running,
-        None if market is None else market.requests.waiting,
-    )
 
 
 def thin_out(points: list[Point], n_max: int) -> list[Point]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -91,7 +91,7 @@ class SnapshotSource:
     async def snapshot(self) -> view.SiteSnapshot:
         """The site now. Never raises for a service that is away: see `problems`."""
         status, market = await asyncio.gather(
-            _attempt(self._control.get_status()), _attempt(self._market.stats())
+            _attempt(self._control.get_status), _attempt(self._market.stats)
         )
         found: dict[str, str] = {}
         control_view = None
@@ -130,8 +130,8 @@ class SnapshotSource:
         A service that is away adds nothing now; its events come once it is back.
         """
         control, market = await asyncio.gather(
-            _attempt(self._control.list_events(self._last_seq["control"], _EVENTS_AT_ONCE)),
-            _attempt(self._market.events(self._last_seq["gateway"])),
+            _attempt(lambda: self._control.list_events(self._last_seq["control"], _EVENTS_AT_ONCE)),
+            _attempt(lambda: self._market.events(self._last_seq["gateway"])),
         )
         events = []
         if not isinstance(control, str):
@@ -240,10 +240,10 @@ class _BusyShare:
         return min(max(share, 0.0), 1.0)
 
 
-async def _attempt(call: Awaitable[_Answer]) -> _Answer | str:
+async def _attempt(call: Callable[[], Awaitable[_Answer]]) -> _Answer | str:
     """The answer, or in words why there is none."""
     try:
-        return await asyncio.wait_for(call, TIMEOUT_S)
+        return await asyncio.wait_for(call(), TIMEOUT_S)
     except TimeoutError:
         return f"does not answer within {TIMEOUT_S:g} s"
     except AiranError as error:

@@ -82,7 +82,9 @@ class ScriptedSite:
 
     def source(self) -> SnapshotSource:
         """The product's own assembly over this script."""
-        return SnapshotSource("edge-1", self.day, ScriptedControl(self), ScriptedMarket(self), self.clock)
+        return SnapshotSource(
+            "edge-1", self.day, ScriptedControl(self), ScriptedMarket(self), self.clock
+        )
 
     @property
     def hour(self) -> float:
@@ -139,17 +141,33 @@ class ScriptedSite:
         self.layout, self.changed_s = wanted, self.clock.now_s()
         generation = len(self.control_events) + 1
         if revokes:
-            self._control_event("warning", "lease.revoked", f"RAN takes capacity back: lease l-{generation} of engine-0 revoked, notice 400 ms")
+            self._control_event(
+                "warning",
+                "lease.revoked",
+                f"RAN takes capacity back: lease l-{generation} of engine-0 revoked, notice 400 ms",
+            )
             self.preempted += 1
-            self._market_event("warning", "request.preempted", f"request r-{generation} paused after {37 + generation} tokens; it goes on from there")
-        self._control_event("info", "plan.applied", f"plan {generation}: {wanted} layout, RAN needs {demand_share(self.hour):.0%} of the GPU")
+            self._market_event(
+                "warning",
+                "request.preempted",
+                f"request r-{generation} paused after {37 + generation} tokens; goes on later",
+            )
+        self._control_event(
+            "info",
+            "plan.applied",
+            f"plan {generation}: {wanted} layout, RAN needs {demand_share(self.hour):.0%}",
+        )
         if wanted != "peak":
-            self._market_event("info", "engine.serving", "engine-0 serves SmolLM2-135M-Instruct again")
+            self._market_event(
+                "info", "engine.serving", "engine-0 serves SmolLM2-135M-Instruct again"
+            )
 
     def _control_event(self, severity: str, kind: str, message: str) -> None:
         seq = len(self.control_events) + 1
         self.control_events.append(
-            pb.Event(seq=seq, time_s=self.clock.now_s(), severity=severity, kind=kind, message=message)
+            pb.Event(
+                seq=seq, time_s=self.clock.now_s(), severity=severity, kind=kind, message=message
+            )
         )
 
     def _market_event(self, severity: str, kind: str, message: str) -> None:
@@ -162,7 +180,14 @@ class ScriptedSite:
         uptime_s = max(self.uptime_s, 1e-9)
         leases = []
         if self.ai_share:
-            leases = [pb.Lease(id=f"l-{len(self.control_events)}", holder="engine-0", state="active", sm_count=round(self.ai_share * SM_COUNT))]
+            leases = [
+                pb.Lease(
+                    id=f"l-{len(self.control_events)}",
+                    holder="engine-0",
+                    state="active",
+                    sm_count=round(self.ai_share * SM_COUNT),
+                )
+            ]
         lease_id = leases[0].id if leases else ""
         return pb.SiteStatus(
             site="edge-1",
@@ -170,19 +195,33 @@ class ScriptedSite:
             simulated=True,
             uptime_s=self.uptime_s,
             gpus=[self._gpu(lease_id)],
-            policy=pb.Policy(kind="demand", ran_share=0.6, headroom=0.10, min_ran_share=0.1, min_lease_s=6, notice_ms=400),
+            policy=pb.Policy(
+                kind="demand",
+                ran_share=0.6,
+                headroom=0.10,
+                min_ran_share=0.1,
+                min_lease_s=6,
+                notice_ms=400,
+            ),
             plan=pb.Plan(
                 generation=len(self.control_events) + 1,
                 state="applied" if self.settled else "applying",
-                reason=f"RAN needs {demand_share(self.hour):.0%}, forecast {demand_share(self.hour + 0.4):.0%}",
+                reason=f"RAN needs {demand_share(self.hour):.0%}",
                 ran_share=0.5,
                 ai_share=self.ai_share,
             ),
-            demand=pb.Demand(now_share=demand_share(self.hour), forecast_share=demand_share(self.hour + 0.4), horizon_s=4.0, source="measured cost per slot"),
+            demand=pb.Demand(
+                now_share=demand_share(self.hour),
+                forecast_share=demand_share(self.hour + 0.4),
+                horizon_s=4.0,
+                source="measured cost per slot",
+            ),
             leases=leases,
             slots=self._slots(now_s),
             cells=[
-                pb.Cell(id=f"cell-{index:02d}", live=index == 0, load=self._cell_load(index), n_prb=51)
+                pb.Cell(
+                    id=f"cell-{index:02d}", live=index == 0, load=self._cell_load(index), n_prb=51
+                )
                 for index in range(N_CELLS)
             ],
             utilisation=pb.Utilisation(

@@ -67,6 +67,7 @@ class TimeChart {
       ...series.map((item, index) =>
         make("li", { attributes: { "data-swatch": item.swatch } }, [`${item.name} `, this.readouts[index]]),
       ),
+      make("li", { className: "mark", text: "lease revoked" }),
     );
     this.options = {
       ...this.size(),

@@ -6,7 +6,7 @@ import { count } from "./format.js";
 const SVG = "http://www.w3.org/2000/svg";
 const LEFT = 38;
 const BOTTOM = 34;
-const TOP = 16;
+const TOP = 18;
 
 function svg(tag, attributes, text) {
   const element = document.createElementNS(SVG, tag);
@@ -46,9 +46,9 @@ export function drawHistogram(slots) {
     bar.append(svg("title", {}, `${rangeText(bucket, edges)}: ${count(counts[bucket])} slots`));
     drawing.append(bar);
   }
-  drawAxis(drawing, { edges, from, to, x, step, width, height });
+  drawAxis(drawing, { slots, edges, from, to, x, step, width, height });
   drawBudget(drawing, { edges, slots, x, height, width });
-  drawing.append(svg("text", { x: 0, y: 9 }, "slots, log scale"));
+  drawing.append(svg("text", { x: width, y: 9, "text-anchor": "end" }, "slots, log scale"));
   host.replaceChildren(drawing);
 }
 
@@ -61,13 +61,13 @@ function usedRange(counts, edges, budgetUs) {
   return [first, Math.min(counts.length, last + 2)];
 }
 
-function drawAxis(drawing, { edges, from, to, x, step, width, height }) {
+function drawAxis(drawing, { slots, edges, from, to, x, step, width, height }) {
   const every = Math.max(1, Math.ceil(34 / step));
   for (let bucket = from; bucket < to && bucket < edges.length; bucket += 1) {
     if ((bucket - from) % every) continue;
     drawing.append(svg("text", { x: Math.min(x(bucket + 1), width - 8), y: height - BOTTOM + 14, "text-anchor": "middle" }, milliseconds(edges[bucket])));
   }
-  drawing.append(svg("text", { x: (LEFT + width) / 2, y: height - 3, "text-anchor": "middle" }, "slot latency, ms"));
+  drawing.append(svg("text", { x: (LEFT + width) / 2, y: height - 3, "text-anchor": "middle" }, slots.slowdown > 1 ? `slot latency, ms (slowed slot clock, ${slots.slowdown}×)` : "slot latency, ms"));
 }
 
 function drawBudget(drawing, { edges, slots, x, height, width }) {

@@ -134,7 +134,7 @@ export function drawLatencyNotes(slots) {
     return UNKNOWN;
   }
   const slowed = slots.slowdown > 1 ? `slowed slot clock, ${factor(slots.slowdown)}` : "slot clock at radio speed";
-  note.textContent = `${slowed} · ${slots.device} · busy ${percent(slots.busy_share)}`;
+  note.textContent = `${slots.device} · busy ${percent(slots.busy_share)}`;
   return `ms, ${slowed}`;
 }
 
