@@ -77,5 +77,3 @@ def main() -> int:
 
 def _plain(text: str) -> str:
     return text.replace("[", r"\[")
-
-

@@ -25,9 +25,7 @@ def victim(site: Site, name: str) -> int:
     if name in SERVICES:
         return site.service_pid(name)
     if name == "supervisor":
-        pid: int = psutil.Process(
-            int((site.state_dir / "run" / "supervisor.lock").read_text())
-        ).pid
+        pid: int = psutil.Process(int((site.state_dir / "run" / "supervisor.lock").read_text())).pid
         return pid
     for process in site.processes():
         if name in " ".join(process.cmdline()) or name in process.name():
