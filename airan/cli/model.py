@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from airan.cli import context as cli_context
-from airan.cli.output import console, emit_json, table
+from airan.cli.output import console, emit_json
 from marketplace import models
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]

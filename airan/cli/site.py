@@ -12,6 +12,8 @@ from airan.cli.output import console, emit_json
 from airan.core.errors import ConfigError
 from airan.demo.main import DemoOptions, run_demo
 from airan.site import launch
+from airan.site.reading import read_events, read_snapshot
+from airan.site.snapshot import format_time_of_day
 from airan.site.warden import stop_running
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -80,7 +82,7 @@ def demo(
 def status(context: typer.Context, json: JsonFlag = False) -> None:
     """Show the running site at one glance."""
     options = cli_context.of(context)
-    snapshot = cli_context.run(launch.read_snapshot(options.site()))
+    snapshot = cli_context.run(read_snapshot(options.site()))
     if json or options.json:
         emit_json(snapshot.to_dict())
     else:
@@ -96,9 +98,10 @@ def events(
 ) -> None:
     """List what happened on the running site."""
     options = cli_context.of(context)
-    found = cli_context.run(launch.read_events(options.site()))[-limit:]
+    found = cli_context.run(read_events(options.site()))[-limit:]
     if json or options.json:
         emit_json([event.to_dict() for event in found])
         return
     for event in found:
-        console.print(f"{event.clock()}  {event.severity:7}  {event.kind:20}  {event.message}")
+        clock = format_time_of_day(event.site_time_s)
+        console.print(f"{clock}  {event.severity:7}  {event.kind:20}  {event.message}")

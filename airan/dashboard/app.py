@@ -20,6 +20,7 @@ from airan.dashboard.security import SecurityMiddleware
 from airan.dashboard.settings import DashboardSettings
 from airan.site.market_reader import HttpMarketReader
 from airan.site.snapshot_source import SnapshotSource
+from orchestrator.api.client import ControlClient
 
 STATIC = Path(__file__).parent / "static"
 _STALE_AFTER_INTERVALS = 10
@@ -152,9 +153,7 @@ def _failure(app: FastAPI) -> BaseException | None:
 
 
 async def _site_source(settings: DashboardSettings, stack: contextlib.AsyncExitStack) -> Source:
-    from airan.site.control_reader import GrpcControlReader
-
-    control = GrpcControlReader(settings.control_address)
+    control = ControlClient(settings.control_address)
     stack.push_async_callback(control.aclose)
     market = HttpMarketReader(settings.gateway_url, settings.admin_key)
     stack.push_async_callback(market.aclose)

@@ -10,14 +10,19 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from rich.console import Console
 
 from airan.core.clock import DAY_S
 from airan.core.config import ClockConfig, PortsConfig, SiteConfig
-from airan.core.errors import AiranError, UnavailableError
+from airan.demo.plot import save_plot
+from airan.demo.report import DemoReport, DemoRun, Recorder, build_report, render_report
 from airan.demo.tenants import Outcome, TenantLoad, make_tenants
+from airan.demo.view import LiveView
 from airan.site import launch
+from airan.site.reading import snapshot_source
 from airan.site.runtime import SiteRuntime
 from airan.site.warden import Warden
 from sims import llm_load
@@ -32,6 +37,8 @@ CLOCK_START = "22:00"
 REQUESTS_PER_WALL_S = 0.30
 DRAIN_S = 120.0
 INTERRUPTED = 130
+FAILED = 1
+console = Console(highlight=False)
 
 
 @dataclass(frozen=True)
@@ -62,12 +69,12 @@ def run_demo(config: SiteConfig, options: DemoOptions) -> int:
     with interruptible():
         try:
             with demo_site(config) as runtime:
-                report = asyncio.run(_play(runtime, options, requests))
+                recorder, report = asyncio.run(_play(runtime, options, requests))
         except KeyboardInterrupt:
             console.print("interrupted; the site has been stopped")
             return INTERRUPTED
-    _publish(report, options)
-    return 0
+    _publish(recorder, report, options)
+    return 0 if report.requests_completed else FAILED
 
 
 def demo_config(config: SiteConfig, options: DemoOptions) -> SiteConfig:
@@ -98,6 +105,84 @@ def demo_requests(config: SiteConfig, options: DemoOptions) -> list[LlmRequest]:
     half = config.model.n_ctx // 2
     trace = llm_load.from_csv(options.llm_trace)
     return llm_load.fit_to_day(trace, wanted, max_context=min(half, 400), max_generated=160)
+
+
+async def _play(
+    runtime: SiteRuntime, options: DemoOptions, requests: Sequence[LlmRequest]
+) -> tuple[Recorder, DemoReport]:
+    """Replays the day: load in, snapshots out, until every request has ended."""
+    begin_s = time.time()
+    keys = await make_tenants(runtime.gateway_url, runtime.admin_key, TENANTS)
+    load = TenantLoad(runtime.gateway_url, keys, runtime.config.model.name)
+    recorder = Recorder()
+    playing = asyncio.create_task(
+        load.run(_in_window(runtime, requests, begin_s), begin_s, options.speed)
+    )
+    end_s = begin_s + options.duration_s
+    async with snapshot_source(runtime) as source:
+        with LiveView(console, runtime.dashboard_url) as view:
+            while time.time() < end_s or not playing.done():
+                snapshot, events = await source.snapshot(), await source.new_events()
+                if time.time() < end_s:
+                    recorder.add(snapshot, events)
+                view.update(snapshot, events)
+                if time.time() > end_s + DRAIN_S:
+                    break
+                await asyncio.sleep(1.0)
+        # The last answers count, not the last drawn second.
+        recorder.finish(await source.snapshot(), await source.new_events())
+    if not playing.done():
+        playing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await playing
+    else:
+        playing.result()
+    return recorder, build_report(recorder, _run_facts(runtime, options, load.outcomes, begin_s))
+
+
+def _in_window(
+    runtime: SiteRuntime, requests: Sequence[LlmRequest], begin_s: float
+) -> list[LlmRequest]:
+    """Shifts arrivals from the time of day to seconds after the replay's begin."""
+    day_s = runtime.day_clock.time_of_day_s(begin_s)
+    shifted = (replace(r, arrival_s=(r.arrival_s - day_s) % DAY_S) for r in requests)
+    return sorted(shifted, key=lambda request: request.arrival_s)
+
+
+def _run_facts(
+    runtime: SiteRuntime, options: DemoOptions, outcomes: Sequence[Outcome], begin_s: float
+) -> DemoRun:
+    answered = [o for o in outcomes if o.complete]
+    broken = [o for o in outcomes if not o.complete]
+    first = min((o.first_token_s for o in outcomes if o.first_token_s), default=None)
+    notes = []
+    if first is not None:
+        notes.append(
+            f"first token to a tenant {first - runtime.started_s:.1f} s after the site's start"
+        )
+    if options.llm_trace is not None:
+        notes.append(
+            f"LLM requests: {len(outcomes)} taken evenly from {options.llm_trace.name}, stretched "
+            "over the day, prompts clipped to 400 and answers to 160 tokens"
+        )
+    else:
+        notes.append(f"LLM requests: {len(outcomes)}, generated (seed {options.seed})")
+    notes += [f"request not completed: {o.error or 'cut off at the end'}" for o in broken[:5]]
+    return DemoRun(
+        wall_s=time.time() - begin_s,
+        site_hours=24.0,
+        longest_pause_s=max((o.longest_pause_s for o in answered), default=None),
+        notes=tuple(notes),
+    )
+
+
+def _publish(recorder: Recorder, report: DemoReport, options: DemoOptions) -> None:
+    console.print(render_report(report))
+    save_plot(recorder, report, options.plot_path)
+    console.print(f"plot: {options.plot_path}")
+    if options.json_path is not None:
+        options.json_path.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+        console.print(f"report: {options.json_path}")
 
 
 @contextlib.contextmanager

@@ -27,14 +27,38 @@ class Recorder:
     market: MarketplaceView | None = None
     """The marketplace's last answer."""
     label: str = ""
+    first_control: ControlView | None = None
+    last_control: ControlView | None = None
+    """The orchestrator's first and last answer within the recorded time."""
 
     def add(self, snapshot: SiteSnapshot, events: list[SiteEvent]) -> None:
         """Takes in one snapshot and the events since the last one."""
         self.points.append(point_of(snapshot))
         self.events.extend(events)
+        self.first_control = self.first_control or snapshot.control
+        self.last_control = snapshot.control or self.last_control
         self.control = snapshot.control or self.control
         self.market = snapshot.market or self.market
         self.label = snapshot.label or self.label
+
+    def finish(self, snapshot: SiteSnapshot, events: list[SiteEvent]) -> None:
+        """Takes in the state after the last request; adds no point to the day."""
+        self.events.extend(events)
+        self.control = snapshot.control or self.control
+        self.market = snapshot.market or self.market
+
+    def utilisation(self) -> tuple[float, float]:
+        """Total and RAN-only utilisation over the recorded time, from its first to its last point."""
+        first, last = self.first_control, self.last_control
+        if first is None or last is None or last.uptime_s <= first.uptime_s:
+            return 0.0, 0.0
+
+        def over(name: str) -> float:
+            before, after = getattr(first.utilisation, name), getattr(last.utilisation, name)
+            gained = after * last.uptime_s - before * first.uptime_s
+            return max(0.0, float(gained) / (last.uptime_s - first.uptime_s))
+
+        return over("total"), over("ran_only")
 
     def column(self, name: str) -> list[float | None]:
         """One figure over time; None where it was not known."""
@@ -116,6 +140,7 @@ def build_report(recorder: Recorder, run: DemoRun) -> DemoReport:
         raise _never_answered("Layer 1")
     if market is None:
         raise _never_answered("marketplace")
+    total, ran_only = recorder.utilisation()
     gpu = control.gpus[0] if control.gpus else None
     return DemoReport(
         simulated=gpu is not None and gpu.simulated,
@@ -143,8 +168,8 @@ def build_report(recorder: Recorder, run: DemoRun) -> DemoReport:
         time_to_first_token_p99_ms=market.ttft_p99_ms,
         lease_revocations=len(recorder.revocations()),
         longest_pause_s=run.longest_pause_s,
-        utilisation=control.utilisation.total,
-        utilisation_ran_only=control.utilisation.ran_only,
+        utilisation=total,
+        utilisation_ran_only=ran_only,
         revenue_usd=market.revenue_usd,
         notes=(*_standing_notes(control, slots), *run.notes),
     )

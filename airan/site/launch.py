@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Callable
@@ -32,10 +33,8 @@ def prepare(config: SiteConfig, say: Say) -> SiteRuntime:
     """
     refuse_if_running(config.state_dir)
     ensure_model(config, say)
-    try:
+    with contextlib.suppress(NotFoundError):
         sweep(site_runtime.load(config.state_dir).instance)
-    except NotFoundError:
-        pass
     runtime = site_runtime.resolve(config)
     runtime.save()
     (runtime.run_dir / "stop").unlink(missing_ok=True)

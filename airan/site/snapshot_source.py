@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 from airan.core.clock import Clock, DayClock, SystemClock
 from airan.core.errors import AiranError
 from airan.site import snapshot as view
-from orchestrator.api import control_pb2 as pb
+from orchestrator import views
 
 TIMEOUT_S = 2.0
 LAYER1_SILENT_AFTER_S = 3.0
@@ -29,11 +29,11 @@ _ACTIVE_LEASE_STATES = frozenset({"active", "revoking"})
 class ControlReader(Protocol):
     """The two calls on the orchestrator that a snapshot needs; both raise AiranError."""
 
-    async def get_status(self) -> pb.SiteStatus:
+    async def status(self) -> views.SiteStatus:
         """The site as it is now."""
         ...
 
-    async def list_events(self, after_seq: int, limit: int) -> Sequence[pb.Event]:
+    async def events(self, after_seq: int = 0, limit: int = 200) -> Sequence[views.Event]:
         """Stored events with seq > `after_seq`, oldest first."""
         ...
 
@@ -130,7 +130,7 @@ class SnapshotSource:
         A service that is away adds nothing now; its events come once it is back.
         """
         control, market = await asyncio.gather(
-            _attempt(lambda: self._control.list_events(self._last_seq["control"], _EVENTS_AT_ONCE)),
+            _attempt(lambda: self._control.events(self._last_seq["control"], _EVENTS_AT_ONCE)),
             _attempt(lambda: self._market.events(self._last_seq["gateway"])),
         )
         events = []
@@ -140,7 +140,7 @@ class SnapshotSource:
             events += [self._event("gateway", item) for item in market]
         return sorted(events, key=lambda event: event.time_s)
 
-    def _event(self, source: str, item: pb.Event | MarketEvent) -> view.SiteEvent:
+    def _event(self, source: str, item: views.Event | MarketEvent) -> view.SiteEvent:
         self._last_seq[source] = max(self._last_seq[source], item.seq)
         return view.SiteEvent(
             source=source,
@@ -164,14 +164,14 @@ class SnapshotSource:
             for service, message in found.items()
         )
 
-    def _remember_label(self, status: pb.SiteStatus) -> None:
+    def _remember_label(self, status: views.SiteStatus) -> None:
         self._simulated = status.simulated
         if status.gpus:
             self._gpu_name = status.gpus[0].name
         if status.slots.last_report_s > 0:
             self._slowdown = status.slots.slowdown
 
-    def _control_view(self, status: pb.SiteStatus) -> view.ControlView:
+    def _control_view(self, status: views.SiteStatus) -> view.ControlView:
         layer1_speaks = _layer1_silence(status) is None
         return view.ControlView(
             uptime_s=status.uptime_s,
@@ -194,7 +194,7 @@ class SnapshotSource:
             demand_source=status.demand.source,
         )
 
-    def _shares_view(self, status: pb.SiteStatus, layer1_speaks: bool) -> view.SharesView:
+    def _shares_view(self, status: views.SiteStatus, layer1_speaks: bool) -> view.SharesView:
         sm_total = sum(gpu.sm_count for gpu in status.gpus) or 1
         ran_sms = sum(
             partition.sm_count
@@ -250,7 +250,7 @@ async def _attempt(call: Callable[[], Awaitable[_Answer]]) -> _Answer | str:
         return error.message
 
 
-def _layer1_silence(status: pb.SiteStatus) -> str | None:
+def _layer1_silence(status: views.SiteStatus) -> str | None:
     """Why the slot figures are not live, in words; None when they are."""
     if status.slots.last_report_s <= 0:
         return "has not reported a slot yet"
@@ -260,7 +260,7 @@ def _layer1_silence(status: pb.SiteStatus) -> str | None:
     return None
 
 
-def _gpu_view(gpu: pb.Gpu, leases: Sequence[pb.Lease]) -> view.GpuView:
+def _gpu_view(gpu: views.GpuView, leases: Sequence[views.Lease]) -> view.GpuView:
     by_id = {lease.id: lease for lease in leases if lease.state in _ACTIVE_LEASE_STATES}
     partitions = sorted(gpu.partitions, key=lambda partition: partition.start)
     return view.GpuView(
@@ -274,7 +274,9 @@ def _gpu_view(gpu: pb.Gpu, leases: Sequence[pb.Lease]) -> view.GpuView:
     )
 
 
-def _partition_view(partition: pb.Partition, lease: pb.Lease | None) -> view.PartitionView:
+def _partition_view(
+    partition: views.PartitionView, lease: views.Lease | None
+) -> view.PartitionView:
     return view.PartitionView(
         id=partition.id,
         kind=partition.kind,
@@ -291,7 +293,7 @@ def _partition_view(partition: pb.Partition, lease: pb.Lease | None) -> view.Par
     )
 
 
-def _slots_view(slots: pb.SlotStats, layer1_speaks: bool) -> view.SlotsView | None:
+def _slots_view(slots: views.SlotStats, layer1_speaks: bool) -> view.SlotsView | None:
     if slots.last_report_s <= 0:
         return None
     return view.SlotsView(
@@ -311,7 +313,7 @@ def _slots_view(slots: pb.SlotStats, layer1_speaks: bool) -> view.SlotsView | No
     )
 
 
-def _policy_view(policy: pb.Policy) -> view.PolicyView:
+def _policy_view(policy: views.PolicyView) -> view.PolicyView:
     return view.PolicyView(
         kind=policy.kind,
         ran_share=policy.ran_share,
@@ -322,7 +324,7 @@ def _policy_view(policy: pb.Policy) -> view.PolicyView:
     )
 
 
-def _plan_view(plan: pb.Plan) -> view.PlanView | None:
+def _plan_view(plan: views.PlanView) -> view.PlanView | None:
     if plan.generation == 0:
         return None
     return view.PlanView(

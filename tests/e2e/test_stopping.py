@@ -89,7 +89,7 @@ def test_a_demo_stopped_by_ctrl_c_leaves_no_process(site: Site, tmp_path: Path) 
         stderr=subprocess.DEVNULL,
     )
     own = Site(tmp_path / "demo", demo, environ)
-    eventually(lambda: (tmp_path / "demo" / "run" / "site.json").exists(), "it starts", 60)
+    eventually((tmp_path / "demo" / "run" / "site.json").exists, "it starts", 60)
     eventually(lambda: len(own.processes()) >= 4, "its processes", 60)
     demo.send_signal(signal.SIGINT)
     assert demo.wait(60) == 130
