@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -94,7 +94,7 @@ def set_policy(
         "min_lease_s": min_lease_s,
         "notice_ms": notice_ms,
     }
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
 
     async def change(client: ControlClient) -> PolicyChange:
         policy = replace(await client.get_policy(), kind=kind, **changes)

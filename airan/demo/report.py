@@ -48,7 +48,7 @@ class Recorder:
         self.market = snapshot.market or self.market
 
     def utilisation(self) -> tuple[float, float]:
-        """Total and RAN-only utilisation over the recorded time, from its first to its last point."""
+        """Total and RAN-only utilisation over the recorded time."""
         first, last = self.first_control, self.last_control
         if first is None or last is None or last.uptime_s <= first.uptime_s:
             return 0.0, 0.0

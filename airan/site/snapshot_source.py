@@ -91,7 +91,7 @@ class SnapshotSource:
     async def snapshot(self) -> view.SiteSnapshot:
         """The site now. Never raises for a service that is away: see `problems`."""
         status, market = await asyncio.gather(
-            _attempt(self._control.get_status), _attempt(self._market.stats)
+            _attempt(self._control.status), _attempt(self._market.stats)
         )
         found: dict[str, str] = {}
         control_view = None
