@@ -19,7 +19,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from airan.core.clock import Clock, SystemClock
-from airan.core.errors import PortInUseError, UnavailableError
+from airan.core.errors import UnavailableError
+from marketplace.asgi import QuietServer, bind
 from marketplace.engines.base import EngineState, allowed_streams
 from marketplace.engines.host import LlamaHost, LlamaSettings, lower_priority
 from marketplace.engines.leases import Lease, LeaseKeeper, LeaseSource
@@ -234,6 +235,7 @@ async def serve_agent(
         PortInUseError: the port is taken.
         ModelFileError: llama.cpp cannot load the model.
     """
+    socket = bind(host, port, "the engine's state", "ports.engine")
     config = uvicorn.Config(
         build_state_app(agent),
         log_level="warning",
@@ -241,17 +243,10 @@ async def serve_agent(
         lifespan="off",
         timeout_graceful_shutdown=1,
     )
-    try:
-        socket = _bind(host, port)
-    except OSError as error:
-        raise PortInUseError(
-            f"port {port} for the engine's state is taken: {error.strerror}",
-            remedy="set ports.engine to another port",
-        ) from error
     if on_port is not None:
         on_port(socket.getsockname()[1])
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server._serve(sockets=[socket]))
+    server = QuietServer(config)
+    serving = asyncio.create_task(server.serve(sockets=[socket]))
     running = asyncio.create_task(agent.run())
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, running, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -293,17 +288,3 @@ async def run_agent(
     async with ControlClient(settings.control_target) as client:
         agent = EngineAgent(settings, client, clock)
         await serve_agent(agent, settings.host, settings.port, stop, on_port)
-
-
-def _bind(host: str, port: int) -> Any:
-    import socket  # noqa: PLC0415
-
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError:
-        listener.close()
-        raise
-    listener.setblocking(False)
-    return listener
