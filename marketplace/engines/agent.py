@@ -82,6 +82,7 @@ class EngineAgent:
             settings.model,
             "no_lease",
             n_ctx=settings.n_ctx,
+            n_slots=settings.max_concurrent,
             prefill_piece_tokens=settings.prefill_piece_tokens,
         )
         self.forced_stops = 0

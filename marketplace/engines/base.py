@@ -85,6 +85,8 @@ class EngineState:
     """Where the engine itself listens; it may be used only while the phase is `ready`."""
     max_concurrent: int = 0
     """Requests it takes at once on the present lease."""
+    n_slots: int = 0
+    """Slots the engine has, numbered from 0; each keeps the prompt it saw last."""
     running: int = 0
     """Requests it was working on when last looked."""
     n_ctx: int = 0

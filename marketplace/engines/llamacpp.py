@@ -43,7 +43,7 @@ class LlamaCppEngine:
             await self._feed(prompt, slot)
         body = {**_sampling(params), "prompt": prompt, "id_slot": slot, "cache_prompt": True}
         body |= {"stream": True, "return_tokens": True, "n_predict": params.max_tokens}
-        n_generated = 0
+        n_generated = respelled = 0
         try:
             async with self._http.stream("POST", "/completion", json=body) as response:
                 if response.status_code != httpx.codes.OK:
@@ -51,8 +51,9 @@ class LlamaCppEngine:
                     raise _refusal(response)
                 held = self._cached[slot] = prompt
                 async for message in _messages(response):
-                    chunk = await self._chunk(message, n_generated)
-                    n_generated = chunk.n_generated
+                    chunk = await self._chunk(message, n_generated, respelled)
+                    n_generated = int(message.get("tokens_predicted", n_generated))
+                    respelled = chunk.n_generated - n_generated
                     held.extend(chunk.token_ids)
                     yield chunk
                     if chunk.finish_reason is not None:
@@ -102,15 +103,22 @@ class LlamaCppEngine:
                 await self._post("/completion", body)
             self._cached[slot] = prompt[:end]
 
-    async def _chunk(self, message: Mapping[str, Any], n_before: int) -> TokenChunk:
+    async def _chunk(
+        self, message: Mapping[str, Any], n_before: int, respelled: int
+    ) -> TokenChunk:
+        """One message as a chunk; `respelled` corrects the engine's count for earlier chunks."""
         n_generated = int(message.get("tokens_predicted", n_before))
         text = str(message.get("content", ""))
         ids = tuple(int(token) for token in message.get("tokens", ()))
         final = bool(message.get("stop"))
-        if text and len(ids) < n_generated - n_before - final:
+        n_new = n_generated - n_before
+        if text and len(ids) < n_new - final:
             # A character of several tokens arrives at once, with the id of its last token only.
+            # The model may have spelled it in other tokens than these; the text is the same.
             ids = tuple(await self.tokenize(text, parse_special=False))
-        return TokenChunk(text, ids, n_generated, _finish_reason(message) if final else None)
+            respelled += len(ids) - n_new
+        reason = _finish_reason(message) if final else None
+        return TokenChunk(text, ids, n_generated + respelled, reason)
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         try:

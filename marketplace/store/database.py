@@ -35,7 +35,8 @@ class Database:
 
         Cancelling the waiting does not undo the work.
         """
-        return await asyncio.wrap_future(self._thread.submit(work, *args, **kwargs))
+        done = asyncio.wrap_future(self._thread.submit(work, *args, **kwargs))
+        return await asyncio.shield(done)
 
     def post(self, work: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
         """Has `work` done soon; a failure is logged."""
