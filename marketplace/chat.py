@@ -121,6 +121,7 @@ def parse_chat_request(values: Any) -> ChatRequest:
     """
     if not isinstance(values, dict):
         raise InvalidInputError("body", "must be a JSON object")
+    _check_encodable(values)
     known = dict(values)
     for key in _IGNORED:
         known.pop(key, None)
@@ -136,7 +137,7 @@ def parse_chat_request(values: Any) -> ChatRequest:
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
     return ChatRequest(
         model=body.model,
-        messages=tuple(_message(message) for message in body.messages),
+        messages=tuple(_plain(message) for message in body.messages),
         stream=bool(body.stream),
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
         max_tokens=body.max_completion_tokens or body.max_tokens,
@@ -181,7 +182,17 @@ def usage_object(input_tokens: int, output_tokens: int, preemptions: int) -> dic
     }
 
 
-def _message(message: _Message) -> dict[str, str]:
+def _check_encodable(values: dict[str, Any]) -> None:
+    """JSON can spell half a surrogate pair; no tokenizer and no database takes one."""
+    try:
+        json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
+    except (UnicodeEncodeError, ValueError) as error:
+        raise InvalidInputError(
+            "body", f"holds a value that is no valid JSON text: {error}"
+        ) from error
+
+
+def _plain(message: _Message) -> dict[str, str]:
     content = message.content
     text = content if isinstance(content, str) else "\n".join(part.text for part in content)
     role = "system" if message.role == "developer" else message.role

@@ -10,6 +10,7 @@ from typing import Literal
 
 from airan.core.clock import Clock
 from airan.core.errors import AiranError, CapacityError, InvalidInputError, UnavailableError
+from marketplace.chat import ChatRequest
 from marketplace.engines.base import EngineState, FinishReason
 from marketplace.jobs import WAITING, Job
 from marketplace.meter import Meter
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 _CHECKPOINT_S = 1.0
 _KEEP_ALIVE_S = 2.0
 _AVOID_S = 0.3
+_RETRY_S = 0.1
 _MAX_SETBACKS = 8
 Cut = Literal["preempt", "cancel"]
 
@@ -45,12 +47,17 @@ class Turn:
     slot: int
     task: asyncio.Task[None] | None = None
     cut: Cut | None = None
+    begun: bool = False
+    reason: FinishReason | None = None
+    """Set as soon as the answer is complete; a cut that comes later changes nothing."""
 
     def end(self, cut: Cut) -> None:
         """Closes the stream to the engine; what was received stays with the job."""
-        if self.cut is None and self.task is not None:
+        if self.cut is None:
             self.cut = cut
-            self.task.cancel()
+            # A task cancelled before its first step would never put its slot back.
+            if self.begun and self.task is not None:
+                self.task.cancel()
 
 
 class ContextLengthError(InvalidInputError):
@@ -58,7 +65,9 @@ class ContextLengthError(InvalidInputError):
 
     def __init__(self, n_ctx: int, n_prompt: int, n_answer: int) -> None:
         self.n_ctx = n_ctx
-        asked = f"{n_prompt} in the messages" + (f", {n_answer} in the completion" if n_answer else "")
+        asked = f"{n_prompt} in the messages" + (
+            f", {n_answer} in the completion" if n_answer else ""
+        )
         super().__init__(
             "messages",
             f"This model's maximum context length is {n_ctx} tokens. However, your request needs "
@@ -133,19 +142,31 @@ class Dispatcher:
             UnavailableError: no engine appeared within `timeout_s`.
             InvalidInputError: the engine refuses the messages.
         """
-        engine = await self.pool.wait_for_client(job.request.model, timeout_s)
-        if engine is None:
-            raise UnavailableError(
-                f"no engine for {job.request.model} can be reached",
-                remedy="try again in a few seconds",
-            )
-        text = await engine.apply_template(job.request.messages)
-        prompt_ids = await engine.tokenize(text, parse_special=True)
+        prompt_ids = await self._prompt_ids(job.request, timeout_s)
         n_ctx, wanted = self._offers[job.request.model].n_ctx, job.request.max_tokens
         if len(prompt_ids) + (wanted or 1) > n_ctx:
             raise ContextLengthError(n_ctx, len(prompt_ids), wanted or 0)
         job.prompt_ids = prompt_ids
         job.max_tokens = wanted or n_ctx - len(prompt_ids)
+
+    async def _prompt_ids(self, request: ChatRequest, timeout_s: float) -> list[int]:
+        deadline_s = self._clock.monotonic_s() + timeout_s
+        while True:
+            left_s = max(0.0, deadline_s - self._clock.monotonic_s())
+            engine = await self.pool.wait_for_client(request.model, left_s)
+            try:
+                if engine is None:
+                    raise UnavailableError(
+                        f"no engine for {request.model} can be reached",
+                        remedy="try again in a few seconds",
+                    )
+                text = await engine.apply_template(request.messages)
+                return await engine.tokenize(text, parse_special=True)
+            except UnavailableError:
+                # The engine may have been restarted a moment ago, at another address.
+                if self._clock.monotonic_s() + _RETRY_S >= deadline_s:
+                    raise
+                await asyncio.sleep(_RETRY_S)
 
     async def submit(self, job: Job) -> None:
         """Takes responsibility for the job. An asynchronous one is stored when this returns.
@@ -260,35 +281,43 @@ class Dispatcher:
 
     async def _run(self, turn: Turn) -> None:
         job = turn.job
-        reason: FinishReason | None = None
         failure: AiranError | None = None
+        turn.begun = True
         try:
-            reason = await self._generate(turn)
+            if turn.cut is None:
+                await self._generate(turn)
         except asyncio.CancelledError:
             if turn.cut is None:
                 raise
         except UnavailableError as error:
-            log.info("job %s lost its engine: %s", job.id, error)
-            turn.engine.avoid_until_s = self._clock.monotonic_s() + _AVOID_S
-            asyncio.get_running_loop().call_later(_AVOID_S, self._pump)
-            job.setbacks += 1
-            failure = error if job.setbacks >= _MAX_SETBACKS else None
+            failure = self._engine_failed(turn, error)
         except AiranError as error:
             failure = error
+        except Exception:
+            log.exception("job %s failed", job.id)
+            failure = AiranError("the marketplace failed to run this request")
         finally:
             del self._turns[job]
         # From here on no cut can reach the job: it is not on an engine any more.
-        if reason is not None:
-            await self._finish(job, "completed", reason)
+        self._pump()
+        if turn.reason is not None:
+            await self._finish(job, "completed", turn.reason)
         elif failure is not None:
             await self._finish(job, "failed", error=failure)
         elif turn.cut == "cancel":
             await self._finish(job, "cancelled")
         else:
             self._preempt(job, turn)
-        self._pump()
 
-    async def _generate(self, turn: Turn) -> FinishReason:
+    def _engine_failed(self, turn: Turn, error: UnavailableError) -> AiranError | None:
+        """Leaves the engine alone for a moment; an error if the job has had bad luck too often."""
+        log.info("job %s lost its engine: %s", turn.job.id, error)
+        turn.engine.avoid_until_s = self._clock.monotonic_s() + _AVOID_S
+        asyncio.get_running_loop().call_later(_AVOID_S, self._pump)
+        turn.job.setbacks += 1
+        return error if turn.job.setbacks >= _MAX_SETBACKS else None
+
+    async def _generate(self, turn: Turn) -> None:
         """Runs the job on the engine until it is done; the answer grows in the job."""
         job, client = turn.job, turn.engine.client
         if client is None:
@@ -298,11 +327,10 @@ class Dispatcher:
         prompt_ids = job.prompt_ids or []
         resumed = job.preemptions > 0
         job.begin_turn()
-        self._db.post(
-            self._db.ledger.set_running, job.id, self._clock.now_s(), len(prompt_ids)
-        )
+        self._db.post(self._db.ledger.set_running, job.id, self._clock.now_s(), len(prompt_ids))
         if job.n_left <= 0:
-            return "length"
+            turn.reason = "length"
+            return
         if resumed:
             name = turn.engine.state.name
             text = f"request {job.id} goes on from token {len(job.token_ids)} on {name}"
@@ -315,10 +343,9 @@ class Dispatcher:
                 self._meter.tokens(len(chunk.token_ids), self._clock.monotonic_s())
                 stopped = job.record(chunk)
                 self._note_progress(job)
-                if stopped:
-                    return "stop"
-                if chunk.finish_reason is not None:
-                    return chunk.finish_reason
+                turn.reason = "stop" if stopped else chunk.finish_reason
+                if turn.reason is not None:
+                    return
         finally:
             await stream.aclose()  # type: ignore[attr-defined]
         raise UnavailableError(f"engine {turn.engine.state.name} ended its stream early")
@@ -344,6 +371,7 @@ class Dispatcher:
         text += f": engine {turn.engine.state.name} is {turn.engine.state.phase}"
         self._event("request.preempted", text, job_id=job.id)
         heapq.heappush(self._waiting, (job.sequence, job))
+        self._pump()
 
     def _checkpoint(self, job: Job, preemptions: int | None) -> None:
         self._db.post(
@@ -383,9 +411,7 @@ class Dispatcher:
             # The row stays open, so the next start settles it; the client must not be told "done".
             log.exception("job %s could not be stored as %s", job.id, state)
             message = "the result could not be stored; you were not billed"
-            outcome = Outcome(
-                "failed", 0, 0, error_code="internal_error", error_message=message
-            )
+            outcome = Outcome("failed", 0, 0, error_code="internal_error", error_message=message)
         self._meter.finished(outcome)
         job.outcome = outcome
         job.feed.put_nowait(outcome)
@@ -406,6 +432,8 @@ class Dispatcher:
 
 
 def _error_code(error: AiranError) -> str:
+    if type(error) is AiranError:
+        return "internal_error"
     if isinstance(error, ContextLengthError):
         return "context_length_exceeded"
     return "engine_unavailable" if isinstance(error, UnavailableError) else "invalid_request"

@@ -18,8 +18,8 @@ _TTFT_EDGES_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 6
 class Meter:
     """Counts since this process started; the totals of earlier lives come from the store."""
 
-    def __init__(self, ttft_ms: list[float] | None = None) -> None:
-        self._ttft_ms: deque[float] = deque(ttft_ms or (), maxlen=_N_TTFT)
+    def __init__(self) -> None:
+        self._ttft_ms: deque[float] = deque(maxlen=_N_TTFT)
         self._buckets: deque[tuple[float, int]] = deque()
         self.registry = CollectorRegistry()
         prefix = "airan_marketplace_"
@@ -30,7 +30,10 @@ class Meter:
             prefix + "preemptions", "Times a request lost its engine", registry=self.registry
         )
         self.token_counter = Counter(
-            prefix + "tokens", "Tokens of requests that ended", ["direction"], registry=self.registry
+            prefix + "tokens",
+            "Tokens of requests that ended",
+            ["direction"],
+            registry=self.registry,
         )
         self.lost = Counter(
             prefix + "tokens_lost", "Generated tokens missing from answers", registry=self.registry
@@ -70,6 +73,17 @@ class Meter:
         """Generated tokens a second over the last 5 s."""
         self._forget(now_s)
         return sum(count for _, count in self._buckets) / _RATE_WINDOW_S
+
+    def load_ttft(self, ttft_ms: list[float]) -> None:
+        """Takes over the times to first token that an earlier process stored, oldest first."""
+        self._ttft_ms.extend(ttft_ms)
+
+    def observe(self, live: dict[str, Any]) -> None:
+        """Sets the gauges to what is going on now."""
+        self.in_flight.labels("waiting").set(live["waiting"])
+        self.in_flight.labels("running").set(live["running"])
+        ready = sum(engine["phase"] == "ready" for engine in live["engines"])
+        self.engines_ready.set(ready)
 
     def first_token(self, ttft_ms: float) -> None:
         """Notes how long a request waited for its first token."""

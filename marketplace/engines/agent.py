@@ -284,7 +284,7 @@ async def run_agent(
         agent = EngineAgent(settings, source, clock)
         await serve_agent(agent, settings.host, settings.port, stop, on_port)
         return
-    from orchestrator.api.client import ControlClient  # noqa: PLC0415
+    from orchestrator.api.client import ControlClient
 
     async with ControlClient(settings.control_target) as client:
         agent = EngineAgent(settings, client, clock)

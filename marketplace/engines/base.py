@@ -59,7 +59,7 @@ class Engine(Protocol):
         ...
 
     async def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
-        """Text -> token ids, none added; `parse_special` reads control tokens such as <|im_end|>."""
+        """Text -> token ids, none added; `parse_special` reads control tokens like <|im_end|>."""
         ...
 
     async def health(self) -> bool:

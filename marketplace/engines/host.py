@@ -80,7 +80,7 @@ class LlamaHost:
 
 
 def _start_server(settings: LlamaSettings) -> Any:
-    import xllamacpp  # noqa: PLC0415  (loads 90 MB of libraries: only the engine process wants it)
+    import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = str(settings.model_path)

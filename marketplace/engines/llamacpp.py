@@ -64,7 +64,8 @@ class LlamaCppEngine:
 
     async def apply_template(self, messages: Sequence[Mapping[str, str]]) -> str:
         """See Engine.apply_template."""
-        return str((await self._post("/apply-template", {"messages": list(messages)}))["prompt"])
+        body = {"messages": list(messages)}
+        return str((await self._post("/apply-template", body))["prompt"])
 
     async def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         """See Engine.tokenize."""
@@ -103,9 +104,7 @@ class LlamaCppEngine:
                 await self._post("/completion", body)
             self._cached[slot] = prompt[:end]
 
-    async def _chunk(
-        self, message: Mapping[str, Any], n_before: int, respelled: int
-    ) -> TokenChunk:
+    async def _chunk(self, message: Mapping[str, Any], n_before: int, respelled: int) -> TokenChunk:
         """One message as a chunk; `respelled` corrects the engine's count for earlier chunks."""
         n_generated = int(message.get("tokens_predicted", n_before))
         text = str(message.get("content", ""))

@@ -89,9 +89,7 @@ class Accounts:
             if row is None:
                 raise NotFoundError(f"key {key_id!r} does not exist")
             if row.revoked_s is None:
-                connection.execute(
-                    update(keys).where(keys.c.id == key_id).values(revoked_s=now_s)
-                )
+                connection.execute(update(keys).where(keys.c.id == key_id).values(revoked_s=now_s))
 
     def authenticate(self, key: str) -> Principal | None:
         """Whom the key speaks for; None if it is unknown or revoked."""

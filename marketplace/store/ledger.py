@@ -47,7 +47,9 @@ class Ledger:
         """Stores a new job: id, kind, tenant_id, key_id, model, request, input_tokens."""
         with self._engine.begin() as connection:
             connection.execute(
-                insert(jobs).values(row | {"state": "queued", "created_s": now_s, "updated_s": now_s})
+                insert(jobs).values(
+                    row | {"state": "queued", "created_s": now_s, "updated_s": now_s}
+                )
             )
 
     def set_running(self, job_id: str, now_s: float, input_tokens: int) -> None:
@@ -145,7 +147,7 @@ class Ledger:
         """Counters over the marketplace's whole life, from what is stored."""
         with self._engine.connect() as connection:
             states = select(jobs.c.state, func.count()).group_by(jobs.c.state)
-            counts = {state: count for state, count in connection.execute(states)}
+            counts = {row[0]: row[1] for row in connection.execute(states)}
             sums = connection.execute(
                 select(
                     func.coalesce(func.sum(jobs.c.input_tokens), 0),
