@@ -193,7 +193,7 @@ class ListCellsResponse(_message.Message):
     def __init__(self, cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ...) -> None: ...
 
 class SlotReport(_message.Message):
-    __slots__ = ("cell_id", "time_s", "slots", "slots_late", "slots_dropped", "crc_failed", "p50_us", "p99_us", "max_us", "budget_us", "slowdown", "cells", "demand_share", "busy_share", "alarm", "device", "histogram_counts", "histogram_edges_us")
+    __slots__ = ("cell_id", "time_s", "slots", "slots_late", "slots_dropped", "crc_failed", "p50_us", "p99_us", "max_us", "budget_us", "slowdown", "cells", "demand_share", "busy_share", "alarm", "device", "histogram_counts", "histogram_edges_us", "pid")
     CELL_ID_FIELD_NUMBER: _ClassVar[int]
     TIME_S_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
@@ -212,6 +212,7 @@ class SlotReport(_message.Message):
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     HISTOGRAM_COUNTS_FIELD_NUMBER: _ClassVar[int]
     HISTOGRAM_EDGES_US_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
     cell_id: str
     time_s: float
     slots: int
@@ -230,7 +231,8 @@ class SlotReport(_message.Message):
     device: str
     histogram_counts: _containers.RepeatedScalarFieldContainer[int]
     histogram_edges_us: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, cell_id: _Optional[str] = ..., time_s: _Optional[float] = ..., slots: _Optional[int] = ..., slots_late: _Optional[int] = ..., slots_dropped: _Optional[int] = ..., crc_failed: _Optional[int] = ..., p50_us: _Optional[float] = ..., p99_us: _Optional[float] = ..., max_us: _Optional[float] = ..., budget_us: _Optional[float] = ..., slowdown: _Optional[float] = ..., cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ..., demand_share: _Optional[float] = ..., busy_share: _Optional[float] = ..., alarm: _Optional[bool] = ..., device: _Optional[str] = ..., histogram_counts: _Optional[_Iterable[int]] = ..., histogram_edges_us: _Optional[_Iterable[float]] = ...) -> None: ...
+    pid: int
+    def __init__(self, cell_id: _Optional[str] = ..., time_s: _Optional[float] = ..., slots: _Optional[int] = ..., slots_late: _Optional[int] = ..., slots_dropped: _Optional[int] = ..., crc_failed: _Optional[int] = ..., p50_us: _Optional[float] = ..., p99_us: _Optional[float] = ..., max_us: _Optional[float] = ..., budget_us: _Optional[float] = ..., slowdown: _Optional[float] = ..., cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ..., demand_share: _Optional[float] = ..., busy_share: _Optional[float] = ..., alarm: _Optional[bool] = ..., device: _Optional[str] = ..., histogram_counts: _Optional[_Iterable[int]] = ..., histogram_edges_us: _Optional[_Iterable[float]] = ..., pid: _Optional[int] = ...) -> None: ...
 
 class ReportSlotsResponse(_message.Message):
     __slots__ = ()
