@@ -155,7 +155,7 @@ def completion(
     job_id: str, model: str, created_s: float, text: str, finish_reason: str, usage: dict[str, Any]
 ) -> dict[str, Any]:
     """A whole answer in OpenAI's form."""
-    message = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
     return {
         "id": completion_id(job_id),

@@ -24,6 +24,7 @@ from marketplace.asgi import QuietServer, bind
 from marketplace.engines.base import EngineState, allowed_streams
 from marketplace.engines.host import LlamaHost, LlamaSettings, lower_priority
 from marketplace.engines.leases import Lease, LeaseKeeper, LeaseSource
+from orchestrator.api.client import ControlClient
 
 log = logging.getLogger(__name__)
 
@@ -284,7 +285,6 @@ async def run_agent(
         agent = EngineAgent(settings, source, clock)
         await serve_agent(agent, settings.host, settings.port, stop, on_port)
         return
-    from orchestrator.api.client import ControlClient
 
     async with ControlClient(settings.control_target) as client:
         agent = EngineAgent(settings, client, clock)

@@ -12,8 +12,7 @@ from airan.core.errors import CapacityError, NotFoundError, RetryableError
 
 log = logging.getLogger(__name__)
 
-_RETRY_MIN_S = 0.1
-_RETRY_MAX_S = 2.0
+_RETRY_S = 0.2
 _ASK_AGAIN_S = 2.0
 
 
@@ -33,12 +32,15 @@ class Lease(Protocol):
 
 
 class LeaseEvent(Protocol):
-    """A change of some lease: snapshot, offered, granted, revoked or ended."""
+    """A change of some lease: snapshot, offered, granted, revoked or ended.
+
+    The snapshots of a new connection end with one without a lease.
+    """
 
     @property
     def kind(self) -> str: ...
     @property
-    def lease(self) -> Lease: ...
+    def lease(self) -> Lease | None: ...
     @property
     def deadline_s(self) -> float: ...
     @property
@@ -48,9 +50,9 @@ class LeaseEvent(Protocol):
 class LeaseSource(Protocol):
     """The part of the control plane's client that an engine needs."""
 
-    def watch_leases(self, holder: str = "") -> AsyncIterator[LeaseEvent]: ...
-    async def list_leases(self, *, include_ended: bool = False) -> Sequence[Lease]: ...
-    async def acquire_lease(self, holder: str, pid: int, min_sm_count: int = 0) -> Lease: ...
+    def watch_leases(self, holder: str) -> AsyncIterator[LeaseEvent]: ...
+    async def leases(self) -> Sequence[Lease]: ...
+    async def acquire_lease(self, holder: str, pid: int) -> Lease: ...
     async def release_lease(self, lease_id: str) -> Lease: ...
     async def report_use(self, lease_id: str, interval_s: float, busy_s: float) -> None: ...
 
@@ -115,38 +117,38 @@ class LeaseKeeper:
         await self._release(lease.id)
 
     async def _watch(self) -> None:
-        """Follows the lease events over all interruptions of the stream."""
-        pause_s = _RETRY_MIN_S
+        """Follows the lease events; the source reconnects by itself, or ends with an error."""
         while True:
-            connected = False
             try:
                 async for event in self._source.watch_leases(self._holder):
-                    if not connected:
-                        connected, pause_s = True, _RETRY_MIN_S
-                        await self._reconcile()
                     await self._handle(event)
             except RetryableError as error:
                 log.warning("lease watch broke off: %s", error)
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _RETRY_MAX_S)
+            await asyncio.sleep(_RETRY_S)
 
     async def _handle(self, event: LeaseEvent) -> None:
-        held = self.lease
-        if held is not None and event.lease.id == held.id:
-            if event.kind == "revoked" or event.lease.state == "revoking":
+        held, lease = self.lease, event.lease
+        if lease is None:
+            if event.kind == "snapshot":
+                await self._reconcile()
+        elif held is not None and lease.id == held.id:
+            if event.kind == "revoked" or lease.state == "revoking":
                 await self._yield_up(held.id, event.deadline_s)
-            elif event.kind == "ended" or event.lease.state == "ended":
+            elif event.kind == "ended" or lease.state == "ended":
                 await self._lose(held.id, "it was ended by the control plane")
-        elif event.kind == "revoked" and event.lease.holder == self._holder:
+        elif event.kind == "revoked" and lease.holder == self._holder:
             # The revocation can overtake the answer that grants the lease.
-            self._revoked_early[event.lease.id] = event.deadline_s
-        if event.free_ai_partitions > 0 or event.kind == "offered":
+            self._revoked_early[lease.id] = event.deadline_s
+        if event.free_ai_partitions > 0:
             self._wake.set()
 
     async def _reconcile(self) -> None:
         """Compares what we hold with what the control plane says we hold, after a connect."""
         async with self._changing:
-            live = [lease for lease in await self._source.list_leases() if lease.state != "ended"]
+            try:
+                live = [lease for lease in await self._source.leases() if lease.state != "ended"]
+            except RetryableError:
+                return
             held = self.lease
             for lease in live:
                 if lease.holder == self._holder and (held is None or lease.id != held.id):

@@ -27,10 +27,13 @@ _HANDLERS = {
 }
 
 
-def build_app(settings: GatewaySettings, clock: Clock | None = None) -> FastAPI:
+def build_app(
+    settings: GatewaySettings, clock: Clock | None = None, *, behind_serve: bool = False
+) -> FastAPI:
     """The application; its lifespan opens the database and follows the engines.
 
-    Its Runtime is `app.state.runtime`.
+    `behind_serve`: Ray Serve's proxy is in front, which marks requests and responses with an id
+    by itself. The Runtime is `app.state.runtime`.
     """
     runtime = Runtime(settings, clock or SystemClock(), Meter())
 
@@ -47,7 +50,11 @@ def build_app(settings: GatewaySettings, clock: Clock | None = None) -> FastAPI:
     for module in (openai_api, nvcf_api, admin_api):
         app.include_router(module.build_router(runtime))
     _add_probes(app, runtime)
-    app.add_middleware(EdgeMiddleware, count=request_counter(runtime.meter.http))
+    app.add_middleware(
+        EdgeMiddleware,
+        count=request_counter(runtime.meter.http),
+        sends_request_id=not behind_serve,
+    )
     return app
 
 

@@ -22,9 +22,12 @@ _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 class EdgeMiddleware:
     """Plain ASGI, because a stream must pass through it untouched."""
 
-    def __init__(self, app: ASGIApp, count: Callable[[int], None]) -> None:
+    def __init__(
+        self, app: ASGIApp, count: Callable[[int], None], *, sends_request_id: bool
+    ) -> None:
         self._app = app
         self._count = count
+        self._sends_request_id = sends_request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -38,7 +41,8 @@ class EdgeMiddleware:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)[_HEADER] = request_id
+                if self._sends_request_id:
+                    MutableHeaders(scope=message)[_HEADER] = request_id
                 self._count(message["status"])
             await send(message)
 

@@ -34,12 +34,9 @@ class FakeLease:
 @dataclass(frozen=True)
 class FakeLeaseEvent:
     kind: str
-    lease: FakeLease
+    lease: FakeLease | None
     deadline_s: float = 0.0
     free_ai_partitions: int = 0
-
-
-NO_LEASE = FakeLease("", "", 0, "")
 
 
 @dataclass
@@ -49,7 +46,7 @@ class FakeControl:
     sm_count: int = 64
     free: bool = True
     reachable: bool = True
-    leases: dict[str, FakeLease] = field(default_factory=dict)
+    held: dict[str, FakeLease] = field(default_factory=dict)
     released_late_s: list[float] = field(default_factory=list)
     reports: list[tuple[str, float, float]] = field(default_factory=list)
 
@@ -59,37 +56,37 @@ class FakeControl:
         self._deadlines: dict[str, float] = {}
         self._released: dict[str, asyncio.Event] = {}
 
-    async def watch_leases(self, holder: str = "") -> AsyncIterator[FakeLeaseEvent]:
+    async def watch_leases(self, holder: str) -> AsyncIterator[FakeLeaseEvent]:
         self._check()
         queue: asyncio.Queue[FakeLeaseEvent | None] = asyncio.Queue()
         self._watchers.append(queue)
         try:
-            for lease in self.leases.values():
+            for lease in self.held.values():
                 yield FakeLeaseEvent("snapshot", lease, free_ai_partitions=int(self.free))
-            yield FakeLeaseEvent("offered", NO_LEASE, free_ai_partitions=int(self.free))
+            yield FakeLeaseEvent("snapshot", None, free_ai_partitions=int(self.free))
             while (event := await queue.get()) is not None:
                 yield event
             raise UnavailableError("the control plane is gone")
         finally:
             self._watchers.remove(queue)
 
-    async def list_leases(self, *, include_ended: bool = False) -> list[FakeLease]:
+    async def leases(self) -> list[FakeLease]:
         self._check()
-        return list(self.leases.values())
+        return list(self.held.values())
 
-    async def acquire_lease(self, holder: str, pid: int, min_sm_count: int = 0) -> FakeLease:
+    async def acquire_lease(self, holder: str, pid: int) -> FakeLease:
         self._check()
         if not self.free:
             raise CapacityError("no partition is free")
         self.free = False
         lease = FakeLease(f"lease-{next(self._numbers)}", holder, self.sm_count, pid=pid)
-        self.leases[lease.id] = lease
+        self.held[lease.id] = lease
         self._send(FakeLeaseEvent("granted", lease))
         return lease
 
     async def release_lease(self, lease_id: str) -> FakeLease:
         self._check()
-        lease = self.leases.pop(lease_id, None)
+        lease = self.held.pop(lease_id, None)
         if lease is None:
             raise NotFoundError(f"lease {lease_id} does not exist")
         if lease_id in self._deadlines:
@@ -99,15 +96,15 @@ class FakeControl:
 
     async def report_use(self, lease_id: str, interval_s: float, busy_s: float) -> None:
         self._check()
-        if lease_id not in self.leases:
+        if lease_id not in self.held:
             raise NotFoundError(f"lease {lease_id} does not exist")
         self.reports.append((lease_id, interval_s, busy_s))
 
     async def revoke(self, notice_s: float = 0.8) -> None:
         """Revokes whatever is held and waits until it was released."""
-        for lease in list(self.leases.values()):
+        for lease in list(self.held.values()):
             revoking = replace(lease, state="revoking")
-            self.leases[lease.id] = revoking
+            self.held[lease.id] = revoking
             deadline_s = self._deadlines[lease.id] = time.time() + notice_s
             released = self._released[lease.id] = asyncio.Event()
             self._send(FakeLeaseEvent("revoked", revoking, deadline_s))
@@ -115,7 +112,7 @@ class FakeControl:
 
     def offer(self) -> None:
         self.free = True
-        self._send(FakeLeaseEvent("offered", NO_LEASE, free_ai_partitions=1))
+        self._send(FakeLeaseEvent("offered", None, free_ai_partitions=1))
 
     def crash(self) -> None:
         """Breaks every stream; calls fail until `reachable` is set again."""
