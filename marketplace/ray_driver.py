@@ -1,4 +1,4 @@
-"""The process that drives Ray: brings up Ray Serve with the gateway, and lives until its parent ends.
+"""The process that drives Ray: it brings up Ray Serve with the gateway and ends with its parent.
 
 Started by marketplace.serving as `python -m marketplace.ray_driver`, with the settings pickled on
 its standard input, which stays open as long as the parent lives.

@@ -66,6 +66,9 @@ def _start_driver(settings: GatewaySettings, session: RaySession) -> subprocess.
     environment = os.environ | {
         MARK: session.name,
         "RAY_USAGE_STATS_ENABLED": "0",
+        # A dead proxy is replaced within seconds, not half a minute.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "3",
         # A token of this session's own: nobody else on the machine can hand work to our Ray, and
         # Ray leaves no token in the user's home.
         "RAY_AUTH_MODE": "token",
