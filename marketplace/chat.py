@@ -1,0 +1,231 @@
+"""The chat-completion request as checked, and its answer in OpenAI's form."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
+
+from airan.core.errors import InvalidInputError
+from marketplace.engines.base import SamplingParams
+
+MAX_STOPS = 4
+MAX_MESSAGES = 1024
+
+# Parameters of OpenAI's schema whose named values change nothing here; any other value is refused.
+_HARMLESS: dict[str, tuple[Any, ...]] = {
+    "n": (None, 1),
+    "logprobs": (None, False),
+    "top_logprobs": (None, 0),
+    "logit_bias": (None, {}),
+    "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
+    "parallel_tool_calls": (None, True, False),
+    "functions": (None, []),
+    "function_call": (None, "none", "auto"),
+    "response_format": (None, {"type": "text"}),
+    "modalities": (None, ["text"]),
+    "service_tier": (None, "auto", "default"),
+    "store": (None, False),
+    "reasoning_effort": (None,),
+    "verbosity": (None,),
+    "audio": (None,),
+    "prediction": (None,),
+    "web_search_options": (None,),
+}
+# Hints and labels: they may have any value.
+_IGNORED = {"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _TextPart(_Strict):
+    type: Literal["text"]
+    text: str
+
+
+class _Message(_Strict):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[_TextPart]
+    name: str | None = None
+    refusal: None = None
+
+
+class _StreamOptions(_Strict):
+    include_usage: StrictBool = False
+    include_obfuscation: StrictBool = False
+
+
+_Stop = Annotated[str, Field(min_length=1, max_length=256)]
+_Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+class _Body(_Strict):
+    model: str
+    messages: Annotated[list[_Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    stream: StrictBool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
+    temperature: Annotated[_Number, Field(ge=0.0, le=2.0)] | None = None
+    top_p: Annotated[_Number, Field(gt=0.0, le=1.0)] | None = None
+    seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS)] | None = None
+    presence_penalty: Annotated[_Number, Field(ge=-2.0, le=2.0)] | None = None
+    frequency_penalty: Annotated[_Number, Field(ge=-2.0, le=2.0)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A checked request. `max_tokens` None: whatever the context has room for."""
+
+    model: str
+    messages: tuple[dict[str, str], ...]
+    stream: bool
+    include_usage: bool
+    max_tokens: int | None
+    stops: tuple[str, ...]
+    temperature: float
+    top_p: float
+    seed: int | None
+    presence_penalty: float
+    frequency_penalty: float
+    body: str
+    """The request as received, as JSON; what a durable job is stored as."""
+
+    def sampling(self, max_tokens: int, resumptions: int) -> SamplingParams:
+        """The engine's parameters. A resumed sampled answer goes on with another seed: the state
+        of the first generator is gone, and repeating its numbers would repeat its choices."""
+        seed = self.seed
+        if seed is not None and resumptions and self.temperature > 0:
+            seed += resumptions
+        return SamplingParams(
+            max_tokens,
+            self.temperature,
+            self.top_p,
+            seed,
+            self.presence_penalty,
+            self.frequency_penalty,
+        )
+
+
+def parse_chat_request(values: Any) -> ChatRequest:
+    """Checks the decoded JSON body of a chat completion.
+
+    Raises:
+        InvalidInputError: a parameter is missing, wrong, or not supported; `field` names it.
+    """
+    if not isinstance(values, dict):
+        raise InvalidInputError("body", "must be a JSON object")
+    _check_encodable(values)
+    known = dict(values)
+    for key in _IGNORED:
+        known.pop(key, None)
+    for key, harmless in _HARMLESS.items():
+        if key in known and not _is_one_of(value := known.pop(key), harmless):
+            raise InvalidInputError(key, f"the value {_short(value)} is not supported here")
+    try:
+        body = _Body.model_validate(known)
+    except ValidationError as error:
+        raise _explain(error) from error
+    if body.stream_options is not None and not body.stream:
+        raise InvalidInputError("stream_options", "is only allowed when stream is true")
+    stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    return ChatRequest(
+        model=body.model,
+        messages=tuple(_plain(message) for message in body.messages),
+        stream=bool(body.stream),
+        include_usage=body.stream_options is not None and body.stream_options.include_usage,
+        max_tokens=body.max_completion_tokens or body.max_tokens,
+        stops=tuple(stop),
+        temperature=_default(body.temperature, 1.0),
+        top_p=_default(body.top_p, 1.0),
+        seed=body.seed,
+        presence_penalty=_default(body.presence_penalty, 0.0),
+        frequency_penalty=_default(body.frequency_penalty, 0.0),
+        body=json.dumps(values),
+    )
+
+
+def completion(
+    job_id: str, model: str, created_s: float, text: str, finish_reason: str, usage: dict[str, Any]
+) -> dict[str, Any]:
+    """A whole answer in OpenAI's form."""
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
+    return {
+        "id": completion_id(job_id),
+        "object": "chat.completion",
+        "created": int(created_s),
+        "model": model,
+        "choices": [choice],
+        "usage": usage,
+    }
+
+
+def completion_id(job_id: str) -> str:
+    """The public id of a job's answer."""
+    return "chatcmpl-" + job_id.replace("-", "")
+
+
+def usage_object(input_tokens: int, output_tokens: int, preemptions: int) -> dict[str, Any]:
+    """OpenAI's usage, with our field `airan`: how often the answer was paused and resumed."""
+    return {
+        "prompt_tokens": input_tokens,
+        "completion_tokens": output_tokens,
+        "total_tokens": input_tokens + output_tokens,
+        "airan": {"preemptions": preemptions},
+    }
+
+
+def _check_encodable(values: dict[str, Any]) -> None:
+    """JSON can spell half a surrogate pair; no tokenizer and no database takes one."""
+    try:
+        json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
+    except (UnicodeEncodeError, ValueError) as error:
+        raise InvalidInputError(
+            "body", f"holds a value that is no valid JSON text: {error}"
+        ) from error
+
+
+def _plain(message: _Message) -> dict[str, str]:
+    content = message.content
+    text = content if isinstance(content, str) else "\n".join(part.text for part in content)
+    role = "system" if message.role == "developer" else message.role
+    return {"role": role, "content": text}
+
+
+def _default(value: float | None, default: float) -> float:
+    return default if value is None else float(value)
+
+
+def _is_one_of(value: Any, harmless: tuple[Any, ...]) -> bool:
+    # Types count: 1 == True and 0 == False in Python, but not in JSON.
+    return any(type(value) is type(item) and value == item for item in harmless)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _explain(error: ValidationError) -> InvalidInputError:
+    first = error.errors()[0]
+    # Alternatives of a union and their constraints are pydantic's words, not the client's.
+    path = [part for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
+    path = [part for part in path if part not in ("str", "_TextPart")]
+    field = ".".join(str(part) for part in path) or "body"
+    if first["type"] == "extra_forbidden":
+        return InvalidInputError(field, "is not a supported parameter")
+    if first["type"] == "missing":
+        return InvalidInputError(field, "is required")
+    return InvalidInputError(field, f"{first['msg']}, got {_short_repr(first['input'])}")
+
+
+def _short_repr(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

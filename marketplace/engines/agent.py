@@ -1,0 +1,291 @@
+"""The engine process: llama.cpp on a lease, and a small HTTP server that says how it stands."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from airan.core.clock import Clock, SystemClock
+from airan.core.errors import UnavailableError
+from marketplace.asgi import QuietServer, bind
+from marketplace.engines.base import EngineState, allowed_streams
+from marketplace.engines.host import LlamaHost, LlamaSettings, lower_priority
+from marketplace.engines.leases import Lease, LeaseKeeper, LeaseSource
+from orchestrator.api.client import ControlClient
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.1
+_DRAIN_POLL_S = 0.01
+_STOP_MARGIN_S = 0.12
+_WATCH_BEAT_S = 1.0
+
+
+@dataclass(frozen=True)
+class EngineAgentSettings:
+    """What one engine process needs to know."""
+
+    name: str
+    """The lease holder's name, unique in the site."""
+    model: str
+    model_path: Path
+    port: int
+    control_target: str = ""
+    """Address of the control plane, e.g. 127.0.0.1:50051."""
+    host: str = "127.0.0.1"
+    n_ctx: int = 2048
+    """Context tokens of one request."""
+    max_concurrent: int = 4
+    n_threads: int = 1
+    sm_per_stream: int = 16
+    """The lease carries one request for so many SMs (one 1g slice of a 132-SM GPU)."""
+    prefill_piece_tokens: int = 16
+    report_interval_s: float = 0.5
+    confirm_timeout_s: float = 30.0
+    """Without word from the control plane for so long, the lease counts as lost."""
+    background: bool = True
+    """Run at the lowest CPU priority, so that Layer 1 always goes first."""
+
+
+class EngineAgent:
+    """Publishes one EngineState and keeps it true."""
+
+    def __init__(
+        self,
+        settings: EngineAgentSettings,
+        source: LeaseSource,
+        clock: Clock,
+        host: LlamaHost | None = None,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._host = host or LlamaHost(
+            LlamaSettings(
+                settings.model_path, settings.n_ctx, settings.max_concurrent, settings.n_threads
+            )
+        )
+        self._changed = asyncio.Condition()
+        self._state = EngineState(
+            settings.name,
+            settings.model,
+            "no_lease",
+            n_ctx=settings.n_ctx,
+            n_slots=settings.max_concurrent,
+            prefill_piece_tokens=settings.prefill_piece_tokens,
+        )
+        self.forced_stops = 0
+        self._keeper = LeaseKeeper(
+            source,
+            settings.name,
+            os.getpid(),
+            clock,
+            confirm_timeout_s=settings.confirm_timeout_s,
+        )
+        self._keeper.on_granted = self._granted
+        self._keeper.on_revoked = self._revoked
+
+    @property
+    def state(self) -> EngineState:
+        """The state as published last."""
+        return self._state
+
+    async def run(self) -> None:
+        """Serves until cancelled; then gives the lease back and stops llama.cpp.
+
+        Raises:
+            ModelFileError: llama.cpp cannot load the model.
+        """
+        await self._host.start()
+        await self._publish(url=self._host.url)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._keeper.run())
+                tasks.create_task(self._measure())
+        finally:
+            with suppress(Exception):
+                await self._keeper.give_back()
+            await self._host.stop()
+
+    async def watch(self) -> AsyncIterator[EngineState]:
+        """The state now, then at every change, and at least once a second."""
+        seen = -1
+        while True:
+            async with self._changed:
+                if self._state.version == seen:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._changed.wait(), _WATCH_BEAT_S)
+                state = self._state
+            seen = state.version
+            yield state
+
+    async def _publish(self, **changes: Any) -> None:
+        async with self._changed:
+            changed = replace(self._state, **changes)
+            if changed == self._state:
+                return
+            self._state = replace(changed, version=changed.version + 1)
+            self._changed.notify_all()
+
+    async def _granted(self, lease: Lease) -> None:
+        if not self._host.url:
+            await self._host.start()
+        settings = self._settings
+        streams = allowed_streams(lease.sm_count, settings.sm_per_stream, settings.max_concurrent)
+        await self._publish(
+            phase="ready",
+            lease_id=lease.id,
+            sm_count=lease.sm_count,
+            max_concurrent=streams,
+            deadline_s=0.0,
+            url=self._host.url,
+        )
+
+    async def _revoked(self, deadline_s: float) -> None:
+        """Sends the dispatchers away, waits for idle slots, and stops llama.cpp if none comes."""
+        await self._publish(phase="draining", max_concurrent=0, deadline_s=deadline_s)
+        while self._clock.now_s() < deadline_s - _STOP_MARGIN_S:
+            with suppress(UnavailableError):
+                if await self._host.running() == 0:
+                    break
+            await asyncio.sleep(_DRAIN_POLL_S)
+        else:
+            await self._stop_by_force()
+        await self._publish(phase="no_lease", lease_id="", sm_count=0, running=0)
+
+    async def _stop_by_force(self) -> None:
+        with suppress(UnavailableError):
+            if await self._host.running() == 0:
+                return
+        log.warning("llama.cpp did not come to rest in time: it is stopped")
+        self.forced_stops += 1
+        await self._host.stop()
+        await self._publish(url="")
+
+    async def _measure(self) -> None:
+        """Samples the slots, restarts a stopped server, and reports the busy part of the time."""
+        settings = self._settings
+        reported_s = sampled_s = self._clock.monotonic_s()
+        busy_s = 0.0
+        while True:
+            await asyncio.sleep(_POLL_S)
+            if not self._host.url and self._state.phase == "no_lease":
+                await self._host.start()
+                await self._publish(url=self._host.url)
+            try:
+                running = await self._host.running()
+            except UnavailableError:
+                running = 0
+            now_s = self._clock.monotonic_s()
+            if running:
+                busy_s += now_s - sampled_s
+            sampled_s = now_s
+            if self._state.phase == "ready":
+                await self._publish(running=running)
+            if now_s - reported_s >= settings.report_interval_s:
+                await self._keeper.report_use(now_s - reported_s, min(busy_s, now_s - reported_s))
+                reported_s, busy_s = now_s, 0.0
+
+
+def build_state_app(agent: EngineAgent) -> Starlette:
+    """The agent's HTTP side: GET /state, /state/watch (server-sent events), /healthz."""
+
+    async def state(_: Request) -> Response:
+        return JSONResponse(agent.state.to_dict())
+
+    async def watch(_: Request) -> Response:
+        async def events() -> AsyncIterator[str]:
+            async for item in agent.watch():
+                yield f"data: {json.dumps(item.to_dict())}\n\n"
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    async def healthz(_: Request) -> Response:
+        return JSONResponse({"status": "ok", "phase": agent.state.phase})
+
+    return Starlette(
+        routes=[
+            Route("/state", state),
+            Route("/state/watch", watch),
+            Route("/healthz", healthz),
+        ]
+    )
+
+
+async def serve_agent(
+    agent: EngineAgent,
+    host: str,
+    port: int,
+    stop: asyncio.Event,
+    on_port: Callable[[int], None] | None = None,
+) -> None:
+    """Runs the agent and its HTTP side until `stop` is set; port 0 takes a free one.
+
+    Raises:
+        PortInUseError: the port is taken.
+        ModelFileError: llama.cpp cannot load the model.
+    """
+    socket = bind(host, port, "the engine's state", "ports.engine")
+    config = uvicorn.Config(
+        build_state_app(agent),
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=1,
+    )
+    if on_port is not None:
+        on_port(socket.getsockname()[1])
+    server = QuietServer(config)
+    serving = asyncio.create_task(server.serve(sockets=[socket]))
+    running = asyncio.create_task(agent.run())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    failure = running.exception() if running.done() and not running.cancelled() else None
+    running.cancel()
+    await asyncio.wait({running})
+    server.should_exit = server.force_exit = True
+    await asyncio.wait({serving})
+    socket.close()
+    if failure is not None:
+        raise failure
+
+
+async def run_agent(
+    settings: EngineAgentSettings,
+    stop: asyncio.Event,
+    *,
+    source: LeaseSource | None = None,
+    on_port: Callable[[int], None] | None = None,
+) -> None:
+    """The whole `engine` process, until `stop` is set.
+
+    `source` replaces the gRPC client of `settings.control_target`; `on_port` learns the port.
+
+    Raises:
+        PortInUseError: the port is taken.
+        ModelFileError: llama.cpp cannot load the model.
+    """
+    if settings.background:
+        lower_priority()
+    clock = SystemClock()
+    if source is not None:
+        agent = EngineAgent(settings, source, clock)
+        await serve_agent(agent, settings.host, settings.port, stop, on_port)
+        return
+
+    async with ControlClient(settings.control_target) as client:
+        agent = EngineAgent(settings, client, clock)
+        await serve_agent(agent, settings.host, settings.port, stop, on_port)

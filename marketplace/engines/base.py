@@ -1,0 +1,110 @@
+"""What the dispatcher asks of any engine, in tokens, and what an engine agent says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+FinishReason = Literal["stop", "length"]
+Phase = Literal["no_lease", "ready", "draining", "lost"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are chosen. `temperature` 0 is greedy; `seed` None lets the engine choose one.
+
+    The penalties look at the last 64 tokens, the prompt's included (llama.cpp's rule).
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChunk:
+    """Some tokens and their text, always whole characters.
+
+    `n_generated` is the engine's own count of tokens since generate() was called; it runs ahead
+    of the ids only in the last chunk, when `max_tokens` cut a character in two.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    n_generated: int
+    finish_reason: FinishReason | None = None
+
+
+class Engine(Protocol):
+    """A served model. All calls raise UnavailableError when it cannot be reached just now."""
+
+    def generate(
+        self, prompt_token_ids: Sequence[int], params: SamplingParams, *, slot: int
+    ) -> AsyncIterator[TokenChunk]:
+        """Continues the prompt in slot `slot`; the last chunk has a finish reason.
+
+        Closing the iterator stops the engine within a token, or within a piece of the prompt.
+
+        Raises:
+            InvalidInputError: the engine refuses the prompt or a parameter.
+        """
+        ...
+
+    async def apply_template(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Chat messages -> the model's prompt text, open for the assistant's answer."""
+        ...
+
+    async def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        """Text -> token ids, none added; `parse_special` reads control tokens like <|im_end|>."""
+        ...
+
+    async def health(self) -> bool:
+        """Whether the engine answers."""
+        ...
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        ...
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """What an engine agent tells its dispatchers; `version` grows with every change."""
+
+    name: str
+    model: str
+    phase: Phase
+    version: int = 0
+    lease_id: str = ""
+    sm_count: int = 0
+    url: str = ""
+    """Where the engine itself listens; it may be used only while the phase is `ready`."""
+    max_concurrent: int = 0
+    """Requests it takes at once on the present lease."""
+    n_slots: int = 0
+    """Slots the engine has, numbered from 0; each keeps the prompt it saw last."""
+    running: int = 0
+    """Requests it was working on when last looked."""
+    n_ctx: int = 0
+    deadline_s: float = 0.0
+    """draining: Unix time by which the lease must be given back."""
+    prefill_piece_tokens: int = 0
+    """The prompt is fed in pieces of so many tokens, so that it can be stopped between two."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EngineState:
+        """From to_dict()'s form; keys of a newer agent are passed over."""
+        return cls(**{key: values[key] for key in cls.__dataclass_fields__ if key in values})
+
+
+def allowed_streams(sm_count: int, sm_per_stream: int, max_concurrent: int) -> int:
+    """Requests an engine takes at once: one for every `sm_per_stream` SMs, at least one."""
+    return max(1, min(max_concurrent, sm_count // sm_per_stream))

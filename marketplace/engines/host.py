@@ -1,0 +1,109 @@
+"""llama.cpp inside this process: started, watched and, where it does not yield, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from airan.core.errors import ModelFileError, UnavailableError
+from marketplace.engines.llamacpp import LlamaCppEngine
+
+_EXTRA_HTTP_THREADS = 6
+_SILENT = -1
+_START_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class LlamaSettings:
+    """One llama.cpp server: `n_slots` requests at once with `n_ctx` tokens each."""
+
+    model_path: Path
+    n_ctx: int = 2048
+    n_slots: int = 4
+    n_threads: int = 1
+    batch_tokens: int = 32
+    """Tokens worked on between two looks at the queue: bounds how long a stop takes."""
+
+
+class LlamaHost:
+    """Owns the server. Its HTTP threads are the server's own; Python only starts and stops it."""
+
+    def __init__(self, settings: LlamaSettings) -> None:
+        self._settings = settings
+        self._server: Any = None
+        self._client: LlamaCppEngine | None = None
+
+    @property
+    def url(self) -> str:
+        """Where the server listens; empty while it does not run."""
+        return "" if self._client is None else self._client.url
+
+    async def start(self) -> None:
+        """Loads the model and listens on a free loopback port.
+
+        Raises:
+            ModelFileError: llama.cpp cannot load the file.
+        """
+        path = self._settings.model_path
+        try:
+            self._server = await asyncio.wait_for(
+                asyncio.to_thread(_start_server, self._settings), _START_TIMEOUT_S
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ModelFileError(
+                f"llama.cpp cannot load {path}: {error}", remedy="airan model pull --force"
+            ) from error
+        self._client = LlamaCppEngine(str(self._server.listening_address))
+
+    async def stop(self) -> None:
+        """Stops the server at once; open streams break off. Does nothing if it does not run."""
+        client, self._client = self._client, None
+        holder, self._server = [self._server], None
+        if client is not None:
+            await client.aclose()
+        # The destructor waits for the batch in work, which must not hold up the event loop.
+        await asyncio.to_thread(holder.clear)
+
+    async def running(self) -> int:
+        """Slots that are working on a request now.
+
+        Raises:
+            UnavailableError: the server does not run or does not answer.
+        """
+        client = self._client
+        if client is None:
+            raise UnavailableError("the llama.cpp server does not run")
+        return sum(await client.processing())
+
+
+def _start_server(settings: LlamaSettings) -> Any:
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(settings.model_path)
+    params.n_ctx = settings.n_ctx * settings.n_slots
+    params.n_parallel = settings.n_slots
+    params.n_batch = params.n_ubatch = settings.batch_tokens
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings.n_threads
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    # Every open stream holds one of these threads for as long as it lasts.
+    params.n_threads_http = settings.n_slots + _EXTRA_HTTP_THREADS
+    params.warmup = False
+    params.ui = False
+    params.verbosity = _SILENT
+    return xllamacpp.Server(params)
+
+
+def lower_priority() -> None:
+    """Lets every other process of the machine go first, above all Layer 1."""
+    os.nice(19)
+    if hasattr(os, "sched_setscheduler"):
+        try:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        except OSError:
+            # Not allowed here; niceness alone then has to do.
+            return

@@ -1,0 +1,182 @@
+"""llama.cpp's HTTP server as an Engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import httpx
+
+from airan.core.errors import InvalidInputError, UnavailableError
+from marketplace.engines.base import FinishReason, SamplingParams, TokenChunk
+
+_SEED_RANGE = 2**32 - 1
+_TIMEOUT = httpx.Timeout(30.0, read=120.0)
+
+
+class LlamaCppEngine:
+    """Talks to the server at `url`.
+
+    llama.cpp does not notice a closed connection while it works through a prompt, so the prompt
+    is fed in pieces of `prefill_piece_tokens`, one piece at a time over all slots: whatever is
+    stopped costs at most one piece. 0 feeds prompts whole.
+    """
+
+    def __init__(self, url: str, prefill_piece_tokens: int = 0) -> None:
+        self.url = url
+        self._piece = prefill_piece_tokens
+        self._prefill = asyncio.Lock()
+        self._cached: dict[int, list[int]] = {}
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        self._http = httpx.AsyncClient(
+            base_url=url, timeout=_TIMEOUT, limits=limits, trust_env=False
+        )
+
+    async def generate(
+        self, prompt_token_ids: Sequence[int], params: SamplingParams, *, slot: int
+    ) -> AsyncIterator[TokenChunk]:
+        """See Engine.generate."""
+        prompt = list(prompt_token_ids)
+        if self._piece:
+            await self._feed(prompt, slot)
+        body = {**_sampling(params), "prompt": prompt, "id_slot": slot, "cache_prompt": True}
+        body |= {"stream": True, "return_tokens": True, "n_predict": params.max_tokens}
+        n_generated = respelled = 0
+        try:
+            async with self._http.stream("POST", "/completion", json=body) as response:
+                if response.status_code != httpx.codes.OK:
+                    await response.aread()
+                    raise _refusal(response)
+                held = self._cached[slot] = prompt
+                async for message in _messages(response):
+                    chunk = await self._chunk(message, n_generated, respelled)
+                    n_generated = int(message.get("tokens_predicted", n_generated))
+                    respelled = chunk.n_generated - n_generated
+                    held.extend(chunk.token_ids)
+                    yield chunk
+                    if chunk.finish_reason is not None:
+                        return
+        except httpx.HTTPError as error:
+            raise self._lost(error) from error
+        raise UnavailableError(f"the engine at {self.url} ended its stream before it was done")
+
+    async def apply_template(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """See Engine.apply_template."""
+        body = {"messages": list(messages)}
+        return str((await self._post("/apply-template", body))["prompt"])
+
+    async def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        """See Engine.tokenize."""
+        body = {"content": text, "add_special": False, "parse_special": parse_special}
+        return list((await self._post("/tokenize", body))["tokens"])
+
+    async def health(self) -> bool:
+        """See Engine.health."""
+        try:
+            return (await self._http.get("/health")).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    async def processing(self) -> list[bool]:
+        """For each slot whether a request is being worked on."""
+        try:
+            response = await self._http.get("/slots")
+            return [bool(slot["is_processing"]) for slot in response.json()]
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            raise self._lost(error) from error
+
+    async def aclose(self) -> None:
+        """See Engine.aclose."""
+        await self._http.aclose()
+
+    async def _feed(self, prompt: list[int], slot: int) -> None:
+        """Fills the slot's cache piece by piece, from what it holds already up to the last piece.
+
+        What it holds has to be known: a piece shorter than the cache would throw the rest away.
+        """
+        start = _common_prefix(self._cached.get(slot, []), prompt)
+        self._cached[slot] = prompt[:start]
+        for end in range(start + self._piece, len(prompt), self._piece):
+            body = {"prompt": prompt[:end], "id_slot": slot, "cache_prompt": True, "n_predict": 0}
+            async with self._prefill:
+                await self._post("/completion", body)
+            self._cached[slot] = prompt[:end]
+
+    async def _chunk(self, message: Mapping[str, Any], n_before: int, respelled: int) -> TokenChunk:
+        """One message as a chunk; `respelled` corrects the engine's count for earlier chunks."""
+        n_generated = int(message.get("tokens_predicted", n_before))
+        text = str(message.get("content", ""))
+        ids = tuple(int(token) for token in message.get("tokens", ()))
+        final = bool(message.get("stop"))
+        n_new = n_generated - n_before
+        if text and len(ids) < n_new - final:
+            # A character of several tokens arrives at once, with the id of its last token only.
+            # The model may have spelled it in other tokens than these; the text is the same.
+            ids = tuple(await self.tokenize(text, parse_special=False))
+            respelled += len(ids) - n_new
+        reason = _finish_reason(message) if final else None
+        return TokenChunk(text, ids, n_generated + respelled, reason)
+
+    async def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            response = await self._http.post(path, json=body)
+            if response.status_code != httpx.codes.OK:
+                raise _refusal(response)
+            return dict(response.json())
+        except (httpx.HTTPError, json.JSONDecodeError) as error:
+            raise self._lost(error) from error
+
+    def _lost(self, error: Exception) -> UnavailableError:
+        return UnavailableError(
+            f"the engine at {self.url} cannot be reached: {error or type(error).__name__}"
+        )
+
+
+async def _messages(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+    """The JSON objects of a server-sent event stream."""
+    rest = b""
+    async for data in response.aiter_bytes():
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data: "):
+                yield json.loads(line[6:])
+            elif line.startswith(b"error: "):
+                raise UnavailableError(f"the engine broke off: {line[7:].decode()}")
+
+
+def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many leading items are equal."""
+    for index, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return index
+    return min(len(left), len(right))
+
+
+def _sampling(params: SamplingParams) -> dict[str, Any]:
+    return {
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "top_k": 0,
+        "min_p": 0.0,
+        "presence_penalty": params.presence_penalty,
+        "frequency_penalty": params.frequency_penalty,
+        "seed": -1 if params.seed is None else params.seed % _SEED_RANGE,
+        "samplers": ["penalties", "top_p", "temperature"],
+    }
+
+
+def _finish_reason(message: Mapping[str, Any]) -> FinishReason:
+    return "length" if message.get("stop_type") == "limit" else "stop"
+
+
+def _refusal(response: httpx.Response) -> Exception:
+    """The engine's HTTP error as one of ours: 4xx is the request's fault, all else passes."""
+    try:
+        message = str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        message = response.text[:200]
+    if response.status_code in (httpx.codes.BAD_REQUEST, httpx.codes.UNPROCESSABLE_ENTITY):
+        return InvalidInputError("prompt", f"the engine refuses it: {message}")
+    return UnavailableError(f"the engine answers {response.status_code}: {message}")

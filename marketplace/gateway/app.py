@@ -1,0 +1,81 @@
+"""The gateway as one ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from airan.core.clock import Clock, SystemClock
+from airan.core.errors import AiranError
+from marketplace.gateway import admin_api, errors, nvcf_api, openai_api
+from marketplace.gateway.edge import EdgeMiddleware, request_counter
+from marketplace.gateway.runtime import Runtime
+from marketplace.gateway.settings import GatewaySettings
+from marketplace.meter import Meter
+
+_HANDLERS = {
+    errors.ApiError: errors.answer_api_error,
+    AiranError: errors.answer_airan_error,
+    HTTPException: errors.answer_http_exception,
+    RequestValidationError: errors.answer_validation_error,
+}
+
+
+def build_app(
+    settings: GatewaySettings, clock: Clock | None = None, *, behind_serve: bool = False
+) -> FastAPI:
+    """The application; its lifespan opens the database and follows the engines.
+
+    `behind_serve`: Ray Serve's proxy is in front, which marks requests and responses with an id
+    by itself. The Runtime is `app.state.runtime`.
+    """
+    runtime = Runtime(settings, clock or SystemClock(), Meter())
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await runtime.start()
+        yield
+        await runtime.stop()
+
+    app = FastAPI(title="airan marketplace", lifespan=lifespan, redirect_slashes=False)
+    app.state.runtime = runtime
+    for kind, handler in _HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+    for module in (openai_api, nvcf_api, admin_api):
+        app.include_router(module.build_router(runtime))
+    _add_probes(app, runtime)
+    app.add_middleware(
+        EdgeMiddleware,
+        count=request_counter(runtime.meter.http),
+        sends_request_id=not behind_serve,
+    )
+    return app
+
+
+def _add_probes(app: FastAPI, runtime: Runtime) -> None:
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        """200 `ready` with an engine on a lease, 200 `waiting` without a lease; else 503."""
+        phases = {
+            engine.state.name: engine.state.phase for engine in runtime.dispatcher.pool.engines
+        }
+        reachable = [phase for phase in phases.values() if phase != "lost"]
+        if not reachable:
+            return JSONResponse({"status": "unavailable", "engines": phases}, 503)
+        status = "ready" if "ready" in reachable else "waiting"
+        return JSONResponse({"status": status, "engines": phases})
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        runtime.meter.observe(runtime.live_stats())
+        return Response(generate_latest(runtime.meter.registry), media_type=CONTENT_TYPE_LATEST)

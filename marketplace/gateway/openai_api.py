@@ -1,0 +1,64 @@
+"""OpenAI's interface: /v1/models and /v1/chat/completions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from marketplace.chat import completion, usage_object
+from marketplace.gateway.errors import from_outcome, model_not_found
+from marketplace.gateway.runtime import Runtime
+from marketplace.gateway.streaming import ChatStream, wait_for_job
+
+
+def build_router(runtime: Runtime) -> APIRouter:
+    """The routes under /v1."""
+    router = APIRouter(prefix="/v1", tags=["openai"])
+
+    @router.get("/models")
+    async def list_models(request: Request) -> dict[str, Any]:
+        await runtime.authenticate(request)
+        return {"object": "list", "data": [_model(runtime, name) for name in runtime.offers]}
+
+    @router.get("/models/{name:path}")
+    async def get_model(name: str, request: Request) -> dict[str, Any]:
+        await runtime.authenticate(request)
+        if name not in runtime.offers:
+            raise model_not_found(name, list(runtime.offers))
+        return _model(runtime, name)
+
+    @router.post("/chat/completions")
+    async def create_chat_completion(request: Request) -> Response:
+        job = await runtime.new_job(request, "sync")
+        await runtime.dispatcher.prepare(job, runtime.settings.engine_wait_s)
+        await runtime.dispatcher.submit(job)
+        if job.request.stream:
+            return ChatStream(runtime, job)
+        await wait_for_job(runtime, request, job)
+        outcome = job.outcome
+        if outcome is None or outcome.state != "completed":
+            raise from_outcome(outcome) if outcome else RuntimeError("a job ended without outcome")
+        usage = usage_object(outcome.input_tokens, outcome.output_tokens, job.preemptions)
+        reason = outcome.finish_reason or "stop"
+        return JSONResponse(
+            completion(job.id, job.request.model, job.created_s, job.text, reason, usage)
+        )
+
+    return router
+
+
+def _model(runtime: Runtime, name: str) -> dict[str, Any]:
+    offer = runtime.offers[name]
+    return {
+        "id": name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "airan",
+        "airan": {
+            "context_tokens": offer.n_ctx,
+            "price_usd_per_1k_input_tokens": offer.price.input_micro_usd_per_1k / 1e6,
+            "price_usd_per_1k_output_tokens": offer.price.output_micro_usd_per_1k / 1e6,
+        },
+    }

@@ -1,0 +1,247 @@
+"""The running parts behind the HTTP interface, from start to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+from collections.abc import Coroutine
+from typing import Any
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from airan.core.clock import Clock
+from airan.core.errors import UnavailableError
+from marketplace.chat import parse_chat_request
+from marketplace.dispatch import Dispatcher, ModelOffer
+from marketplace.gateway.errors import ApiError, invalid_api_key, model_not_found
+from marketplace.gateway.settings import GatewaySettings
+from marketplace.jobs import Job
+from marketplace.keys import key_hash
+from marketplace.meter import Meter
+from marketplace.store.accounts import Principal
+from marketplace.store.database import Database
+from marketplace.store.ledger import unpack_ids
+
+_KEY_CACHE_S = 5.0
+_LOCK_WAIT_S = 30.0
+_LOCK_POLL_S = 0.1
+
+
+class Runtime:
+    """Database, meter and dispatcher of one gateway; use start() and stop()."""
+
+    def __init__(self, settings: GatewaySettings, clock: Clock, meter: Meter) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.meter = meter
+        self.offers: dict[str, ModelOffer] = {offer.name: offer for offer in settings.models}
+        self.async_jobs: dict[str, Job] = {}
+        self._keys: dict[str, tuple[float, Principal]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._lock_fd = -1
+        self._admin_key = hashlib.sha256(settings.read_admin_key().encode()).digest()
+        self._admin_open = bool(settings.read_admin_key())
+
+    async def start(self) -> None:
+        """Opens the database, follows the engines, and goes on with the stored jobs.
+
+        Raises:
+            UnavailableError: another gateway keeps the state folder.
+            ConfigError: the database cannot be opened.
+        """
+        self.settings.state_dir.mkdir(parents=True, exist_ok=True)
+        await self._lock()
+        self.db = Database(self.settings.url_of_database)
+        ledger = self.db.ledger
+        open_jobs = await self.db.call(ledger.recover, self.clock.now_s())
+        self.meter.load_ttft(await self.db.call(ledger.recent_ttft_ms))
+        self.dispatcher = Dispatcher(
+            self.db,
+            self.offers,
+            self.settings.engine_urls,
+            self.meter,
+            self.clock,
+            max_waiting=self.settings.max_waiting,
+        )
+        self.dispatcher.start()
+        for row in open_jobs:
+            self._go_on(row)
+
+    async def stop(self) -> None:
+        """Cuts the streams and closes the database; open jobs wait there for the next start."""
+        await self.dispatcher.stop()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self.db.close)
+        os.close(self._lock_fd)
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Runs `work` beside the requests, whatever becomes of the request that asked for it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def authenticate(self, request: Request) -> Principal:
+        """Whom the request's key speaks for.
+
+        Raises:
+            ApiError: 401.
+        """
+        key = bearer_key(request)
+        if not key:
+            raise invalid_api_key()
+        hashed, now_s = key_hash(key), self.clock.monotonic_s()
+        cached = self._keys.get(hashed)
+        if cached is not None and cached[0] > now_s:
+            return cached[1]
+        principal = await self.db.call(self.db.accounts.authenticate, key)
+        if principal is None:
+            self._keys.pop(hashed, None)
+            raise invalid_api_key()
+        self._keys[hashed] = (now_s + _KEY_CACHE_S, principal)
+        return principal
+
+    def forget_keys(self) -> None:
+        """Has every key looked up again; called when one was revoked."""
+        self._keys.clear()
+
+    def check_admin(self, request: Request) -> None:
+        """Lets the admin key through.
+
+        Raises:
+            ApiError: 401 for a wrong key, 403 where there is no admin key.
+        """
+        if not self._admin_open:
+            raise ApiError(403, "This gateway has no admin key, so /admin/v1 is closed.")
+        given = hashlib.sha256(bearer_key(request).encode()).digest()
+        if not hmac.compare_digest(given, self._admin_key):
+            raise ApiError(
+                401,
+                "No valid admin key: send it in the header `Authorization: Bearer <key>`.",
+                code="invalid_admin_key",
+            )
+
+    async def new_job(self, request: Request, kind: Any, model: str | None = None) -> Job:
+        """Checks key, body and model of a chat completion and makes a job of it.
+
+        `model` is the one named by the address, which the body may leave out.
+
+        Raises:
+            ApiError: 400, 401, 404 or 413.
+            InvalidInputError: a parameter is wrong or not supported.
+        """
+        started_s = self.clock.monotonic_s()
+        principal = await self.authenticate(request)
+        values = await read_json(request, self.settings.max_body_bytes)
+        if model is not None and isinstance(values, dict):
+            values = {**values, "model": model}
+        name = values.get("model") if isinstance(values, dict) else None
+        if isinstance(name, str) and name not in self.offers:
+            raise model_not_found(name, list(self.offers))
+        chat = parse_chat_request(values)
+        return Job(kind, principal, chat, self.clock.now_s(), started_s)
+
+    def keep(self, job: Job) -> None:
+        """Has an asynchronous job found by its id while this process works on it."""
+        self.async_jobs[job.id] = job
+        self.spawn(self._forget_when_done(job))
+
+    def live_stats(self) -> dict[str, Any]:
+        """What is going on now."""
+        running, waiting = self.dispatcher.running, self.dispatcher.waiting
+        engines = [
+            {
+                "name": engine.state.name,
+                "url": engine.agent_url,
+                "phase": engine.state.phase,
+                "lease_id": engine.state.lease_id,
+                "running": self.dispatcher.running_on(engine),
+                "max_concurrent": engine.state.max_concurrent,
+            }
+            for engine in self.dispatcher.pool.engines
+        ]
+        return {
+            "waiting": len(waiting),
+            "running": len(running),
+            "output_tokens": sum(job.n_output for job in (*running, *waiting)),
+            "tokens_per_s": self.meter.tokens_per_s(self.clock.monotonic_s()),
+            "engines": engines,
+            "time_to_first_token_ms": self.meter.ttft_percentiles(),
+        }
+
+    def _go_on(self, row: dict[str, Any]) -> None:
+        chat = parse_chat_request(json.loads(row["request"]))
+        job = Job(
+            "async",
+            Principal(row["tenant_id"], row["key_id"]),
+            chat,
+            row["created_s"],
+            # Its time to first token counts from the day it came in.
+            self.clock.monotonic_s() - (self.clock.now_s() - row["created_s"]),
+            id=row["id"],
+        )
+        job.ttft_ms = row["ttft_ms"]
+        job.restore(unpack_ids(row["generated_ids"]), row["text"] or "", row["preemptions"])
+        self.keep(job)
+        self.dispatcher.enqueue(job)
+
+    async def _forget_when_done(self, job: Job) -> None:
+        await job.done.wait()
+        self.async_jobs.pop(job.id, None)
+
+    async def _lock(self) -> None:
+        """Two dispatchers on one database would both run its open jobs."""
+        path = self.settings.state_dir / "gateway.lock"
+        self._lock_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        waited_s = 0.0
+        while True:
+            try:
+                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waited_s >= _LOCK_WAIT_S:
+                    os.close(self._lock_fd)
+                    raise UnavailableError(
+                        f"another gateway keeps {path}", remedy="stop it first"
+                    ) from None
+                await asyncio.sleep(_LOCK_POLL_S)
+                waited_s += _LOCK_POLL_S
+            else:
+                return
+
+
+def bearer_key(request: Request) -> str:
+    """The key in the Authorization header, or an empty string."""
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
+
+
+async def read_json(request: Request, limit_bytes: int) -> Any:
+    """The request's body, decoded.
+
+    Raises:
+        ApiError: 400 if it is no JSON, 413 if it is longer than `limit_bytes`.
+    """
+    too_large = ApiError(413, f"The body is longer than {limit_bytes} bytes.")
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > limit_bytes:
+        raise too_large
+    body = bytearray()
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > limit_bytes:
+                raise too_large
+    except ClientDisconnect as error:
+        raise ApiError(400, "The connection ended within the body.") from error
+    try:
+        return json.loads(bytes(body), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"The body is no JSON: {error}", code="invalid_json") from error
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON value")

@@ -1,0 +1,53 @@
+"""What the gateway needs to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from airan.core.errors import ConfigError
+from marketplace.dispatch import ModelOffer
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    """Settings of one gateway."""
+
+    models: tuple[ModelOffer, ...]
+    engine_urls: tuple[str, ...]
+    """Addresses of the engine agents' state servers, e.g. http://127.0.0.1:8081."""
+    state_dir: Path
+    """Holds the database (unless `database_url` says otherwise) and the lock against a twin."""
+    host: str = "127.0.0.1"
+    port: int = 8080
+    database_url: str = ""
+    admin_key: str = ""
+    admin_key_file: Path | None = None
+    """Read at start if `admin_key` is empty; without either, /admin/v1 is closed."""
+    temp_dir: Path | None = None
+    """Ray's session files; None takes a short path of this site's own under /tmp."""
+    max_body_bytes: int = 1 << 20
+    max_waiting: int = 512
+    engine_wait_s: float = 20.0
+    """How long a request waits for an engine to appear before it is answered 503."""
+
+    @property
+    def url_of_database(self) -> str:
+        """The database's URL."""
+        return self.database_url or f"sqlite:///{self.state_dir / 'marketplace.db'}"
+
+    def read_admin_key(self) -> str:
+        """The admin key, or an empty string.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        if self.admin_key or self.admin_key_file is None:
+            return self.admin_key
+        try:
+            return self.admin_key_file.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ConfigError(
+                f"admin key file {self.admin_key_file} cannot be read: {error.strerror}",
+                remedy="run airan up once, which writes it, or correct its permissions",
+            ) from error

@@ -1,0 +1,135 @@
+"""A job's answer as a stream of server-sent events, and waiting for one without a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from fastapi import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from marketplace.chat import completion_id, usage_object
+from marketplace.gateway.errors import from_outcome
+from marketplace.gateway.runtime import Runtime
+from marketplace.jobs import FeedItem, Job, Waiting
+from marketplace.store.ledger import Outcome
+
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+_KEEP_ALIVE = b": waiting\n\n"
+_DONE = b"data: [DONE]\n\n"
+
+
+class ChatStream(Response):
+    """An ASGI response. Its end reaches the engine: a client that goes away cancels its job."""
+
+    def __init__(self, runtime: Runtime, job: Job) -> None:
+        super().__init__()
+        self._runtime = runtime
+        self._job = job
+        start = {
+            "id": completion_id(job.id),
+            "object": "chat.completion.chunk",
+            "created": int(job.created_s),
+            "model": job.request.model,
+        }
+        if job.request.include_usage:
+            start["usage"] = None
+        self._start = start
+        # All chunks but the text are the same: the text is all that is encoded for each.
+        head, tail = json.dumps(
+            self._chunk([_choice({"content": "\0"}, None)]), ensure_ascii=False
+        ).split('"\\u0000"')
+        self._head, self._tail = "data: " + head, tail + "\n\n"
+
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+        """Sends the answer as it grows."""
+        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        listener = asyncio.create_task(self._listen(receive))
+        gone = False
+        try:
+            first = self._event(self._chunk([_choice({"role": "assistant", "content": ""}, None)]))
+            await _send_body(send, first)
+            while not gone:
+                items = [await self._job.feed.get()]
+                while not self._job.feed.empty():
+                    items.append(self._job.feed.get_nowait())
+                body, done = self._encode(items)
+                await _send_body(send, body)
+                if done:
+                    break
+                gone = listener.done()
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            listener.cancel()
+            if self._job.outcome is None:
+                self._runtime.spawn(self._runtime.dispatcher.cancel(self._job))
+
+    async def _listen(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        # Wakes the sender, which may be waiting for an engine.
+        self._job.feed.put_nowait(Waiting())
+
+    def _encode(self, items: list[FeedItem]) -> tuple[bytes, bool]:
+        parts: list[bytes] = []
+        for item in items:
+            if isinstance(item, str):
+                parts.append((self._head + json.dumps(item) + self._tail).encode())
+            elif isinstance(item, Outcome):
+                parts.append(self._end(item))
+                return b"".join(parts), True
+            else:
+                parts.append(_KEEP_ALIVE)
+        return b"".join(parts), False
+
+    def _end(self, outcome: Outcome) -> bytes:
+        if outcome.state != "completed":
+            return self._event(from_outcome(outcome).body())
+        job = self._job
+        last = self._chunk([_choice({}, outcome.finish_reason)])
+        last["airan"] = {"preemptions": job.preemptions}
+        parts = [self._event(last)]
+        if job.request.include_usage:
+            usage = usage_object(outcome.input_tokens, outcome.output_tokens, job.preemptions)
+            parts.append(self._event(self._chunk([]) | {"usage": usage}))
+        return b"".join([*parts, _DONE])
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {**self._start, "choices": choices}
+
+    @staticmethod
+    def _event(values: dict[str, Any]) -> bytes:
+        return f"data: {json.dumps(values)}\n\n".encode()
+
+
+async def wait_for_job(runtime: Runtime, request: Request, job: Job) -> None:
+    """Waits until the job ended; a client that goes away cancels it."""
+    done = asyncio.create_task(job.done.wait())
+    gone = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        done.cancel()
+        gone.cancel()
+        if job.outcome is None:
+            runtime.spawn(runtime.dispatcher.cancel(job))
+    await job.done.wait()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _send_body(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+def _choice(delta: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}

@@ -1,0 +1,183 @@
+"""One inference request on its way: what it has so far, and what its client waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from marketplace.chat import ChatRequest
+from marketplace.engines.base import TokenChunk
+from marketplace.store.accounts import Principal
+from marketplace.store.ledger import Outcome
+
+JobState = Literal["queued", "running", "preempted", "completed", "failed", "cancelled"]
+
+
+class Waiting:
+    """Put on a job's feed while it waits for an engine."""
+
+
+WAITING = Waiting()
+FeedItem = str | Waiting | Outcome
+
+
+class StopMatcher:
+    """Cuts a text at the first stop sequence, over any division into pieces and any pause.
+
+    Text that may be the beginning of a stop sequence is held back until that is known.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.matched = False
+
+    def feed(self, text: str) -> str:
+        """Adds text; returns what is certain to belong to the answer."""
+        if not self._stops:
+            return text
+        held = self._held + text
+        cuts = [at for stop in self._stops if (at := held.find(stop)) >= 0]
+        if cuts:
+            self.matched, self._held = True, ""
+            return held[: min(cuts)]
+        keep = max(_overlap(held, stop) for stop in self._stops)
+        self._held = held[len(held) - keep :]
+        return held[: len(held) - keep]
+
+    def flush(self) -> str:
+        """What was held back, at the end of the text."""
+        held, self._held = self._held, ""
+        return held
+
+
+@dataclass(frozen=True)
+class Pause:
+    """What a job had when its engine was taken away: what must still be there at the end."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    n_reported: int
+    """Tokens the engine had reported by then, over all its turns."""
+
+
+@dataclass(eq=False)
+class Job:
+    """State of a request in the dispatcher; only the event loop touches it."""
+
+    kind: Literal["sync", "async"]
+    principal: Principal
+    request: ChatRequest
+    created_s: float
+    started_s: float
+    """Monotonic time at which the request came in."""
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    prompt_ids: list[int] | None = None
+    max_tokens: int = 0
+    state: JobState = "queued"
+    token_ids: list[int] = field(default_factory=list)
+    raw_text: str = ""
+    """All text generated, stop sequences and all."""
+    text: str = ""
+    """The answer so far."""
+    n_withheld: int = 0
+    """Tokens of a character that `max_tokens` cut in two: generated, but no text."""
+    pauses: list[Pause] = field(default_factory=list)
+    preemptions: int = 0
+    ttft_ms: float | None = None
+    place: tuple[str, int] | None = None
+    """Engine and slot that hold this job's cache."""
+    setbacks: int = 0
+    """Turns in a row that an engine broke off without a single token."""
+    sequence: int = 0
+    saved_s: float = 0.0
+    outcome: Outcome | None = None
+    feed: asyncio.Queue[FeedItem] = field(default_factory=asyncio.Queue)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self._stops = StopMatcher(self.request.stops)
+        self._n_before_turn = 0
+        self._n_in_turn = 0
+
+    @property
+    def n_output(self) -> int:
+        """Tokens generated, those without text included."""
+        return len(self.token_ids) + self.n_withheld
+
+    @property
+    def n_left(self) -> int:
+        """Tokens that may still be generated."""
+        return self.max_tokens - len(self.token_ids)
+
+    def restore(self, token_ids: list[int], text: str, preemptions: int) -> None:
+        """Takes over what a stored job had."""
+        self.token_ids, self.preemptions = token_ids, preemptions
+        self._n_before_turn = len(token_ids)
+        self._take(text)
+        if preemptions:
+            self.pauses.append(Pause(tuple(token_ids), self.text, len(token_ids)))
+
+    def begin_turn(self) -> None:
+        """An engine starts, or goes on, working on the job."""
+        self.state = "running"
+        self._n_before_turn += self._n_in_turn
+        self._n_in_turn = 0
+
+    def record(self, chunk: TokenChunk) -> bool:
+        """Adds what the engine generated; True when a stop sequence ends the answer."""
+        self.token_ids.extend(chunk.token_ids)
+        self._n_in_turn = chunk.n_generated
+        if chunk.token_ids:
+            self.setbacks = 0
+        if chunk.text:
+            self._take(chunk.text)
+        if chunk.finish_reason == "length":
+            self.n_withheld = max(0, self.max_tokens - len(self.token_ids))
+        if chunk.finish_reason is not None and not self._stops.matched:
+            self._deliver(self._stops.flush())
+        return self._stops.matched
+
+    def pause(self) -> None:
+        """The engine is gone; remembers what there was for the account of lost tokens."""
+        self.state = "preempted"
+        self.preemptions += 1
+        n_reported = self._n_before_turn + self._n_in_turn
+        self.pauses.append(Pause(tuple(self.token_ids), self.text, n_reported))
+        self.feed.put_nowait(WAITING)
+
+    def tokens_lost(self) -> int:
+        """Tokens generated before a pause that the present answer does not contain."""
+        return max((_missing(pause, self) for pause in self.pauses), default=0)
+
+    def _take(self, text: str) -> None:
+        self.raw_text += text
+        self._deliver(self._stops.feed(text))
+
+    def _deliver(self, text: str) -> None:
+        if text:
+            self.text += text
+            self.feed.put_nowait(text)
+
+
+def _missing(pause: Pause, job: Job) -> int:
+    kept = 0
+    for before, after in zip(pause.token_ids, job.token_ids, strict=False):
+        if before != after:
+            break
+        kept += 1
+    if not job.text.startswith(pause.text):
+        # The ids agree but the text does not: the part that differs counts as a token at least.
+        kept = min(kept, len(pause.token_ids) - 1)
+    return max(pause.n_reported, len(pause.token_ids)) - kept
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    for length in range(min(len(stop) - 1, len(text)), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0

@@ -1,0 +1,115 @@
+"""The engines a dispatcher may use, as their agents describe them from moment to moment."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import httpx
+
+from marketplace.engines.base import Engine, EngineState
+from marketplace.engines.llamacpp import LlamaCppEngine
+
+log = logging.getLogger(__name__)
+
+# The agent sends its state at least once a second, at the lowest CPU priority.
+_SILENCE_S = 6.0
+_RETRY_S = 0.2
+_MAX_RETRY_S = 1.0
+
+
+class PooledEngine:
+    """One engine: its agent's last state, and a client for it."""
+
+    def __init__(self, agent_url: str) -> None:
+        self.agent_url = agent_url
+        self.state = EngineState(name=agent_url, model="", phase="lost")
+        self.client: Engine | None = None
+        self.avoid_until_s = 0.0
+        """Monotonic time before which no job is sent here, after it broke one off."""
+
+    async def update(self, state: EngineState) -> None:
+        """Takes over the agent's state; another address means another server."""
+        before, self.state = self.state, state
+        if state.url != before.url or (self.client is None and state.url):
+            old = self.client
+            self.client = (
+                LlamaCppEngine(state.url, state.prefill_piece_tokens) if state.url else None
+            )
+            if old is not None:
+                await old.aclose()
+
+
+class EnginePool:
+    """Follows the agents at `agent_urls`; `on_change(engine, before)` hears of every change."""
+
+    def __init__(
+        self,
+        agent_urls: Sequence[str],
+        on_change: Callable[[PooledEngine, EngineState], None],
+    ) -> None:
+        self.engines = [PooledEngine(url) for url in agent_urls]
+        self._on_change = on_change
+        self._changed = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begins to follow the agents."""
+        self._tasks = [asyncio.create_task(self._follow(engine)) for engine in self.engines]
+
+    async def stop(self) -> None:
+        """Ends that and closes the clients."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for engine in self.engines:
+            if engine.client is not None:
+                await engine.client.aclose()
+
+    def any_client(self, model: str) -> Engine | None:
+        """An engine that can template and tokenise for `model`, with a lease or without."""
+        for engine in self.engines:
+            if engine.client is not None and engine.state.model == model:
+                return engine.client
+        return None
+
+    async def wait_for_client(self, model: str, timeout_s: float) -> Engine | None:
+        """Like any_client, but gives an engine time to appear."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while (client := self.any_client(model)) is None:
+                    self._changed.clear()
+                    await self._changed.wait()
+                return client
+        except TimeoutError:
+            return None
+
+    async def _follow(self, engine: PooledEngine) -> None:
+        timeout = httpx.Timeout(_SILENCE_S)
+        pause_s = _RETRY_S
+        async with httpx.AsyncClient(timeout=timeout, trust_env=False) as http:
+            while True:
+                try:
+                    async with http.stream("GET", f"{engine.agent_url}/state/watch") as response:
+                        response.raise_for_status()
+                        async for line in response.aiter_lines():
+                            if line.startswith("data: "):
+                                pause_s = _RETRY_S
+                                state = EngineState.from_dict(json.loads(line[6:]))
+                                await self._take(engine, state)
+                except (httpx.HTTPError, ValueError, TypeError) as error:
+                    log.debug("engine agent %s: %s", engine.agent_url, error)
+                await self._take(engine, replace(engine.state, phase="lost", url="", running=0))
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _MAX_RETRY_S)
+
+    async def _take(self, engine: PooledEngine, state: EngineState) -> None:
+        before = engine.state
+        if state == before:
+            return
+        await engine.update(state)
+        self._on_change(engine, before)
+        self._changed.set()

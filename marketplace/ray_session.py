@@ -1,0 +1,70 @@
+"""The private local Ray of one gateway: where its files lie, which processes it has, their end."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+log = logging.getLogger(__name__)
+
+MARK = "AIRAN_RAY_SESSION"
+"""Environment variable that every process of the session inherits; its value names the session."""
+
+_STOP_S = 5.0
+_MAX_TEMP_DIR_CHARACTERS = 40
+
+
+class RaySession:
+    """Names the session of the gateway that keeps its state in `state_dir`."""
+
+    def __init__(self, state_dir: Path, temp_dir: Path | None = None) -> None:
+        self.name = hashlib.sha256(str(state_dir.absolute()).encode()).hexdigest()[:12]
+        self.temp_dir = temp_dir or Path(tempfile.gettempdir()) / f"airan-{self.name}"
+        if len(str(self.temp_dir)) > _MAX_TEMP_DIR_CHARACTERS:
+            # Ray puts Unix sockets below it, and their paths may have 107 characters at most.
+            self.temp_dir = Path("/tmp") / f"airan-{self.name}"
+
+    def mark_environment(self) -> None:
+        """Has this process's children inherit the session's mark."""
+        os.environ[MARK] = self.name
+
+    def processes(self) -> list[psutil.Process]:
+        """The session's living processes, this one not counted."""
+        found = []
+        for process in psutil.process_iter():
+            if process.pid == os.getpid():
+                continue
+            try:
+                if (
+                    process.status() != psutil.STATUS_ZOMBIE
+                    and process.environ().get(MARK) == self.name
+                ):
+                    found.append(process)
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return found
+
+    def clean(self) -> int:
+        """Kills what is left of the session and removes its files; returns how many were left."""
+        deadline_s = time.monotonic() + _STOP_S
+        n_killed = 0
+        # A dying raylet may still start a worker, so look until none is left.
+        while (left := self.processes()) and time.monotonic() < deadline_s:
+            for process in left:
+                try:
+                    process.kill()
+                    n_killed += 1
+                except psutil.NoSuchProcess:
+                    continue
+            psutil.wait_procs(left, timeout=1.0)
+        if left:
+            log.error("processes of Ray session %s do not end: %s", self.name, left)
+        shutil.rmtree(self.temp_dir, ignore_errors=True)
+        return n_killed

@@ -1,0 +1,1 @@
+"""Durable state of the marketplace: tenants, keys, jobs, usage and events."""

@@ -1,0 +1,53 @@
+"""The store seen from the event loop: one thread does all the work, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
+
+from marketplace.store.accounts import Accounts
+from marketplace.store.ledger import Ledger
+from marketplace.store.schema import open_database
+
+P = ParamSpec("P")
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Database:
+    """`accounts` and `ledger` are blocking; reach them through call() and post().
+
+    Calls run one after the other in the order given, so what was posted is stored before what is
+    called later.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = open_database(url)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+        self.accounts = Accounts(self._engine)
+        self.ledger = Ledger(self._engine)
+
+    async def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs `work` in the store's thread and waits for it.
+
+        Cancelling the waiting does not undo the work.
+        """
+        done = asyncio.wrap_future(self._thread.submit(work, *args, **kwargs))
+        return await asyncio.shield(done)
+
+    def post(self, work: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Has `work` done soon; a failure is logged."""
+        self._thread.submit(work, *args, **kwargs).add_done_callback(_log_failure)
+
+    def close(self) -> None:
+        """Finishes what was posted, then closes the database."""
+        self._thread.shutdown(wait=True)
+        self._engine.dispose()
+
+
+def _log_failure(done: Future[Any]) -> None:
+    if not done.cancelled() and (error := done.exception()) is not None:
+        log.error("the store could not write: %s", error, exc_info=error)

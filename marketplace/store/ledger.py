@@ -1,0 +1,220 @@
+"""Jobs, their usage and the events around them."""
+
+from __future__ import annotations
+
+import array
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, func, insert, select, update
+
+from marketplace.money import MICRO_USD_PER_USD, Price
+from marketplace.store.schema import events, jobs, tenants, usage
+
+OPEN_STATES = ("queued", "running", "preempted")
+_RECENT_TTFT = 1000
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended. `text` is kept for asynchronous jobs, whose client fetches it later."""
+
+    state: str  # completed | cancelled | failed
+    input_tokens: int
+    output_tokens: int
+    tokens_lost: int = 0
+    finish_reason: str | None = None
+    text: str | None = None
+    ttft_ms: float | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+
+    @property
+    def billed(self) -> bool:
+        """Completed jobs are billed, and cancelled ones for what they got; failed ones never."""
+        return self.state == "completed" or (self.state == "cancelled" and self.output_tokens > 0)
+
+
+class Ledger:
+    """All calls are blocking and safe from several threads."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def add_job(self, row: dict[str, Any], now_s: float) -> None:
+        """Stores a new job: id, kind, tenant_id, key_id, model, request, input_tokens."""
+        with self._engine.begin() as connection:
+            connection.execute(
+                insert(jobs).values(
+                    row | {"state": "queued", "created_s": now_s, "updated_s": now_s}
+                )
+            )
+
+    def set_running(self, job_id: str, now_s: float, input_tokens: int) -> None:
+        """Notes that an engine works on the job."""
+        self._update_open(job_id, state="running", updated_s=now_s, input_tokens=input_tokens)
+
+    def checkpoint(
+        self, job_id: str, ids: Sequence[int], text: str, preemptions: int | None, now_s: float
+    ) -> None:
+        """Keeps what an asynchronous job has so far; `preemptions` not None: it is paused now."""
+        values: dict[str, Any] = {"generated_ids": pack_ids(ids), "text": text, "updated_s": now_s}
+        if preemptions is not None:
+            values |= {"state": "preempted", "preemptions": preemptions}
+        self._update_open(job_id, **values)
+
+    def set_preempted(self, job_id: str, preemptions: int, now_s: float) -> None:
+        """Notes that a job lost its engine; what it has lives on with its connection."""
+        self._update_open(job_id, state="preempted", preemptions=preemptions, updated_s=now_s)
+
+    def finish(self, job_id: str, outcome: Outcome, price: Price, now_s: float) -> bool:
+        """Ends the job and bills it in one transaction; False if it had ended already.
+
+        A job that ended stays as it ended: finishing twice bills once.
+        """
+        values = {
+            "state": outcome.state,
+            "input_tokens": outcome.input_tokens,
+            "output_tokens": outcome.output_tokens,
+            "tokens_lost": outcome.tokens_lost,
+            "finish_reason": outcome.finish_reason,
+            "text": outcome.text,
+            "generated_ids": None,
+            "ttft_ms": outcome.ttft_ms,
+            "error_code": outcome.error_code,
+            "error_message": outcome.error_message,
+            "updated_s": now_s,
+        }
+        query = update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(OPEN_STATES))
+        owner = (jobs.c.tenant_id, jobs.c.key_id, jobs.c.model)
+        with self._engine.begin() as connection:
+            row = connection.execute(query.values(values).returning(*owner)).first()
+            if row is None:
+                return False
+            if outcome.billed:
+                bill = {
+                    "job_id": job_id,
+                    **dict(row._mapping),
+                    "input_tokens": outcome.input_tokens,
+                    "output_tokens": outcome.output_tokens,
+                    "amount_micro_usd": price.amount_micro_usd(
+                        outcome.input_tokens, outcome.output_tokens
+                    ),
+                    "created_s": now_s,
+                }
+                connection.execute(insert(usage).values(bill))
+        return True
+
+    def recover(self, now_s: float) -> list[dict[str, Any]]:
+        """After a restart: ends the jobs whose connection died, returns those to go on with."""
+        ended = update(jobs).where(jobs.c.state.in_(OPEN_STATES), jobs.c.kind == "sync")
+        ended = ended.values(
+            state="failed",
+            error_code="gateway_restarted",
+            error_message="the gateway restarted and the connection was lost; not billed",
+            updated_s=now_s,
+        )
+        left = select(jobs).where(jobs.c.state.in_(OPEN_STATES)).order_by(jobs.c.created_s)
+        with self._engine.begin() as connection:
+            connection.execute(ended)
+            return [dict(row) for row in connection.execute(left).mappings()]
+
+    def job(self, job_id: str) -> dict[str, Any] | None:
+        """The stored row of a job."""
+        with self._engine.connect() as connection:
+            row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().first()
+        return None if row is None else dict(row)
+
+    def usage(self, tenant: str | None = None) -> list[dict[str, Any]]:
+        """Billed jobs, tokens and money by tenant and model."""
+        query = select(
+            tenants.c.name.label("tenant"),
+            usage.c.model,
+            func.count().label("jobs"),
+            func.sum(usage.c.input_tokens).label("input_tokens"),
+            func.sum(usage.c.output_tokens).label("output_tokens"),
+            func.sum(usage.c.amount_micro_usd).label("amount_micro_usd"),
+        ).join_from(usage, tenants)
+        if tenant is not None:
+            query = query.where(tenants.c.name == tenant)
+        query = query.group_by(tenants.c.name, usage.c.model).order_by(tenants.c.name)
+        with self._engine.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def totals(self) -> dict[str, Any]:
+        """Counters over the marketplace's whole life, from what is stored."""
+        with self._engine.connect() as connection:
+            states = select(jobs.c.state, func.count()).group_by(jobs.c.state)
+            counts = {row[0]: row[1] for row in connection.execute(states)}
+            sums = connection.execute(
+                select(
+                    func.coalesce(func.sum(jobs.c.input_tokens), 0),
+                    func.coalesce(func.sum(jobs.c.output_tokens), 0),
+                    func.coalesce(func.sum(jobs.c.tokens_lost), 0),
+                    func.count().filter(jobs.c.preemptions > 0),
+                )
+            ).one()
+            return {
+                "received": sum(counts.values()),
+                "states": counts,
+                "input_tokens": sums[0],
+                "output_tokens": sums[1],
+                "tokens_lost": sums[2],
+                "preempted": sums[3],
+                "revenue_micro_usd": _revenue(connection),
+            }
+
+    def recent_ttft_ms(self) -> list[float]:
+        """Times to first token of the latest jobs, oldest first."""
+        query = select(jobs.c.ttft_ms).where(jobs.c.ttft_ms.is_not(None))
+        query = query.order_by(jobs.c.updated_s.desc()).limit(_RECENT_TTFT)
+        with self._engine.connect() as connection:
+            return [float(value) for value in connection.execute(query).scalars()][::-1]
+
+    def add_event(
+        self, kind: str, message: str, now_s: float, severity: str, job_id: str | None
+    ) -> None:
+        """Appends an event."""
+        row = {"kind": kind, "message": message, "time_s": now_s, "severity": severity}
+        with self._engine.begin() as connection:
+            connection.execute(insert(events).values(row | {"job_id": job_id}))
+
+    def list_events(self, after_seq: int, limit: int) -> list[dict[str, Any]]:
+        """Events with a greater number than `after_seq`, oldest first."""
+        query = select(events).where(events.c.seq > after_seq).order_by(events.c.seq).limit(limit)
+        with self._engine.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def _update_open(self, job_id: str, **values: Any) -> None:
+        query = update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(OPEN_STATES))
+        with self._engine.begin() as connection:
+            connection.execute(query.values(values))
+
+
+def usd(micro: int) -> float:
+    """Micro-USD -> USD, for display only."""
+    return micro / MICRO_USD_PER_USD
+
+
+def pack_ids(ids: Sequence[int]) -> bytes:
+    """Token ids -> int32, little-endian."""
+    packed = array.array("i", ids)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes()
+
+
+def unpack_ids(data: bytes | None) -> list[int]:
+    """The reverse of pack_ids; None gives no ids."""
+    packed = array.array("i")
+    packed.frombytes(data or b"")
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tolist()
+
+
+def _revenue(connection: Connection) -> int:
+    total = func.coalesce(func.sum(usage.c.amount_micro_usd), 0)
+    return int(connection.execute(select(total)).scalar_one())
