@@ -94,6 +94,7 @@ class SnapshotSource:
             _attempt(self._control.status), _attempt(self._market.stats)
         )
         found: dict[str, str] = {}
+        now_s = self._clock.now_s()
         control_view = None
         if isinstance(status, str):
             found["control"] = status
@@ -104,14 +105,14 @@ class SnapshotSource:
             silence = _layer1_silence(status)
             if silence is not None:
                 found["l1"] = silence
+                self._first_noticed.setdefault("l1", status.slots.last_report_s or now_s)
         market_view = None
         if isinstance(market, str):
             found["gateway"] = market
         else:
             market_view = market
             if not market.engines:
-                found["engine"] = "no engine is registered with the gateway"
-        now_s = self._clock.now_s()
+                found["engine"] = "is not registered with the gateway"
         return view.SiteSnapshot(
             site=self._site,
             time_s=now_s,
@@ -254,9 +255,8 @@ def _layer1_silence(status: views.SiteStatus) -> str | None:
     """Why the slot figures are not live, in words; None when they are."""
     if status.slots.last_report_s <= 0:
         return "has not reported a slot yet"
-    silent_s = status.time_s - status.slots.last_report_s
-    if silent_s > LAYER1_SILENT_AFTER_S:
-        return f"has reported no slots for {silent_s:.0f} s"
+    if status.time_s - status.slots.last_report_s > LAYER1_SILENT_AFTER_S:
+        return "reports no slots"
     return None
 
 

@@ -112,7 +112,8 @@ async def test_a_silent_layer_1_leaves_counters_but_no_live_figures(site: Script
     site.layer1_silent_since_s = site.clock.now_s()
     site.advance(4.0)
     snapshot = await site.source().snapshot()
-    assert [p.service for p in snapshot.problems] == ["l1"]
+    assert [(p.service, p.message) for p in snapshot.problems] == [("l1", "reports no slots")]
+    assert snapshot.time_s - snapshot.problems[0].since_s == pytest.approx(4.0)
     assert snapshot.slots is not None
     assert snapshot.slots.slots > 0
     assert snapshot.slots.p99_us is None
