@@ -64,6 +64,8 @@ class ScriptedSite:
     control_away: str | None = None
     """Set: the orchestrator answers with this problem."""
     market_away: str | None = None
+    engine_phase: str | None = None
+    """Set: the engine is in this phase whatever the lease."""
     layer1_silent_since_s: float | None = None
     ai_busy_integral_s: float = 0.0
     ran_need_integral_s: float = 0.0
@@ -301,7 +303,7 @@ class ScriptedSite:
                 {
                     "name": "engine-0",
                     "url": "http://127.0.0.1:8081",
-                    "phase": "serving" if self.ai_share else "waiting for a lease",
+                    "phase": self.engine_phase or ("ready" if self.ai_share else "no_lease"),
                     "lease_id": "l-1" if self.ai_share else None,
                     "running": 3 if self.ai_share else 0,
                     "max_concurrent": 4,
