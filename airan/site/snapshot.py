@@ -141,7 +141,6 @@ class TokensView:
 
 
 ENGINE_PHASES = {
-    "starting": "starting",
     "ready": "serving",
     "draining": "pausing",
     "no_lease": "waiting for a lease",
