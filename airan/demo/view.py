@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from airan.site.snapshot import (
+    ENGINE_PHASES,
     ControlView,
     GpuView,
     MarketplaceView,
@@ -232,7 +233,9 @@ def _add_market(rows: Table, market: MarketplaceView, trend: Sequence[float | No
     rows.add_row("Revenue", f"[bold]${market.revenue_usd:,.4f}[/]")
     for engine in market.engines:
         use = f"{engine.running} of {engine.max_concurrent} in use"
-        rows.add_row("Engine", f"{engine.name} {engine.phase}, {use}")
+        rows.add_row(
+            "Engine", f"{engine.name} {ENGINE_PHASES.get(engine.phase, engine.phase)}, {use}"
+        )
 
 
 def partition_bar(gpu: GpuView) -> Text:

@@ -114,7 +114,7 @@ def parse_events(values: Any) -> list[MarketEvent]:
             kind=str(item["kind"]),
             message=str(item["message"]),
         )
-        for item in values["events"]
+        for item in values["data"]
     ]
 
 

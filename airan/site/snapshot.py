@@ -140,6 +140,15 @@ class TokensView:
     lost: int
 
 
+ENGINE_PHASES = {
+    "ready": "serving",
+    "draining": "pausing",
+    "no_lease": "waiting for a lease",
+    "lost": "away",
+}
+"""The dispatcher's phases as screens show them."""
+
+
 @dataclass(frozen=True)
 class EngineView:
     """An engine as the dispatcher sees it."""

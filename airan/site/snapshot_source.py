@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from airan.core.clock import Clock, DayClock, SystemClock
-from airan.core.errors import AiranError
+from airan.core.errors import AiranError, UnavailableError
 from airan.site import snapshot as view
 from orchestrator import views
 
@@ -90,10 +90,9 @@ class SnapshotSource:
 
     async def snapshot(self) -> view.SiteSnapshot:
         """The site now. Never raises for a service that is away: see `problems`."""
-        status, market = await asyncio.gather(
-            _attempt(self._control.status), _attempt(self._market.stats)
-        )
+        status, market = await asyncio.gather(_attempt(self._status), _attempt(self._market.stats))
         found: dict[str, str] = {}
+        now_s = self._clock.now_s()
         control_view = None
         if isinstance(status, str):
             found["control"] = status
@@ -104,14 +103,16 @@ class SnapshotSource:
             silence = _layer1_silence(status)
             if silence is not None:
                 found["l1"] = silence
+                self._first_noticed.setdefault("l1", status.slots.last_report_s or now_s)
         market_view = None
         if isinstance(market, str):
             found["gateway"] = market
         else:
             market_view = market
             if not market.engines:
-                found["engine"] = "no engine is registered with the gateway"
-        now_s = self._clock.now_s()
+                found["engine"] = "is not registered with the gateway"
+            elif all(engine.phase == "lost" for engine in market.engines):
+                found["engine"] = "does not answer the gateway"
         return view.SiteSnapshot(
             site=self._site,
             time_s=now_s,
@@ -139,6 +140,13 @@ class SnapshotSource:
         if not isinstance(market, str):
             events += [self._event("gateway", item) for item in market]
         return sorted(events, key=lambda event: event.time_s)
+
+    async def _status(self) -> views.SiteStatus:
+        try:
+            return await self._control.status()
+        except UnavailableError as error:
+            # gRPC's own text names addresses and sockets; the reader wants to know what is away.
+            raise UnavailableError("cannot be reached") from error
 
     def _event(self, source: str, item: views.Event | MarketEvent) -> view.SiteEvent:
         self._last_seq[source] = max(self._last_seq[source], item.seq)
@@ -254,9 +262,8 @@ def _layer1_silence(status: views.SiteStatus) -> str | None:
     """Why the slot figures are not live, in words; None when they are."""
     if status.slots.last_report_s <= 0:
         return "has not reported a slot yet"
-    silent_s = status.time_s - status.slots.last_report_s
-    if silent_s > LAYER1_SILENT_AFTER_S:
-        return f"has reported no slots for {silent_s:.0f} s"
+    if status.time_s - status.slots.last_report_s > LAYER1_SILENT_AFTER_S:
+        return "reports no slots"
     return None
 
 

@@ -14,7 +14,7 @@ from airan.core.errors import UnavailableError
 from airan.site.market_reader import parse_stats
 from airan.site.snapshot import MarketplaceView
 from airan.site.snapshot_source import MarketEvent, SnapshotSource
-from orchestrator.api import control_pb2 as pb
+from orchestrator import views
 
 SITE_HOUR_S = 3600.0
 SPEED = 480.0
@@ -64,6 +64,8 @@ class ScriptedSite:
     control_away: str | None = None
     """Set: the orchestrator answers with this problem."""
     market_away: str | None = None
+    engine_phase: str | None = None
+    """Set: the engine is in this phase whatever the lease."""
     layer1_silent_since_s: float | None = None
     ai_busy_integral_s: float = 0.0
     ran_need_integral_s: float = 0.0
@@ -73,7 +75,7 @@ class ScriptedSite:
     layout: str = "night"
     changed_s: float = START_S
     histogram: list[float] = field(default_factory=lambda: [0.0] * (len(EDGES_US) + 1))
-    control_events: list[pb.Event] = field(default_factory=list)
+    control_events: list[views.Event] = field(default_factory=list)
     market_events: list[MarketEvent] = field(default_factory=list)
 
     @property
@@ -165,7 +167,7 @@ class ScriptedSite:
     def _control_event(self, severity: str, kind: str, message: str) -> None:
         seq = len(self.control_events) + 1
         self.control_events.append(
-            pb.Event(
+            views.Event(
                 seq=seq, time_s=self.clock.now_s(), severity=severity, kind=kind, message=message
             )
         )
@@ -174,14 +176,14 @@ class ScriptedSite:
         seq = len(self.market_events) + 1
         self.market_events.append(MarketEvent(seq, self.clock.now_s(), severity, kind, message))
 
-    def status(self) -> pb.SiteStatus:
+    def status(self) -> views.SiteStatus:
         """The orchestrator's answer now."""
         now_s = self.clock.now_s()
         uptime_s = max(self.uptime_s, 1e-9)
         leases = []
         if self.ai_share:
             leases = [
-                pb.Lease(
+                views.Lease(
                     id=f"l-{len(self.control_events)}",
                     holder="engine-0",
                     state="active",
@@ -189,13 +191,13 @@ class ScriptedSite:
                 )
             ]
         lease_id = leases[0].id if leases else ""
-        return pb.SiteStatus(
+        return views.SiteStatus(
             site="edge-1",
             time_s=now_s,
             simulated=True,
             uptime_s=self.uptime_s,
             gpus=[self._gpu(lease_id)],
-            policy=pb.Policy(
+            policy=views.PolicyView(
                 kind="demand",
                 ran_share=0.6,
                 headroom=0.10,
@@ -203,14 +205,14 @@ class ScriptedSite:
                 min_lease_s=6,
                 notice_ms=400,
             ),
-            plan=pb.Plan(
+            plan=views.PlanView(
                 generation=len(self.control_events) + 1,
                 state="applied" if self.settled else "applying",
                 reason=f"RAN needs {demand_share(self.hour):.0%}",
                 ran_share=0.5,
                 ai_share=self.ai_share,
             ),
-            demand=pb.Demand(
+            demand=views.DemandView(
                 now_share=demand_share(self.hour),
                 forecast_share=demand_share(self.hour + 0.4),
                 horizon_s=4.0,
@@ -219,12 +221,12 @@ class ScriptedSite:
             leases=leases,
             slots=self._slots(now_s),
             cells=[
-                pb.Cell(
+                views.CellView(
                     id=f"cell-{index:02d}", live=index == 0, load=self._cell_load(index), n_prb=51
                 )
                 for index in range(N_CELLS)
             ],
-            utilisation=pb.Utilisation(
+            utilisation=views.Utilisation(
                 ran_demand_share=self.ran_need_integral_s / uptime_s,
                 ai_busy_share=self.ai_busy_integral_s / uptime_s,
                 total_share=(self.ran_need_integral_s + self.ai_busy_integral_s) / uptime_s,
@@ -236,9 +238,9 @@ class ScriptedSite:
     def _cell_load(self, index: int) -> float:
         return min(1.0, hour_load(self.hour) * (0.75 + 0.5 * math.sin(index * 2.4) ** 2))
 
-    def _gpu(self, lease_id: str) -> pb.Gpu:
+    def _gpu(self, lease_id: str) -> views.GpuView:
         state = "ready" if self.settled else "creating"
-        return pb.Gpu(
+        return views.GpuView(
             uuid="GPU-sim-0",
             name="GH200-96GB",
             simulated=True,
@@ -246,7 +248,7 @@ class ScriptedSite:
             memory_mib=96 * 1024,
             memory_slices=8,
             partitions=[
-                pb.Partition(
+                views.PartitionView(
                     id=f"{self.layout}-{start}",
                     kind="mig",
                     profile=profile,
@@ -262,11 +264,11 @@ class ScriptedSite:
             ],
         )
 
-    def _slots(self, now_s: float) -> pb.SlotStats:
+    def _slots(self, now_s: float) -> views.SlotStats:
         last_s = now_s - 0.2 if self.layer1_silent_since_s is None else self.layer1_silent_since_s
         load = hour_load(self.hour)
         wobble = 1 + 0.08 * math.sin(now_s * 1.7) + 0.05 * math.sin(now_s * 0.37)
-        return pb.SlotStats(
+        return views.SlotStats(
             slots=int(self.uptime_s * 50),
             slots_late=self.late,
             crc_failed=int(self.uptime_s / 7),
@@ -301,7 +303,7 @@ class ScriptedSite:
                 {
                     "name": "engine-0",
                     "url": "http://127.0.0.1:8081",
-                    "phase": "serving" if self.ai_share else "waiting for a lease",
+                    "phase": self.engine_phase or ("ready" if self.ai_share else "no_lease"),
                     "lease_id": "l-1" if self.ai_share else None,
                     "running": 3 if self.ai_share else 0,
                     "max_concurrent": 4,
@@ -317,11 +319,11 @@ class ScriptedControl:
 
     site: ScriptedSite
 
-    async def get_status(self) -> pb.SiteStatus:
+    async def status(self) -> views.SiteStatus:
         self._check()
         return self.site.status()
 
-    async def list_events(self, after_seq: int, limit: int) -> Sequence[pb.Event]:
+    async def events(self, after_seq: int = 0, limit: int = 200) -> Sequence[views.Event]:
         self._check()
         return [event for event in self.site.control_events if event.seq > after_seq][:limit]
 

@@ -47,6 +47,7 @@ async def test_the_page_follows_the_site_live(dashboard, open_page, expect) -> N
     # The morning peak: the RAN takes the whole GPU.
     whole = page.locator('.partition[data-role="ran"]', has_text="7g.96gb")
     await expect(whole).to_be_visible()
+    dashboard.source.step_s = 0.001
     await expect(page.locator(".partition:not(.leaving)")).to_have_count(1)
     await expect(page.locator("#events")).to_contain_text("lease.revoked")
     for chart in ("shares", "latency", "tokens"):

@@ -9,6 +9,7 @@ import pytest
 from airan.core.errors import AuthError, UnavailableError
 from airan.site.market_reader import HttpMarketReader, parse_stats
 from airan.site.snapshot import describe, format_time_of_day
+from airan.site.snapshot_source import MarketEvent
 from tests.dashboard.scripted_site import BUDGET_US, SM_COUNT, START_S, ScriptedSite
 
 
@@ -36,7 +37,7 @@ async def test_a_snapshot_shows_the_gpu_the_slots_and_the_market(site: ScriptedS
     assert snapshot.control.shares.ai_leased == pytest.approx(64 / SM_COUNT)
     assert snapshot.slots is not None
     assert snapshot.slots.budget_us == BUDGET_US
-    assert snapshot.market.engines[0].phase == "serving"
+    assert snapshot.market.engines[0].phase == "ready"
 
 
 async def test_every_snapshot_names_what_is_simulated(site: ScriptedSite) -> None:
@@ -112,13 +113,22 @@ async def test_a_silent_layer_1_leaves_counters_but_no_live_figures(site: Script
     site.layer1_silent_since_s = site.clock.now_s()
     site.advance(4.0)
     snapshot = await site.source().snapshot()
-    assert [p.service for p in snapshot.problems] == ["l1"]
+    assert [(p.service, p.message) for p in snapshot.problems] == [("l1", "reports no slots")]
+    assert snapshot.time_s - snapshot.problems[0].since_s == pytest.approx(4.0)
     assert snapshot.slots is not None
     assert snapshot.slots.slots > 0
     assert snapshot.slots.p99_us is None
     assert snapshot.control is not None
     assert snapshot.control.shares.ran_demand is None
     assert {cell.load for cell in snapshot.control.cells} == {None}
+
+
+async def test_an_engine_the_gateway_lost_is_named(site: ScriptedSite) -> None:
+    site.engine_phase = "lost"
+    snapshot = await site.source().snapshot()
+    assert [(p.service, p.message) for p in snapshot.problems] == [
+        ("engine", "does not answer the gateway")
+    ]
 
 
 async def test_events_of_both_services_come_once_and_in_order_of_time(site: ScriptedSite) -> None:
@@ -166,6 +176,24 @@ async def test_the_market_is_read_with_the_admin_key(
     reader = market_reader(httpx.MockTransport(answer))
     closing.append(reader)
     assert await reader.stats() == parse_stats(site.stats())
+
+
+async def test_market_events_are_read_after_a_number(closing: list[HttpMarketReader]) -> None:
+    row = {
+        "time_s": 2.0,
+        "severity": "info",
+        "kind": "engine.ready",
+        "message": "m",
+        "job_id": None,
+    }
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert request.url.params["after"] == "6"
+        return httpx.Response(200, json={"data": [{"seq": 7} | row]})
+
+    reader = market_reader(httpx.MockTransport(answer))
+    closing.append(reader)
+    assert await reader.events(6) == [MarketEvent(7, 2.0, "info", "engine.ready", "m")]
 
 
 @pytest.mark.parametrize(

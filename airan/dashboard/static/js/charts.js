@@ -67,7 +67,7 @@ class TimeChart {
       ...series.map((item, index) =>
         make("li", { attributes: { "data-swatch": item.swatch } }, [`${item.name} `, this.readouts[index]]),
       ),
-      make("li", { className: "mark", text: "lease revoked" }),
+      make("li", { className: "mark", text: "revoked", attributes: { title: "the RAN took a lease back" } }),
     );
     this.options = {
       ...this.size(),
@@ -142,7 +142,7 @@ export function sharesChart() {
   const area = (stroke, fill, paths) => ({ stroke: colour(stroke), fill: colour(fill), width: 1, ...(paths && { paths }) });
   const series = [
     { name: "AI leased", swatch: "ai-dim", data: column("ai_leased"), drawn: onTopOfRan("ai_leased"), draw: area("ai-dim", "ai-dim", stepped) },
-    { name: "AI generating", swatch: "ai", data: column("ai_busy"), drawn: onTopOfRan("ai_busy"), draw: area("ai", "ai", stepped) },
+    { name: "AI busy", swatch: "ai", data: column("ai_busy"), drawn: onTopOfRan("ai_busy"), draw: area("ai", "ai", stepped) },
     { name: "RAN held", swatch: "ran-dim", data: column("ran_held"), draw: area("ran-dim", "ran-dim", stepped) },
     { name: "RAN needed", swatch: "ran", data: column("ran_demand"), draw: area("ran", "ran") },
   ].map((item) => ({ ...item, format: (value) => percent(value) }));

@@ -4,6 +4,7 @@ import { byId, keyed, make, setText } from "./dom.js";
 import { UNKNOWN, count, duration, factor, isKnown, milliseconds, percent, timeOfDay, usd } from "./format.js";
 
 const SERVICE_NAMES = { control: "Orchestrator", l1: "Layer 1", engine: "Engine", gateway: "Gateway" };
+const ENGINE_PHASES = { ready: "serving", draining: "pausing", no_lease: "waiting for a lease", lost: "away" };
 const MAX_EVENTS = 200;
 
 export function drawHeader(snapshot) {
@@ -121,7 +122,7 @@ export function drawEngines(market) {
     ...(market?.engines ?? []).map((engine) =>
       make("li", { attributes: { title: engine.url } }, [
         make("b", { text: engine.name }),
-        ` ${engine.phase} · ${engine.running} of ${engine.max_concurrent} slots in use${engine.lease_id ? ` · ${engine.lease_id}` : ""}`,
+        ` ${ENGINE_PHASES[engine.phase] ?? engine.phase} · ${engine.running} of ${engine.max_concurrent} requests at once${engine.lease_id ? ` · ${engine.lease_id}` : ""}`,
       ]),
     ),
   );

@@ -1,7 +1,7 @@
 // The server's events. EventSource reconnects by itself after a broken connection, but not after
 // an HTTP error, and it does not notice a silent one; both are handled here.
 
-const SILENT_AFTER_MS = 5000;
+const SILENT_AFTER_MS = 7000;
 const RETRY_MS = 1000;
 
 export class Stream {
