@@ -8,18 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from orchestrator.plan import Policy
 
-@dataclass(frozen=True)
-class PolicyView:
-    """What the operator wants."""
-
-    kind: str = "demand"
-    """`static` or `demand`."""
-    ran_share: float = 0.6
-    headroom: float = 0.1
-    min_ran_share: float = 0.1
-    min_lease_s: float = 6.0
-    notice_ms: int = 400
+# A policy is as plain inside as outside; making one checks its values.
+PolicyView = Policy
 
 
 @dataclass(frozen=True)
@@ -72,7 +64,7 @@ class PlanView:
 class PolicyChange:
     """What setting a policy did, or with `dry_run` would do: the plan and its moves in words."""
 
-    policy: PolicyView = PolicyView()
+    policy: PolicyView = field(default_factory=Policy)
     plan: PlanView = PlanView()
     moves: tuple[str, ...] = ()
 
@@ -224,7 +216,7 @@ class SiteStatus:
     time_s: float = 0.0
     simulated: bool = False
     gpus: tuple[GpuView, ...] = ()
-    policy: PolicyView = PolicyView()
+    policy: PolicyView = field(default_factory=Policy)
     plan: PlanView = PlanView()
     demand: DemandView = DemandView()
     leases: tuple[Lease, ...] = ()

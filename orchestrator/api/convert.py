@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from functools import cache
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -60,7 +59,11 @@ def _fill(value: Any, message: Message) -> None:
             setattr(message, name, part)
 
 
-@cache
+_FIELDS: dict[Any, tuple[tuple[str, Any], ...]] = {}
+
+
 def _fields(kind: Any) -> tuple[tuple[str, Any], ...]:
-    hints = typing.get_type_hints(kind)
-    return tuple((field.name, hints[field.name]) for field in dataclasses.fields(kind))
+    if kind not in _FIELDS:
+        hints = typing.get_type_hints(kind)
+        _FIELDS[kind] = tuple((field.name, hints[field.name]) for field in dataclasses.fields(kind))
+    return _FIELDS[kind]

@@ -1,0 +1,372 @@
+"""Policy + inventory + demand -> plan. Pure: no clock, no randomness, no I/O.
+
+The RAN always wins, and is never interrupted: a plan never takes away the partitions its cells
+run on before others hold what they need. Within that, the AI gets the largest partitions left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import NamedTuple
+
+from airan.core.errors import InvalidInputError
+from orchestrator.mig import COMPUTE_SLICES, Layout, MigGeometry, Placement
+
+POLICY_KINDS = ("static", "demand")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the operator wants.
+
+    Raises:
+        InvalidInputError: an unknown kind or a value out of range.
+    """
+
+    kind: str = "demand"
+    """`static` or `demand`."""
+    ran_share: float = 0.6
+    """`static`: the RAN's part of each GPU, in compute slices; the nearest is taken."""
+    headroom: float = 0.1
+    """`demand`: share of the pool kept above the RAN's demand."""
+    min_ran_share: float = 0.1
+    """`demand`: the RAN never gets less."""
+    min_lease_s: float = 6.0
+    """`demand`: the AI's part grows only if that is expected to last this long."""
+    notice_ms: int = 400
+    """How long a lease holder may take to pause before its partition is taken by force."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in POLICY_KINDS:
+            raise InvalidInputError(
+                "policy.kind", f"unknown kind {self.kind!r}", remedy="use `static` or `demand`"
+            )
+        for name in ("ran_share", "headroom", "min_ran_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise InvalidInputError(
+                    f"policy.{name}", f"must lie in [0, 1], got {getattr(self, name)}"
+                )
+        if not 0.0 <= self.min_lease_s < math.inf:
+            raise InvalidInputError(
+                "policy.min_lease_s", f"must not be negative, got {self.min_lease_s}"
+            )
+        if not 0 <= self.notice_ms <= 60_000:
+            raise InvalidInputError(
+                "policy.notice_ms", f"must lie in [0, 60000], got {self.notice_ms}"
+            )
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU of the pool."""
+
+    uuid: str
+    geometry: MigGeometry
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A part of a GPU as the driver last saw it, with the role it has been given."""
+
+    id: str
+    gpu_uuid: str
+    placement: Placement
+    sm_count: int
+    memory_mib: int
+    role: str = "free"
+    """`ran`, `ai` or `free`."""
+    leased: bool = False
+    state: str = "ready"
+    """`creating`, `ready` or `destroying`."""
+    pids: tuple[int, ...] = ()
+    kind: str = "mig"
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What the driver last saw."""
+
+    gpus: tuple[Gpu, ...]
+    partitions: tuple[Partition, ...] = ()
+    ran_in_use: bool = False
+    """Cells run on the RAN's partitions, so that taking all of them interrupts service."""
+
+    @property
+    def sm_count(self) -> int:
+        """SMs of the pool, those included that MIG strands."""
+        return sum(gpu.geometry.sm_count for gpu in self.gpus)
+
+    def on(self, gpu: Gpu) -> tuple[Partition, ...]:
+        """The GPU's partitions that exist and are not going away."""
+        return tuple(
+            part
+            for part in self.partitions
+            if part.gpu_uuid == gpu.uuid and part.state != "destroying"
+        )
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What the RAN needs, as shares of the pool's SMs, without headroom."""
+
+    now_share: float
+    forecast_share: float
+    """The most it is expected to need until a plan made now could be corrected."""
+    sustained_share: float
+    """The most it is expected to need over the policy's `min_lease_s` on top."""
+    horizon_s: float = 0.0
+    source: str = ""
+    assumed: bool = False
+    """Not measured: no, or only stale, reports. Never worth an undividable GPU."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A partition a plan wants."""
+
+    gpu_uuid: str
+    placement: Placement
+    role: str
+    sm_count: int
+    memory_mib: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who gets which part of which GPU; leaves no choice to whoever applies it."""
+
+    generation: int
+    parent: int
+    targets: tuple[Target, ...]
+    reason: str
+    ran_share: float
+    ai_share: float
+
+
+class _Option(NamedTuple):
+    """One way to divide one GPU: its placements, and which of them are the RAN's."""
+
+    layout: Layout
+    roles: tuple[str, ...]
+
+    def of(self, role: str) -> list[Placement]:
+        return [one for one, its in zip(self.layout, self.roles, strict=True) if its == role]
+
+
+class _Need(NamedTuple):
+    """SMs the RAN needs on one GPU."""
+
+    now: int
+    soon: int
+    sustained: int
+    slices: int | None
+    """Compute slices a static policy gives it; None: by SMs."""
+    whole: bool
+    """Only an undivided GPU covers what is needed."""
+
+
+def plan(policy: Policy, inventory: Inventory, demand: Demand, parent: Plan | None) -> Plan:
+    """The plan to apply next, or `parent` itself where nothing needs to change.
+
+    Every maximal layout of each GPU with every assignment of roles is weighed, in this order:
+    interrupting the RAN, the RAN's shortfall, the AI's partitions (largest first), leases
+    revoked, instances moved. The AI grows only if the RAN's demand allows it for `min_lease_s`,
+    and for a gain that is worth a revocation. A pool of several GPUs is filled in order.
+    """
+    needs = _Needs(policy, inventory, demand)
+    targets: list[Target] = []
+    for gpu in inventory.gpus:
+        need = needs(gpu, targets)
+        option = _choose(gpu, inventory, need, parent)
+        targets += _targets(gpu, option)
+    chosen = tuple(targets)
+    if parent is not None and chosen == parent.targets:
+        return parent
+    total = inventory.sm_count
+    generation = 0 if parent is None else parent.generation
+    return Plan(
+        generation=generation + 1,
+        parent=generation,
+        targets=chosen,
+        reason=_reason(policy, inventory, demand, chosen),
+        ran_share=role_sms(chosen, "ran") / total,
+        ai_share=role_sms(chosen, "ai") / total,
+    )
+
+
+def role_sms(parts: Iterable[Target | Partition], role: str) -> int:
+    """SMs of all parts with that role."""
+    return sum(part.sm_count for part in parts if part.role == role)
+
+
+def wanted_sms(policy: Policy, inventory: Inventory, share: float) -> int:
+    """SMs that cover `share` of the pool with the policy's headroom and floor, at least one."""
+    covered = max(share + policy.headroom, policy.min_ran_share)
+    # The tolerance keeps 0.5 + 0.1 of 130 SMs at 78, not 79.
+    return max(1, math.ceil(min(1.0, covered) * inventory.sm_count - 1e-9))
+
+
+class _Needs:
+    """Splits what the RAN needs over the GPUs, first come first filled."""
+
+    def __init__(self, policy: Policy, inventory: Inventory, demand: Demand) -> None:
+        self._policy, self._inventory = policy, inventory
+        soon = max(demand.now_share, demand.forecast_share)
+        self._now = math.ceil(min(1.0, demand.now_share) * inventory.sm_count - 1e-9)
+        self._soon = wanted_sms(policy, inventory, soon)
+        self._sustained = wanted_sms(policy, inventory, max(soon, demand.sustained_share))
+        # An undivided GPU can only be divided again by interrupting the RAN, so that it is
+        # worth having only for a measured demand that no division covers.
+        divided = sum(gpu.geometry.divided_sm_count for gpu in inventory.gpus)
+        self._whole = not demand.assumed and soon * inventory.sm_count > divided
+
+    def __call__(self, gpu: Gpu, before: list[Target]) -> _Need:
+        geometry = gpu.geometry
+        if self._policy.kind == "static":
+            slices = max(1, math.floor(self._policy.ran_share * COMPUTE_SLICES + 0.5))
+            return _Need(self._now, 0, 0, slices, slices == COMPUTE_SLICES)
+        given = role_sms(before, "ran")
+        most = geometry.sm_count if self._whole else geometry.divided_sm_count
+        now, soon, sustained = (
+            min(most, max(0, wanted - given)) for wanted in (self._now, self._soon, self._sustained)
+        )
+        return _Need(max(now, 0 if before else 1), soon, sustained, None, self._whole)
+
+
+def _choose(gpu: Gpu, inventory: Inventory, need: _Need, parent: Plan | None) -> _Option:
+    existing = inventory.on(gpu)
+    held = tuple(t for t in parent.targets if t.gpu_uuid == gpu.uuid) if parent else ()
+    judge = _Judge(gpu.geometry, existing, held, need, inventory.ran_in_use)
+    return min(_options(gpu, existing, held), key=judge.cost)
+
+
+def _options(
+    gpu: Gpu, existing: tuple[Partition, ...], held: tuple[Target, ...]
+) -> Iterable[_Option]:
+    layouts = [*gpu.geometry.maximal_layouts()]
+    for parts in (existing, held):
+        layouts.append(tuple(sorted(part.placement for part in parts)))
+    for layout in dict.fromkeys(layouts):
+        for roles in product(("ran", "ai"), repeat=len(layout)):
+            yield _Option(layout, roles)
+
+
+class _Judge:
+    """Weighs options for one GPU; the smaller cost wins."""
+
+    def __init__(
+        self,
+        geometry: MigGeometry,
+        existing: tuple[Partition, ...],
+        held: tuple[Target, ...],
+        need: _Need,
+        ran_in_use: bool,
+    ) -> None:
+        self._geometry = geometry
+        self._need = need
+        self._existing = existing
+        self._now_ran = {part.placement for part in existing if part.role == "ran"}
+        self._now_all = {part.placement for part in existing}
+        self._role_now = {part.placement: part.role for part in existing}
+        self._leased = {part.placement for part in existing if part.leased}
+        self._held_ai = self._ai_sizes(t.placement for t in held if t.role == "ai")
+        held_ran = role_sms(held, "ran")
+        self._short = held_ran < need.soon
+        self._protected = 0
+        if ran_in_use and self._now_ran:
+            self._protected = min(need.now, geometry.sms(self._now_ran))
+
+    def cost(self, option: _Option) -> tuple[object, ...]:
+        ran, ai = option.of("ran"), option.of("ai")
+        sizes = self._ai_sizes(ai)
+        revoked = len(self._leased - set(ai))
+        moves = len(self._now_all ^ set(option.layout))
+        changed = sum(
+            self._role_now.get(one, role) != role
+            for one, role in zip(option.layout, option.roles, strict=True)
+        )
+        return (
+            self._interruption(option),
+            not self._need.whole and self._is_undivided(ran),
+            self._shortfall(ran, grows=sizes > self._held_ai),
+            not self._is_worthwhile(sizes, revoked),
+            tuple(-size for size in sizes),
+            revoked,
+            moves,
+            changed,
+            self._geometry.sms(ran),
+            option,
+        )
+
+    def _ai_sizes(self, placements: Iterable[Placement]) -> tuple[int, ...]:
+        sms = sorted((self._geometry.sms((one,)) for one in placements), reverse=True)
+        return tuple(sms + [0] * (COMPUTE_SLICES - len(sms)))
+
+    def _interruption(self, option: _Option) -> int:
+        """SMs the RAN lacks, of those it has and needs now, while the change is under way."""
+        ran, layout = set(option.of("ran")), set(option.layout)
+        leaving = self._now_ran - layout
+        staying = self._now_ran & layout
+        early = {one for one in ran if not any(one.overlaps(old) for old in leaving)}
+        return max(0, self._protected - self._geometry.sms(staying | early))
+
+    def _is_undivided(self, ran: list[Placement]) -> bool:
+        return any(self._geometry.profile(one.profile).key == "7g" for one in ran)
+
+    def _shortfall(self, ran: list[Placement], *, grows: bool) -> int:
+        sms = self._geometry.sms(ran)
+        if self._need.slices is not None:
+            slices = sum(self._geometry.profile(one.profile).compute_slices for one in ran)
+            return abs(slices - self._need.slices)
+        return max(0, (self._need.sustained if grows else self._need.soon) - sms)
+
+    def _is_worthwhile(self, sizes: tuple[int, ...], revoked: int) -> bool:
+        """Whether a change that revokes leases serves the RAN, or else brings a slice more."""
+        if not revoked or self._short or self._need.slices is not None:
+            return True
+        return sizes[0] >= self._held_ai[0] + self._geometry.profile("1g").sm_count
+
+
+def _targets(gpu: Gpu, option: _Option) -> list[Target]:
+    targets = []
+    for placement, role in zip(option.layout, option.roles, strict=True):
+        profile = gpu.geometry.profile(placement.profile)
+        targets.append(Target(gpu.uuid, placement, role, profile.sm_count, profile.memory_mib))
+    return targets
+
+
+def _reason(
+    policy: Policy, inventory: Inventory, demand: Demand, targets: tuple[Target, ...]
+) -> str:
+    total, ran = inventory.sm_count, role_sms(targets, "ran")
+    stranded = total - sum(target.sm_count for target in targets)
+    if policy.kind == "static":
+        why = f"static {policy.ran_share:.0%} by compute slices"
+    else:
+        soon = max(demand.now_share, demand.forecast_share)
+        wanted = wanted_sms(policy, inventory, soon)
+        why = (
+            f"RAN needs {wanted} SMs (now {demand.now_share:.1%}, forecast "
+            f"{demand.forecast_share:.1%}, headroom {policy.headroom:.1%}"
+            f"{', assumed' if demand.assumed else ''})"
+        )
+        if wanted > ran:
+            why += (
+                f", {wanted - ran} more than any layout gives without interrupting it or taking"
+                " an undivided GPU"
+            )
+    words = [f"{role.upper()} {_sizes(targets, role)}" for role in ("ran", "ai")]
+    return f"{why}: {', '.join(words)}; {stranded} of {total} SMs stranded by MIG"
+
+
+def _sizes(targets: tuple[Target, ...], role: str) -> str:
+    names = [target.placement.profile for target in targets if target.role == role]
+    return f"{' + '.join(names) or 'nothing'} ({role_sms(targets, role)} SMs)"
+
+
+def renumbered(old: Plan, parent: Plan, reason: str) -> Plan:
+    """The targets of `old` again, as a new plan after `parent`: how a plan is unwound."""
+    return replace(old, generation=parent.generation + 1, parent=parent.generation, reason=reason)
