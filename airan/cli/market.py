@@ -74,7 +74,7 @@ def list_keys(context: typer.Context, json: JsonFlag = False) -> None:
         emit_json(keys)
         return
     rows = [
-        (k["id"], k["tenant"], k["name"], k["prefix"], "revoked" if k["revoked"] else "valid")
+        (k["id"], k["tenant"], k["name"], k["prefix"], "revoked" if k["revoked_s"] else "valid")
         for k in keys
     ]
     table("API keys", ("id", "tenant", "name", "starts with", "state"), rows)
@@ -105,7 +105,7 @@ def usage(
         "Usage",
         ("tenant", "requests", "input tokens", "output tokens", "USD"),
         [
-            (r["tenant"], r["requests"], r["input_tokens"], r["output_tokens"], r["usd"])
+            (r["tenant"], r["jobs"], r["input_tokens"], r["output_tokens"], r["amount_usd"])
             for r in rows
         ],
     )

@@ -35,7 +35,6 @@ def pull(
         name or config.model.name,
         config.cache_dir,
         force=force,
-        progress=None if quiet else console.print,
     )
     if quiet:
         emit_json({"model": name or config.model.name, "path": str(path)})

@@ -65,7 +65,10 @@ def port_or_free(port: int, default: int) -> int:
 
 def ensure_model(config: SiteConfig, say: Say) -> None:
     """Fetches the configured model once; afterwards only its checksum is verified."""
-    models.pull(config.model.name, config.cache_dir, progress=say)
+    path = models.cached_path(config.model.name, config.cache_dir)
+    if not path.exists():
+        say(f"fetching the model {config.model.name} once, into {path.parent}")
+    models.pull(config.model.name, config.cache_dir)
 
 
 def run_site(config: SiteConfig, say: Say) -> None:

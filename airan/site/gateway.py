@@ -1,0 +1,35 @@
+"""The `gateway` process: `python -m airan.site.gateway STATE_DIR`."""
+
+from __future__ import annotations
+
+from airan.site.main import service_main, stop_event
+from airan.site.runtime import HOST, SiteRuntime
+from marketplace.dispatch import ModelOffer
+from marketplace.gateway.settings import GatewaySettings
+from marketplace.money import Price
+from marketplace.serving import run_serving
+
+
+def settings_of(runtime: SiteRuntime) -> GatewaySettings:
+    """The gateway's settings on this site."""
+    model = runtime.config.model
+    price = Price.from_usd(
+        model.price_usd_per_1k_input_tokens, model.price_usd_per_1k_output_tokens
+    )
+    return GatewaySettings(
+        models=(ModelOffer(model.name, model.n_ctx, price),),
+        engine_urls=(runtime.engine_url,),
+        state_dir=runtime.config.state_dir,
+        host=HOST,
+        port=runtime.config.ports.gateway,
+        admin_key=runtime.admin_key,
+    )
+
+
+def main(runtime: SiteRuntime) -> int:
+    """Serves until stopped, or until Ray breaks beyond what it heals itself."""
+    return run_serving(settings_of(runtime), stop_event())
+
+
+if __name__ == "__main__":
+    raise SystemExit(service_main(main))
