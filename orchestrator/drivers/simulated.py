@@ -64,6 +64,7 @@ class SimulatedNode:
         self._clock = clock or SystemClock()
         self._path = path
         self._state = self._load(n_gpus)
+        self._save()
 
     # --- GpuInventory
 
@@ -115,7 +116,8 @@ class SimulatedNode:
             }
             self._save()
             await asyncio.sleep(self._create_s)
-            self._settle()
+            self._row(uuid)["state"] = "ready"
+            self._save()
         return self._instance(uuid, self._row(uuid))
 
     async def destroy(self, uuid: str) -> None:
@@ -131,7 +133,8 @@ class SimulatedNode:
             row |= {"state": "destroying", "until_s": self._clock.now_s() + self._destroy_s}
             self._save()
             await asyncio.sleep(self._destroy_s)
-            self._settle()
+            self._state["instances"].pop(uuid, None)
+            self._save()
 
     # --- InstanceProcesses
 
@@ -186,8 +189,7 @@ class SimulatedNode:
         """Completes the changes whose time has come."""
         now_s, rows, changed = self._clock.now_s(), self._state["instances"], False
         for uuid, row in list(rows.items()):
-            # A simulated delay that ended a timer tick early is over all the same.
-            if row["state"] == "ready" or now_s < row["until_s"] - 0.002:
+            if row["state"] == "ready" or now_s < row["until_s"]:
                 continue
             changed = True
             if row["state"] == "creating":
