@@ -1,0 +1,379 @@
+"""The control plane: demand in, plans stored and applied, leases given and taken.
+
+Everything it does can be driven by calls, so that tests need neither server nor timers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+from airan.core.clock import Clock
+from airan.core.errors import (
+    AiranError,
+    InvalidInputError,
+    StaleGenerationError,
+    UnavailableError,
+)
+from orchestrator import render
+from orchestrator.accounting import Shares, UseTotals
+from orchestrator.alarm import AlarmSettings
+from orchestrator.demand import DemandSettings
+from orchestrator.drivers.base import Driver
+from orchestrator.executor import Executor, ExecutorSettings
+from orchestrator.hub import EventLog
+from orchestrator.leases import LeaseManager, LeaseSettings
+from orchestrator.metrics import Metrics
+from orchestrator.observe import Observer
+from orchestrator.plan import (
+    Demand,
+    Inventory,
+    Plan,
+    Policy,
+    plan,
+    renumbered,
+    role_sms,
+    wanted_sms,
+)
+from orchestrator.ran import RanSide
+from orchestrator.reconcile import verdict
+from orchestrator.steps import steps
+from orchestrator.store import Store, StoredPlan
+from orchestrator.views import (
+    Lease,
+    PolicyChange,
+    SiteStatus,
+    SlotReport,
+)
+
+_MAX_BACKOFF_S = 30.0
+
+
+@dataclass(frozen=True)
+class ControlOptions:
+    """What the control plane needs to know beside its parts. Times are wall seconds."""
+
+    site: str
+    site_started_s: float
+    change_s: float
+    """Time to create and to destroy one GPU instance, together."""
+    interval_s: float = 0.5
+    margin_s: float = 0.5
+    """Added to the planning horizon."""
+    leases: LeaseSettings = field(default_factory=LeaseSettings)
+    demand: DemandSettings = field(default_factory=DemandSettings)
+    alarm: AlarmSettings = field(default_factory=AlarmSettings)
+    executor: ExecutorSettings = field(default_factory=ExecutorSettings)
+
+
+class ControlPlane:
+    """One site's orchestrator. Belongs to one event loop."""
+
+    def __init__(
+        self, store: Store, driver: Driver, clock: Clock, policy: Policy, options: ControlOptions
+    ) -> None:
+        self.store, self.driver, self.clock, self.options = store, driver, clock, options
+        self.metrics = Metrics()
+        self.log = EventLog(store, clock)
+        self.leases = LeaseManager(store, driver, self.log, clock, options.leases)
+        self.leases.on_end = self._count_end
+        self.ran = RanSide(store, options.site_started_s, options.demand, options.alarm)
+        self.observer = Observer(
+            driver, store, self.leases, lambda: self.ran.reports(clock.now_s())
+        )
+        self.executor = Executor(
+            driver, store, self.leases, self.observer, self.log, options.executor
+        )
+        self.executor.ran_pid = self.ran.live_pid
+        stored = store.value("policy")
+        self._policy = policy if stored is None else Policy(**stored)
+        now_s = clock.now_s()
+        self._use = UseTotals.restored(store.value("use"), options.site_started_s, now_s)
+        self._shares = Shares()
+        self._demand = self._forecast()
+        self._plan_ready = asyncio.Event()
+        self._applying = False
+        self._failures = 0
+        self._retry_at_s = 0.0
+
+    # --- running
+
+    async def start(self) -> None:
+        """Takes up the stored leases and reconciles the stored plan with what is there."""
+        self.leases.start()
+        await self.reconcile()
+
+    async def run(self) -> None:
+        """Plans, applies, and watches over holders until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._every(self.options.interval_s, self.tick))
+            group.create_task(self._every(0.2, self._watch_over))
+            group.create_task(self._apply_plans())
+
+    async def close(self) -> None:
+        """Stores the totals and closes what this object opened; the driver is not changed."""
+        await self.leases.close()
+        self._save_totals()
+
+    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await work()
+            except AiranError as error:
+                self.log.record("control.fault", str(error), "error")
+            await asyncio.sleep(seconds)
+
+    async def _watch_over(self) -> None:
+        await self.leases.check_holders()
+        raised = self.ran.alarm_is_raised(self.clock.now_s())
+        self.metrics.alarm.set(raised)
+        if self.leases.blocked and not raised:
+            self.leases.unblock()
+            self.log.record("slot.alarm_ended", "AI partitions are on offer again")
+
+    async def _apply_plans(self) -> None:
+        while True:
+            await self._plan_ready.wait()
+            self._plan_ready.clear()
+            await self.apply_newest()
+
+    # --- planning
+
+    async def tick(self) -> None:
+        """Looks at demand and inventory, accounts, and stores a new plan if one is due."""
+        inventory = await self.observer.inventory()
+        await self._attach_ran(inventory)
+        self._demand = self._forecast()
+        self._account(inventory)
+        self._offer(inventory)
+        if not inventory.gpus:
+            return
+        newest = self.store.newest_plan()
+        if self._applying and newest is not None and not self._is_too_small(newest, inventory):
+            return
+        if self.clock.monotonic_s() < self._retry_at_s:
+            return
+        await self._plan(inventory, newest)
+
+    async def reconcile(self) -> None:
+        """Finishes, mends or unwinds the newest plan; see `reconcile.verdict`."""
+        inventory = await self.observer.inventory()
+        newest = self.store.newest_plan()
+        parent = self.store.plan(newest.plan.parent) if newest is not None else None
+        found = verdict(newest, parent, inventory)
+        if found.kind == "mend" and found.plan is not None:
+            message = f"plan {found.plan.generation} is mended: the partitions have drifted from it"
+            self.log.record("plan.drift", message, "warning")
+        if found.kind == "unwind" and found.plan is not None:
+            self._store_plan(found.plan)
+        if found.kind in ("finish", "mend"):
+            self._plan_ready.set()
+        self._offer(inventory)
+
+    async def apply_newest(self) -> None:
+        """Applies the newest stored plan; failures are noted and lead to a new plan later."""
+        newest = self.store.newest_plan()
+        if newest is None:
+            return
+        self._applying = True
+        begun_s = self.clock.monotonic_s()
+        try:
+            await self.executor.apply(newest.plan)
+            self._failures, self._retry_at_s = 0, 0.0
+            self.metrics.plans.labels("applied").inc()
+            self.metrics.apply_seconds.observe(self.clock.monotonic_s() - begun_s)
+        except StaleGenerationError:
+            self.metrics.plans.labels("superseded").inc()
+            self._plan_ready.set()
+        except AiranError:
+            # The executor has recorded it. The next plan starts from what is there then.
+            self.metrics.plans.labels("failed").inc()
+            self._failures += 1
+            wait_s = min(_MAX_BACKOFF_S, self.options.interval_s * 2**self._failures)
+            self._retry_at_s = self.clock.monotonic_s() + wait_s
+        finally:
+            self._applying = False
+        self._offer(await self.observer.inventory())
+
+    async def _plan(self, inventory: Inventory, newest: StoredPlan | None) -> None:
+        chosen = self._choose(self._policy, inventory)
+        if newest is None or chosen is not newest.plan:
+            self._store_plan(chosen)
+        elif newest.state == "failed":
+            reason = f"plan {newest.plan.generation} again: {newest.plan.reason}"
+            self._store_plan(renumbered(newest.plan, newest.plan, reason))
+        elif not self._applying:
+            await self.reconcile()
+
+    def _choose(self, policy: Policy, inventory: Inventory) -> Plan:
+        newest = self.store.newest_plan()
+        begun_s = time.perf_counter()
+        chosen = plan(policy, inventory, self._forecast(policy), newest.plan if newest else None)
+        self.metrics.plan_seconds.observe(time.perf_counter() - begun_s)
+        return chosen
+
+    def _store_plan(self, chosen: Plan) -> None:
+        self.store.add_plan(chosen, self.clock.now_s())
+        self.log.record("plan.stored", f"plan {chosen.generation}: {chosen.reason}")
+        self.metrics.plans.labels("stored").inc()
+        self._plan_ready.set()
+
+    def _is_too_small(self, newest: StoredPlan, inventory: Inventory) -> bool:
+        """Whether the plan being applied already gives the RAN too little."""
+        soon = max(self._demand.now_share, self._demand.forecast_share)
+        wanted = wanted_sms(self._policy, inventory, soon)
+        most = sum(gpu.geometry.divided_sm_count for gpu in inventory.gpus)
+        return role_sms(newest.plan.targets, "ran") < min(wanted, most)
+
+    def _forecast(self, policy: Policy | None = None) -> Demand:
+        policy = policy or self._policy
+        # A plan may take two changes one after the other, on top of the holder's notice.
+        horizon_s = (
+            2 * self.options.change_s
+            + policy.notice_ms / 1000.0
+            + self.options.interval_s
+            + self.options.margin_s
+        )
+        return self.ran.demand(policy, self.clock.now_s(), horizon_s)
+
+    def _offer(self, inventory: Inventory) -> None:
+        """Puts the AI partitions on offer that the newest plan keeps."""
+        newest = self.store.newest_plan()
+        lasting = {
+            (target.gpu_uuid, target.placement)
+            for target in (newest.plan.targets if newest else ())
+            if target.role == "ai"
+        }
+        self.leases.offer(
+            part
+            for part in inventory.partitions
+            if part.role == "ai"
+            and part.state == "ready"
+            and (part.gpu_uuid, part.placement) in lasting
+        )
+
+    # --- policy
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self._policy
+
+    async def set_policy(self, policy: Policy, *, dry_run: bool) -> PolicyChange:
+        """Puts the policy in force and plans by it at once; `dry_run` only shows the plan.
+
+        Raises:
+            UnavailableError: the GPUs cannot be read, or all are lost.
+        """
+        inventory = await self.observer.inventory()
+        if not inventory.gpus:
+            raise UnavailableError("no GPU of the site answers", remedy="see `airan gpu`")
+        chosen = self._choose(policy, inventory)
+        moves = tuple(str(step) for step in steps(chosen, inventory))
+        state = "dry-run"
+        if not dry_run:
+            self._policy = policy
+            self.store.set_value("policy", dataclasses.asdict(policy))
+            self.log.record("policy.changed", f"policy is now {render.policy_text(policy)}")
+            newest = self.store.newest_plan()
+            if newest is None or (newest.plan is not chosen and newest.plan != chosen):
+                self._store_plan(chosen)
+            stored = self.store.newest_plan()
+            state = stored.state if stored else "stored"
+        return PolicyChange(policy, render.plan_view(chosen, state, self.clock.now_s()), moves)
+
+    # --- cells
+
+    async def take_report(self, report: SlotReport) -> None:
+        """Takes a slot report in; an alarm in it revokes the AI's leases at once.
+
+        Raises:
+            InvalidInputError: the report contradicts itself.
+        """
+        cause = self.ran.take(report, self.clock.now_s())
+        if not cause:
+            return
+        self.metrics.alarms.inc()
+        if not self.leases.blocked:
+            self.log.record("slot.alarm", f"{cause}: the AI's leases are revoked", "warning")
+        self.leases.block(f"slot alarm: {cause}")
+
+    async def _attach_ran(self, inventory: Inventory) -> None:
+        pid = self.ran.live_pid()
+        for part in inventory.partitions:
+            if pid and part.role == "ran" and part.state == "ready" and pid not in part.pids:
+                await self.executor.attach_ran(part.id)
+
+    # --- use
+
+    def report_use(self, lease_id: str, interval_s: float, busy_s: float) -> None:
+        """Counts for how long of an interval the holder's engine was generating.
+
+        Raises:
+            NotFoundError: no such lease.
+            InvalidInputError: impossible times.
+        """
+        if not 0.0 <= busy_s <= interval_s * 1.01 + 1e-3:
+            raise InvalidInputError(
+                "busy_s", f"must lie between 0 and interval_s ({interval_s}), got {busy_s}"
+            )
+        lease = self.leases.find(lease_id)
+        self._use.add_busy(lease.sm_count / max(1, self._sm_total), min(busy_s, interval_s))
+
+    _sm_total = 0
+
+    def _account(self, inventory: Inventory) -> None:
+        now_s, total = self.clock.now_s(), inventory.sm_count
+        self._use.advance(now_s, self._shares)
+        if total:
+            self._sm_total = total
+            leased = sum(part.sm_count for part in inventory.partitions if part.leased)
+            held = role_sms(inventory.partitions, "ran")
+            self._shares = Shares(self.ran.measured_share(now_s), held / total, leased / total)
+        for role in ("ran", "ai", "free"):
+            self.metrics.partition_sms.labels(role).set(role_sms(inventory.partitions, role))
+        self.metrics.demand_share.labels("now").set(self._demand.now_share)
+        self.metrics.demand_share.labels("forecast").set(self._demand.forecast_share)
+        self.metrics.leases.set(len(self.leases.live()))
+        self._save_totals()
+
+    def _save_totals(self) -> None:
+        self.store.set_value("use", self._use.body())
+        self.ran.save()
+
+    def _count_end(self, lease: Lease) -> None:
+        self.metrics.leases_ended.labels(lease.end_reason).inc()
+        if lease.revoked_s:
+            self.metrics.reclaim_seconds.observe(lease.ended_s - lease.revoked_s)
+
+    # --- status
+
+    async def status(self) -> SiteStatus:
+        """The whole site now."""
+        inventory = await self.observer.inventory()
+        infos = await self.driver.gpus()
+        newest = self.store.newest_plan()
+        now_s = self.clock.now_s()
+        return SiteStatus(
+            site=self.options.site,
+            time_s=now_s,
+            simulated=any(info.simulated for info in infos),
+            gpus=tuple(render.gpu_view(info, inventory, self.leases) for info in infos),
+            policy=self._policy,
+            plan=render.stored_view(newest),
+            demand=render.demand_view(self._demand),
+            leases=self.leases.live(),
+            slots=self.ran.slots(),
+            cells=self.ran.cells(),
+            uptime_s=now_s - self.options.site_started_s,
+            utilisation=self._use.utilisation(),
+        )
+
+    async def watch_status(self, interval_s: float) -> AsyncIterator[SiteStatus]:
+        """The site now and then every `interval_s`."""
+        while True:
+            yield await self.status()
+            await asyncio.sleep(interval_s)

@@ -1,0 +1,1 @@
+"""Drivers: what the orchestrator may ask of a GPU node, and the nodes there are."""

@@ -1,0 +1,123 @@
+"""What the orchestrator may ask of a GPU node, one Protocol a capability.
+
+Every driver passes the same contract suite (tests/orchestrator/test_driver_contract.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator.mig import Placement
+
+
+@dataclass(frozen=True)
+class GpuInfo:
+    """One GPU of the node."""
+
+    uuid: str
+    name: str
+    """Product name, a key of the geometry table."""
+    simulated: bool
+    sm_count: int
+    memory_mib: int
+    xids: tuple[int, ...] = ()
+    """XID errors seen since the node started, oldest first."""
+    lost: bool = False
+    """Fallen off the bus: every call on it fails until an operator acts."""
+
+
+@dataclass(frozen=True)
+class GpuInstance:
+    """One MIG GPU instance with its one compute instance over all of it."""
+
+    uuid: str
+    """The MIG UUID; another one after every creation."""
+    gpu_uuid: str
+    placement: Placement
+    sm_count: int
+    memory_mib: int
+    state: str
+    """`creating`, `ready` or `destroying`."""
+    pids: tuple[int, ...] = ()
+    """Live processes attached to it."""
+
+
+class GpuInventory(Protocol):
+    """Reading. Changes nothing; safe to repeat."""
+
+    async def gpus(self) -> tuple[GpuInfo, ...]:
+        """All GPUs, in the node's order, lost ones included.
+
+        Raises:
+            UnavailableError: the driver does not answer.
+        """
+        ...
+
+    async def instances(self) -> tuple[GpuInstance, ...]:
+        """All GPU instances, by GPU and start.
+
+        Raises:
+            UnavailableError: the driver does not answer.
+        """
+        ...
+
+
+class MigControl(Protocol):
+    """Making and removing GPU instances. Neither is idempotent: look first."""
+
+    async def create(self, gpu_uuid: str, profile: str, start: int) -> GpuInstance:
+        """Makes an instance at an explicit position; returns when it is ready.
+
+        Others keep running. A failure may come before or after the instance was made: read the
+        inventory again to know.
+
+        Raises:
+            NotFoundError: no such GPU or profile.
+            InvalidInputError: the profile cannot start there.
+            CapacityError: the position is taken.
+            UnavailableError: the driver failed, or the GPU is lost.
+        """
+        ...
+
+    async def destroy(self, uuid: str) -> None:
+        """Removes an instance that no process uses; returns when its space is free.
+
+        Raises:
+            NotFoundError: there is none (any more).
+            InUseError: a live process is attached.
+            UnavailableError: the driver failed, or the GPU is lost.
+        """
+        ...
+
+
+class InstanceProcesses(Protocol):
+    """Which processes use an instance. A process is known by its pid and its start time."""
+
+    async def attach(self, uuid: str, pid: int) -> None:
+        """Registers a live process as using the instance. Idempotent.
+
+        Raises:
+            NotFoundError: no such instance, or no such process.
+        """
+        ...
+
+    async def detach(self, uuid: str, pid: int) -> None:
+        """Says that the process has stopped using the instance. Idempotent, also for an
+        instance that is gone."""
+        ...
+
+    async def evict(self, uuid: str) -> tuple[int, ...]:
+        """Kills (SIGKILL) the attached processes and returns their pids once they are gone.
+
+        Only processes whose start time is still the registered one: a recycled pid is spared.
+        Idempotent.
+
+        Raises:
+            NotFoundError: no such instance.
+        """
+        ...
+
+
+class Driver(GpuInventory, MigControl, InstanceProcesses, Protocol):
+    """A GPU node."""

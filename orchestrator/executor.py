@@ -1,0 +1,169 @@
+"""Applies a stored plan: dull, step by step, each step following from what is there now.
+
+A crash at any step leaves a state from which the same call goes on. A call that fails is tried
+again after another look at the inventory, because it may have taken effect all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from airan.core.errors import (
+    AiranError,
+    InUseError,
+    NotFoundError,
+    StaleGenerationError,
+    UnavailableError,
+)
+from orchestrator.drivers.base import Driver
+from orchestrator.hub import EventLog
+from orchestrator.leases import LeaseManager
+from orchestrator.observe import Observer
+from orchestrator.plan import Inventory, Plan
+from orchestrator.steps import Step, steps
+from orchestrator.store import Store
+
+# More than any transition between two layouts takes; reaching it means no progress is made.
+_MAX_STEPS = 200
+
+
+@dataclass(frozen=True)
+class ExecutorSettings:
+    """How a failing driver is met."""
+
+    max_faults: int = 4
+    """Failed driver calls in one plan before it is given up."""
+    retry_s: float = 0.05
+    """Wait after the first failure; doubles with each."""
+    settle_s: float = 0.02
+    """How often a change under way is looked at."""
+
+
+class Executor:
+    """Turns plans into driver calls. Use from one task at a time."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        store: Store,
+        leases: LeaseManager,
+        observer: Observer,
+        log: EventLog,
+        settings: ExecutorSettings | None = None,
+    ) -> None:
+        self._driver, self._store, self._leases = driver, store, leases
+        self._observer, self._log = observer, log
+        self._settings = settings or ExecutorSettings()
+        self.ran_pid: Callable[[], int] = lambda: 0
+        """The slot runtime's process; 0 while unknown."""
+
+    async def apply(self, plan: Plan) -> None:
+        """Makes the inventory what the plan wants. Idempotent.
+
+        Raises:
+            StaleGenerationError: a newer plan has been stored; nothing more was done.
+            InUseError: the plan cannot be reached from here without interrupting the RAN.
+            UnavailableError: the driver kept failing; the plan is marked `failed`.
+        """
+        self._store.mark_plan(plan.generation, "applying")
+        try:
+            await self._reach(plan)
+        except StaleGenerationError:
+            raise
+        except AiranError as error:
+            self._store.mark_plan(plan.generation, "failed")
+            self._log.record("plan.failed", f"plan {plan.generation}: {error}", "error")
+            raise
+        self._store.mark_plan(plan.generation, "applied")
+        self._store.keep_roles([part.uuid for part in await self._driver.instances()])
+        self._log.record("plan.applied", f"plan {plan.generation}: {plan.reason}")
+
+    async def _reach(self, plan: Plan) -> None:
+        faults = 0
+        for _ in range(_MAX_STEPS):
+            self._refuse_stale(plan)
+            todo = steps(plan, await self._settled())
+            if not todo:
+                return
+            try:
+                await self._do(todo)
+            except AiranError as error:
+                faults += 1
+                self._log.record("driver.fault", str(error), "warning")
+                if faults >= self._settings.max_faults:
+                    raise UnavailableError(
+                        f"the driver failed {faults} times, last: {error}",
+                        remedy="the orchestrator plans anew by itself; see `airan gpu`",
+                    ) from error
+                await asyncio.sleep(self._settings.retry_s * 2 ** (faults - 1))
+        raise UnavailableError(f"no progress after {_MAX_STEPS} steps")
+
+    async def _do(self, todo: tuple[Step, ...]) -> None:
+        """Takes the first step; all revocations at once, since their notices run together."""
+        revoked = [step for step in todo if step.kind == "revoke"]
+        if revoked:
+            reason = "the plan needs the partition"
+            await asyncio.gather(
+                *(self._leases.reclaim(step.partition_id, reason) for step in revoked)
+            )
+            return
+        step = todo[0]
+        if step.kind == "assign":
+            await self._assign(step)
+        elif step.kind == "destroy":
+            await self._destroy(step)
+        else:
+            placement = step.placement
+            made = await self._driver.create(step.gpu_uuid, placement.profile, placement.start)
+            await self._give(made.uuid, step.role)
+
+    async def _assign(self, step: Step) -> None:
+        if step.role_before == "ran":
+            await self._driver.detach(step.partition_id, self.ran_pid())
+        await self._give(step.partition_id, step.role)
+
+    async def _give(self, partition_id: str, role: str) -> None:
+        self._store.set_role(partition_id, role)
+        if role == "ran" and self.ran_pid():
+            await self.attach_ran(partition_id)
+
+    async def attach_ran(self, partition_id: str) -> None:
+        """Registers the slot runtime on one of the RAN's partitions. Idempotent."""
+        try:
+            await self._driver.attach(partition_id, self.ran_pid())
+        except NotFoundError:
+            # The slot runtime, or the partition, has just gone; its next report tells.
+            return
+
+    async def _destroy(self, step: Step) -> None:
+        try:
+            await self._driver.destroy(step.partition_id)
+        except NotFoundError:
+            return
+        except InUseError:
+            # By now no lease and no cell is on it: whoever still is has lost the right to be.
+            await self._driver.detach(step.partition_id, self.ran_pid())
+            gone = await self._driver.evict(step.partition_id)
+            self._log.record(
+                "partition.evicted",
+                f"{step.placement.profile} was in use without a lease, by process"
+                f" {', '.join(map(str, gone)) or 'unknown'}",
+                "warning",
+            )
+
+    async def _settled(self) -> Inventory:
+        """The inventory once no change is under way, such as one begun before a crash."""
+        while True:
+            inventory = await self._observer.inventory()
+            if all(part.state == "ready" for part in inventory.partitions):
+                return inventory
+            await asyncio.sleep(self._settings.settle_s)
+
+    def _refuse_stale(self, plan: Plan) -> None:
+        newest = self._store.newest_plan()
+        if newest is not None and newest.plan.generation != plan.generation:
+            raise StaleGenerationError(
+                f"plan {plan.generation} is superseded by plan {newest.plan.generation}"
+            )

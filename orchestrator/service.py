@@ -1,0 +1,187 @@
+"""The control process: gRPC server, planner and reconciliation, until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from wsgiref.simple_server import WSGIServer
+
+import grpc
+import prometheus_client
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from airan.core.clock import Clock, SystemClock
+from airan.core.errors import ConfigError, PortInUseError
+from orchestrator.alarm import AlarmSettings
+from orchestrator.api.server import add_servicers
+from orchestrator.control import ControlOptions, ControlPlane
+from orchestrator.demand import DemandSettings
+from orchestrator.drivers.simulated import SimulatedNode
+from orchestrator.leases import LeaseSettings
+from orchestrator.plan import Policy
+from orchestrator.store import Store
+
+
+@dataclass(frozen=True)
+class ControlSettings:
+    """What the control process needs to know."""
+
+    site: str
+    state_dir: Path
+    site_started_s: float
+    """Unix time of the site's start; totals are kept while it stays the same."""
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0 picks a free one; `serve` reports it."""
+    gpu: str = "GH200-96GB"
+    n_gpus: int = 1
+    mig_create_ms: float = 250.0
+    """Wall time, assumed."""
+    mig_destroy_ms: float = 150.0
+    """Wall time, assumed."""
+    policy: Policy = field(default_factory=Policy)
+    """In force until one is set through the API, which is stored and then wins."""
+    interval_ms: int = 500
+    metrics_port: int | None = None
+    """HTTP port for Prometheus; None: no such server, 0: a free one."""
+    leases: LeaseSettings = field(default_factory=LeaseSettings)
+    demand: DemandSettings = field(default_factory=DemandSettings)
+    alarm: AlarmSettings = field(default_factory=AlarmSettings)
+
+
+async def serve(
+    settings: ControlSettings,
+    stop: asyncio.Event,
+    on_ready: Callable[[int], None] | None = None,
+) -> None:
+    """Runs the control plane until `stop` is set; `on_ready` gets the bound gRPC port.
+
+    State lives in `state_dir`: `control.sqlite`, and `simulated-node.json`, which is the
+    simulated hardware's memory.
+
+    Raises:
+        ConfigError: the host is not a loopback address, or the policy or GPU is unknown.
+        PortInUseError: the port is taken.
+    """
+    require_loopback(settings.host)
+    async with running(settings) as (_, port):
+        if on_ready is not None:
+            on_ready(port)
+        await stop.wait()
+
+
+@contextlib.asynccontextmanager
+async def running(
+    settings: ControlSettings, clock: Clock | None = None
+) -> AsyncIterator[tuple[ControlPlane, int]]:
+    """The control plane and its bound port, running while the context is open."""
+    store = Store(settings.state_dir / "control.sqlite")
+    control = build(settings, store, clock or SystemClock())
+    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+    names = add_servicers(control, server)
+    await _add_health(server, names)
+    port = _bind(server, settings)
+    http = _metrics_server(control, settings)
+    await control.start()
+    await server.start()
+    work = asyncio.create_task(control.run())
+    watch = asyncio.create_task(_cancel_on_failure(work, asyncio.current_task()))
+    try:
+        yield control, port
+    finally:
+        watch.cancel()
+        work.cancel()
+        # A bug that ended the work goes on to the caller, after everything is closed.
+        bug = (await asyncio.gather(work, return_exceptions=True))[0]
+        await server.stop(grace=0.5)
+        await control.close()
+        if http is not None:
+            http.shutdown()
+            http.server_close()
+        store.close()
+        if isinstance(bug, Exception):
+            raise bug
+
+
+def build(settings: ControlSettings, store: Store, clock: Clock) -> ControlPlane:
+    """The control plane over a simulated node."""
+    delays_s = (settings.mig_create_ms / 1000.0, settings.mig_destroy_ms / 1000.0)
+    node = SimulatedNode(
+        settings.state_dir / "simulated-node.json",
+        settings.gpu,
+        settings.n_gpus,
+        delays_s=delays_s,
+        clock=clock,
+    )
+    options = ControlOptions(
+        site=settings.site,
+        site_started_s=settings.site_started_s,
+        change_s=sum(delays_s),
+        interval_s=settings.interval_ms / 1000.0,
+        leases=settings.leases,
+        demand=settings.demand,
+        alarm=settings.alarm,
+    )
+    return ControlPlane(store, node, clock, settings.policy, options)
+
+
+def require_loopback(host: str) -> None:
+    """Returns if the host is a loopback address.
+
+    Raises:
+        ConfigError: it is not; this server has no TLS yet, and the API can evict processes.
+    """
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host).is_loopback:
+            return
+    if host == "localhost":
+        return
+    raise ConfigError(
+        f"the control plane must not listen on {host}: it is not a loopback address, and no TLS"
+        " is configured",
+        remedy="use 127.0.0.1, and reach it from elsewhere through an SSH tunnel",
+    )
+
+
+async def _add_health(server: grpc.aio.Server, names: tuple[str, ...]) -> None:
+    servicer = HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    for name in ("", *names):
+        await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+    own = (health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection((*names, *own), server)
+
+
+def _bind(server: grpc.aio.Server, settings: ControlSettings) -> int:
+    address = f"{settings.host}:{settings.port}"
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise PortInUseError(
+            f"the control plane cannot listen on {address}: the port is taken",
+            remedy="stop what uses it, or set ports.control (0 picks a free one)",
+        ) from error
+    return port
+
+
+def _metrics_server(control: ControlPlane, settings: ControlSettings) -> WSGIServer | None:
+    if settings.metrics_port is None:
+        return None
+    server, _ = prometheus_client.start_http_server(
+        settings.metrics_port, settings.host, control.metrics.registry
+    )
+    return server
+
+
+async def _cancel_on_failure(work: asyncio.Task[None], owner: asyncio.Task[Any] | None) -> None:
+    """A bug in a background loop ends the process, which the supervisor starts again."""
+    await asyncio.wait({work})
+    if owner is not None:
+        owner.cancel()
