@@ -1,0 +1,12 @@
+"""5G NR Layer 1: arrays in, arrays out.
+
+Grids are complex64[antenna or port, symbol, subcarrier]; LLRs are log P(0)/P(1), positive means
+bit 0; bits are uint8, most significant first. NumPy arrays give NumPy arrays, CuPy arrays CuPy's.
+"""
+
+from phy.pusch.config import PuschConfig
+from phy.pusch.receiver import PuschReceiver, PuschResult
+from phy.pusch.transmitter import PuschTransmitter
+from phy.warm import warm_up
+
+__all__ = ["PuschConfig", "PuschReceiver", "PuschResult", "PuschTransmitter", "warm_up"]

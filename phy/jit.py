@@ -1,0 +1,33 @@
+"""Numba behind one door: imported at the first call of a kernel, compiled once, cached on disk.
+
+Importing `phy` must stay quick, and Numba alone takes longer than all the rest of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+
+
+@lru_cache(maxsize=8)
+def kernels(name: str) -> ModuleType:
+    """Imports the Numba module `name` at its first use; the kernels in it release the GIL.
+
+    Where the package's folder cannot be written, the compiled code is cached below the user's
+    cache folder instead.
+    """
+    if "NUMBA_CACHE_DIR" not in os.environ and not os.access(Path(__file__).parent, os.W_OK):
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "airan" / "numba"
+        _set_cache_dir(str(cache))
+    return importlib.import_module(name)
+
+
+def _set_cache_dir(path: str) -> None:
+    os.environ["NUMBA_CACHE_DIR"] = path
+    config = sys.modules.get("numba.core.config")
+    if config is not None:  # Numba was already imported and has read its environment.
+        config.CACHE_DIR = path

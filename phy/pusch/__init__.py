@@ -1,0 +1,1 @@
+"""PUSCH: configuration, transmitter and receiver."""

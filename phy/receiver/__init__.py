@@ -1,0 +1,1 @@
+"""Parts of a receiver: channel and noise estimation, equalisation."""
