@@ -199,7 +199,7 @@ class ControlPlane:
         self._offer(await self.observer.inventory())
 
     async def _plan(self, inventory: Inventory, newest: StoredPlan | None) -> None:
-        chosen = self._choose(self._policy, inventory)
+        chosen = self._choose(self._policy, inventory, newest)
         if newest is None or chosen is not newest.plan:
             self._store_plan(chosen)
         elif newest.state == "failed":
@@ -208,8 +208,7 @@ class ControlPlane:
         elif not self._applying:
             await self.reconcile()
 
-    def _choose(self, policy: Policy, inventory: Inventory) -> Plan:
-        newest = self.store.newest_plan()
+    def _choose(self, policy: Policy, inventory: Inventory, newest: StoredPlan | None) -> Plan:
         begun_s = time.perf_counter()
         chosen = plan(policy, inventory, self._forecast(policy), newest.plan if newest else None)
         self.metrics.plan_seconds.observe(time.perf_counter() - begun_s)
@@ -271,15 +270,15 @@ class ControlPlane:
         inventory = await self.observer.inventory()
         if not inventory.gpus:
             raise UnavailableError("no GPU of the site answers", remedy="see `airan gpu`")
-        chosen = self._choose(policy, inventory)
+        newest = self.store.newest_plan()
+        chosen = self._choose(policy, inventory, newest)
         moves = tuple(str(step) for step in steps(chosen, inventory))
         state = "dry-run"
         if not dry_run:
             self._policy = policy
             self.store.set_value("policy", dataclasses.asdict(policy))
             self.log.record("policy.changed", f"policy is now {render.policy_text(policy)}")
-            newest = self.store.newest_plan()
-            if newest is None or (newest.plan is not chosen and newest.plan != chosen):
+            if newest is None or chosen is not newest.plan:
                 self._store_plan(chosen)
             stored = self.store.newest_plan()
             state = stored.state if stored else "stored"

@@ -72,9 +72,7 @@ def symbol_positions(
         if n_symbols < 4:
             raise InvalidInputError("n_symbols", "must be at least 4 with mapping type A")
         if additional_positions == 3 and type_a_position != 2:
-            raise InvalidInputError(
-                "dmrs_additional_positions", "3 needs dmrs_type_a_position 2"
-            )
+            raise InvalidInputError("dmrs_additional_positions", "3 needs dmrs_type_a_position 2")
     rows = _POSITIONS[mapping_type]
     row = next(positions for longest, positions in rows if n_symbols <= longest)
     first = type_a_position if mapping_type == "A" else 0

@@ -57,9 +57,7 @@ def decode_blocks(llr, z, graph, n_iterations, norm_32, bits, parity_ok, iterati
             for index in range(n_active):
                 first, last = row_start[rows[index]], row_start[rows[index] + u64(1)]
                 _update_row(total, work, u64(z), first, last, column, shift, i16(norm_32))
-            done = _all_checks_hold(
-                total, work, u64(z), rows[:n_active], row_start, column, shift
-            )
+            done = _all_checks_hold(total, work, u64(z), rows[:n_active], row_start, column, shift)
         parity_ok[block] = done and clean
         iterations[block] = count
         for i in range(bits.shape[1]):

@@ -40,8 +40,6 @@ class PuschTransmitter:
             scrambled, config.mcs.modulation_order
         )
         comb = dmrs.subcarriers(config.n_prb, port=0)
-        for symbol, pilots in zip(
-            config.dmrs_symbols, config.pilots(slot_number), strict=True
-        ):
+        for symbol, pilots in zip(config.dmrs_symbols, config.pilots(slot_number), strict=True):
             grid[0, symbol, comb] = xp.asarray(pilots)
         return grid

@@ -96,8 +96,7 @@ def time_weights(pilot_symbols: tuple[int, ...], n_symbols: int) -> npt.NDArray[
     Before the first and after the last pilot symbol the nearest estimate is held.
     """
     columns = [
-        np.interp(np.arange(n_symbols), pilot_symbols, unit)
-        for unit in np.eye(len(pilot_symbols))
+        np.interp(np.arange(n_symbols), pilot_symbols, unit) for unit in np.eye(len(pilot_symbols))
     ]
     return np.stack(columns, axis=1).astype(np.float32)
 
