@@ -168,7 +168,7 @@ class ControlPlane:
             message = f"plan {found.plan.generation} is mended: the partitions have drifted from it"
             self.log.record("plan.drift", message, "warning")
         if found.kind == "unwind" and found.plan is not None:
-            self._store_plan(found.plan)
+            self._store_plan(found.plan, inventory)
         if found.kind in ("finish", "mend"):
             self._plan_ready.set()
         self._offer(inventory)
@@ -201,10 +201,10 @@ class ControlPlane:
     async def _plan(self, inventory: Inventory, newest: StoredPlan | None) -> None:
         chosen = self._choose(self._policy, inventory, newest)
         if newest is None or chosen is not newest.plan:
-            self._store_plan(chosen)
+            self._store_plan(chosen, inventory)
         elif newest.state == "failed":
             reason = f"plan {newest.plan.generation} again: {newest.plan.reason}"
-            self._store_plan(renumbered(newest.plan, newest.plan, reason))
+            self._store_plan(renumbered(newest.plan, newest.plan, reason), inventory)
         elif not self._applying:
             await self.reconcile()
 
@@ -214,8 +214,10 @@ class ControlPlane:
         self.metrics.plan_seconds.observe(time.perf_counter() - begun_s)
         return chosen
 
-    def _store_plan(self, chosen: Plan) -> None:
+    def _store_plan(self, chosen: Plan, inventory: Inventory) -> None:
         self.store.add_plan(chosen, self.clock.now_s())
+        # At once, so that no lease is given on a partition that is about to go.
+        self._offer(inventory)
         self.log.record("plan.stored", f"plan {chosen.generation}: {chosen.reason}")
         self.metrics.plans.labels("stored").inc()
         self._plan_ready.set()
@@ -279,9 +281,10 @@ class ControlPlane:
             self.store.set_value("policy", dataclasses.asdict(policy))
             self.log.record("policy.changed", f"policy is now {render.policy_text(policy)}")
             if newest is None or chosen is not newest.plan:
-                self._store_plan(chosen)
-            stored = self.store.newest_plan()
-            state = stored.state if stored else "stored"
+                self._store_plan(chosen, inventory)
+                state = "stored"
+            else:
+                state = newest.state
         return PolicyChange(policy, render.plan_view(chosen, state, self.clock.now_s()), moves)
 
     # --- cells

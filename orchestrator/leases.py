@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from airan.core.clock import Clock
-from airan.core.errors import CapacityError, InvalidInputError, NotFoundError
+from airan.core.errors import AiranError, CapacityError, InvalidInputError, NotFoundError
 from orchestrator.drivers import processes
 from orchestrator.drivers.base import InstanceProcesses
 from orchestrator.hub import EventLog, Hub
@@ -152,7 +152,7 @@ class LeaseManager:
         self._seen_s[holder] = max(
             self._seen_s.get(holder, 0.0), self._later(self._settings.watch_grace_s)
         )
-        await self._driver.attach(lease.partition_id, pid)
+        await self._attach(live)
         self._log.record(
             "lease.granted",
             f"{holder} leases {lease.profile} ({lease.sm_count} SMs), lease {lease.id}",
@@ -235,6 +235,16 @@ class LeaseManager:
                 await self._end(live, "holder_lost")
 
     # --- within
+
+    async def _attach(self, live: _Live) -> None:
+        try:
+            await self._driver.attach(live.lease.partition_id, live.lease.pid)
+        except AiranError as error:
+            await self._end(live, "released")
+            raise CapacityError(
+                f"the partition was lost while it was leased: {error.message}",
+                remedy="watch the leases and ask again",
+            ) from error
 
     async def _held(self, holder: str, pid: int) -> Lease | None:
         for live in list(self._live.values()):
