@@ -52,7 +52,7 @@ class RanConfig(_Section):
     """The cells of the site. One is decoded for real; the others' load is simulated."""
 
     n_cells: int = Field(default=18, ge=1, le=20)
-    n_prb: int = Field(default=51, ge=1, le=273)
+    n_prb: int = Field(default=106, ge=1, le=273)
     scs_khz: Literal[15, 30, 60, 120] = 30
     mcs_table: Literal[1, 2, 3] = 1
     mcs_index: int = Field(default=16, ge=0, le=28)

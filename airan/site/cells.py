@@ -14,8 +14,8 @@ from sims.ran_load import LoadProfile
 
 PEAK_CELLS_PER_GPU = 20
 # A scheduler leaves slots empty rather than filling every slot with a sliver of PRBs.
-MIN_ALLOCATION = 0.25
-N_ALLOCATIONS = 12
+MIN_ALLOCATION = 0.5
+N_ALLOCATIONS = 16
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Allocations:
         return tuple(sorted(found))
 
     def at(self, load: float) -> tuple[int, float]:
-        """(PRBs, part of the uplink slots that carry them) whose product is `load` of the carrier."""
+        """(PRBs, part of the uplink slots that carry them); their product is `load` carriers."""
         wanted = min(max(load, 0.0), 1.0) * self.n_prb
         size = next((size for size in self.sizes if size >= wanted), self.n_prb)
         return size, wanted / size
