@@ -17,6 +17,7 @@ from rich.console import Console
 
 from airan.core.clock import DAY_S
 from airan.core.config import ClockConfig, PortsConfig, SiteConfig
+from airan.core.errors import UnavailableError
 from airan.demo.plot import save_plot
 from airan.demo.report import DemoReport, DemoRun, Recorder, build_report, render_report
 from airan.demo.tenants import Outcome, TenantLoad, make_tenants
@@ -200,8 +201,10 @@ def demo_site(config: SiteConfig) -> Iterator[SiteRuntime]:
     ended = threading.Event()
 
     def keep() -> None:
-        while not ended.wait(0.2):
-            warden.keep()
+        # A site that cannot be kept up does not get ready, which is told with the logs' place.
+        with contextlib.suppress(UnavailableError):
+            while not ended.wait(0.2):
+                warden.keep()
 
     keeper = threading.Thread(target=keep, daemon=True)
     try:

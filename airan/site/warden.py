@@ -15,13 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from airan.core.errors import PermanentError
+from airan.core.errors import PermanentError, UnavailableError
 from airan.site import runtime as site_runtime
 from airan.site.processes import ProcessLock, ProcessRecord, sweep
 from airan.site.runtime import SiteRuntime
 from airan.site.supervisor import spawn_detached, stop_file
 
 POLL_S = 0.1
+TAKES_LOCK_S = 3.0
+MAX_FAILED_STARTS = 5
 STOP_S = 25.0
 
 
@@ -36,7 +38,8 @@ class Warden:
         self._runtime = runtime
         self._end_with_me = end_with_me
         self._lock = lock_of(runtime.config.state_dir)
-        self._spawned_s = -10.0
+        self._spawned_s = -TAKES_LOCK_S
+        self._failed_starts = 0
 
     def start(self) -> None:
         """Starts the supervisor, which starts the services.
@@ -53,11 +56,23 @@ class Warden:
         self.keep()
 
     def keep(self) -> None:
-        """Brings the supervisor back if it is gone; call it a few times a second."""
-        supervisor = ProcessLock(self._runtime.run_dir / "supervisor.lock")
-        # A supervisor that was just started has not taken its lock yet.
-        if supervisor.held() or time.monotonic() - self._spawned_s < 3.0:
+        """Brings the supervisor back if it is gone; call it a few times a second.
+
+        Raises:
+            UnavailableError: it ends again and again before it takes its lock.
+        """
+        if ProcessLock(self._runtime.run_dir / "supervisor.lock").held():
+            self._failed_starts = 0
             return
+        # A supervisor that was just started has not taken its lock yet.
+        if time.monotonic() - self._spawned_s < TAKES_LOCK_S:
+            return
+        self._failed_starts += 1
+        if self._failed_starts > MAX_FAILED_STARTS:
+            raise UnavailableError(
+                f"the supervisor failed {MAX_FAILED_STARTS} times to start",
+                remedy=f"see {self._runtime.log_dir / 'supervisor.log'}",
+            )
         self._spawned_s = time.monotonic()
         arguments = ["--end-with-warden"] if self._end_with_me else []
         child = spawn_detached(self._runtime, "airan.site.supervisor", *arguments)
@@ -110,8 +125,8 @@ def hold(runtime: SiteRuntime, warden: Warden, until: Callable[[], bool] = lambd
         while not (stop.is_set() or until() or stop_file(runtime.run_dir).exists()):
             warden.keep()
             stop.wait(POLL_S)
-        warden.stop()
     finally:
+        warden.stop()
         for number, handler in before.items():
             signal.signal(number, handler)
 
