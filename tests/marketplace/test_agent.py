@@ -38,8 +38,9 @@ async def occupy(llama_url: str, prompt: str = "The sea", n_tokens: int = 800) -
     ids = await engine.tokenize(prompt, parse_special=False)
 
     async def generate() -> None:
-        async for _ in engine.generate(ids, SamplingParams(n_tokens, temperature=1.0), slot=0):
-            pass
+        while True:
+            async for _ in engine.generate(ids, SamplingParams(n_tokens), slot=0):
+                pass
 
     return asyncio.create_task(generate())
 
