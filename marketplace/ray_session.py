@@ -26,30 +26,39 @@ class RaySession:
 
     def __init__(self, state_dir: Path, temp_dir: Path | None = None) -> None:
         self.name = hashlib.sha256(str(state_dir.absolute()).encode()).hexdigest()[:12]
+        self._sid_file = state_dir / "ray.sid"
         self.temp_dir = temp_dir or Path(tempfile.gettempdir()) / f"airan-{self.name}"
         if len(str(self.temp_dir)) > _MAX_TEMP_DIR_CHARACTERS:
             # Ray puts Unix sockets below it, and their paths may have 107 characters at most.
             self.temp_dir = Path("/tmp") / f"airan-{self.name}"
 
-    def mark_environment(self) -> None:
-        """Has this process's children inherit the session's mark."""
-        os.environ[MARK] = self.name
+    def remember(self, sid: int) -> None:
+        """Notes the POSIX session that Ray's driver leads, for processes that lost their mark."""
+        self._sid_file.write_text(str(sid), encoding="ascii")
 
     def processes(self) -> list[psutil.Process]:
         """The session's living processes, this one not counted."""
-        found = []
-        for process in psutil.process_iter():
-            if process.pid == os.getpid():
-                continue
-            try:
-                if (
-                    process.status() != psutil.STATUS_ZOMBIE
-                    and process.environ().get(MARK) == self.name
-                ):
-                    found.append(process)
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        return found
+        sid = self._remembered_sid()
+        return [one for one in psutil.process_iter() if self._owns(one, sid)]
+
+    def _owns(self, process: psutil.Process, sid: int) -> bool:
+        if process.pid == os.getpid():
+            return False
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return False
+            if process.environ().get(MARK) == self.name:
+                return True
+            # Ray's agents write a new title over their environment, and the mark with it.
+            return os.getsid(process.pid) == sid and "".join(process.cmdline()).startswith("ray::")
+        except (psutil.NoSuchProcess, psutil.AccessDenied, ProcessLookupError):
+            return False
+
+    def _remembered_sid(self) -> int:
+        try:
+            return int(self._sid_file.read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return -1
 
     def clean(self) -> int:
         """Kills what is left of the session and removes its files; returns how many were left."""

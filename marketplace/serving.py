@@ -50,6 +50,7 @@ def run_serving(
     if n_left := session.clean():
         log.warning("killed %d processes that an earlier gateway left behind", n_left)
     bind(settings.host, settings.port, "the gateway", "ports.gateway").close()
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
     session.temp_dir.mkdir(parents=True, exist_ok=True)
     driver = _start_driver(settings, session)
     try:
@@ -81,6 +82,7 @@ def _start_driver(settings: GatewaySettings, session: RaySession) -> subprocess.
         # Ctrl-C is for us: we end Ray, and not the terminal.
         start_new_session=True,
     )
+    session.remember(driver.pid)
     assert driver.stdin is not None
     pickle.dump(settings, driver.stdin)
     driver.stdin.flush()

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.1
 _DRAIN_POLL_S = 0.01
+# Before the deadline: when clients that do not yield are cut off, and when llama.cpp is stopped.
+_CUT_MARGIN_S = 0.22
 _STOP_MARGIN_S = 0.12
 _WATCH_BEAT_S = 1.0
 
@@ -86,7 +88,6 @@ class EngineAgent:
             n_slots=settings.max_concurrent,
             prefill_piece_tokens=settings.prefill_piece_tokens,
         )
-        self.forced_stops = 0
         self._keeper = LeaseKeeper(
             source,
             settings.name,
@@ -156,23 +157,24 @@ class EngineAgent:
     async def _revoked(self, deadline_s: float) -> None:
         """Sends the dispatchers away, waits for idle slots, and stops llama.cpp if none comes."""
         await self._publish(phase="draining", max_concurrent=0, deadline_s=deadline_s)
-        while self._clock.now_s() < deadline_s - _STOP_MARGIN_S:
-            with suppress(UnavailableError):
-                if await self._host.running() == 0:
-                    break
-            await asyncio.sleep(_DRAIN_POLL_S)
-        else:
-            await self._stop_by_force()
+        if not await self._idle_by(deadline_s - _CUT_MARGIN_S):
+            log.warning("some client does not yield: all connections to llama.cpp are cut")
+            self._host.disconnect()
+            if not await self._idle_by(deadline_s - _STOP_MARGIN_S):
+                log.warning("llama.cpp did not come to rest in time: it is stopped")
+                await self._host.stop()
+                await self._publish(url="")
         await self._publish(phase="no_lease", lease_id="", sm_count=0, running=0)
 
-    async def _stop_by_force(self) -> None:
-        with suppress(UnavailableError):
-            if await self._host.running() == 0:
-                return
-        log.warning("llama.cpp did not come to rest in time: it is stopped")
-        self.forced_stops += 1
-        await self._host.stop()
-        await self._publish(url="")
+    async def _idle_by(self, until_s: float) -> bool:
+        """Waits for idle slots until Unix time `until_s`, looking at least once."""
+        while True:
+            with suppress(UnavailableError):
+                if await self._host.running() == 0:
+                    return True
+            if self._clock.now_s() >= until_s:
+                return False
+            await asyncio.sleep(_DRAIN_POLL_S)
 
     async def _measure(self) -> None:
         """Samples the slots, restarts a stopped server, and reports the busy part of the time."""

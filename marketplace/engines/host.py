@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import httpx
+import psutil
 
 from airan.core.errors import ModelFileError, UnavailableError
 from marketplace.engines.llamacpp import LlamaCppEngine
@@ -58,8 +63,22 @@ class LlamaHost:
             ) from error
         self._client = LlamaCppEngine(str(self._server.listening_address))
 
+    def disconnect(self) -> None:
+        """Breaks every connection to the server, whose work for them ends with the next token."""
+        port = httpx.URL(self.url).port if self.url else None
+        for connection in psutil.Process().net_connections("tcp"):
+            if connection.fd < 0 or connection.laddr.port != port or not connection.raddr:
+                continue
+            # The server's own descriptor: a duplicate reaches the same connection.
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fd)) as end:
+                end.shutdown(socket.SHUT_RDWR)
+
     async def stop(self) -> None:
-        """Stops the server at once; open streams break off. Does nothing if it does not run."""
+        """Stops the server; open streams break off. Does nothing if it does not run.
+
+        Waits for the batch in work, a fraction of a second.
+        """
+        self.disconnect()
         client, self._client = self._client, None
         holder, self._server = [self._server], None
         if client is not None:
@@ -94,6 +113,8 @@ def _start_server(settings: LlamaSettings) -> Any:
     params.n_threads_http = settings.n_slots + _EXTRA_HTTP_THREADS
     params.warmup = False
     params.ui = False
+    # A stopping server waits for its open streams to look up, which they do this often (seconds).
+    params.sse_ping_interval = 1
     params.verbosity = _SILENT
     return xllamacpp.Server(params)
 

@@ -62,7 +62,7 @@ def _add_report_routes(router: APIRouter, runtime: Runtime) -> None:
     async def get_usage(tenant: str | None = None) -> dict[str, Any]:
         rows = await runtime.db.call(runtime.db.ledger.usage, tenant)
         total = sum(row["amount_micro_usd"] for row in rows)
-        data = [row | {"amount_usd": usd(row["amount_micro_usd"])} for row in rows]
+        data = [row | {"usd": usd(row["amount_micro_usd"])} for row in rows]
         return {"data": data, "total_micro_usd": total, "total_usd": usd(total)}
 
     @router.get("/stats")
@@ -74,7 +74,7 @@ def _add_report_routes(router: APIRouter, runtime: Runtime) -> None:
         after: Annotated[int, Query(ge=0)] = 0,
         limit: Annotated[int, Query(ge=1, le=1000)] = 200,
     ) -> dict[str, Any]:
-        return {"data": await runtime.db.call(runtime.db.ledger.list_events, after, limit)}
+        return {"events": await runtime.db.call(runtime.db.ledger.list_events, after, limit)}
 
 
 def _text(values: Any, field: str, default: str | None = None) -> str:

@@ -43,6 +43,7 @@ class Runtime:
         self.async_jobs: dict[str, Job] = {}
         self._keys: dict[str, tuple[float, Principal]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._watchers: set[asyncio.Task[None]] = set()
         self._lock_fd = -1
         self._admin_key = hashlib.sha256(settings.read_admin_key().encode()).digest()
         self._admin_open = bool(settings.read_admin_key())
@@ -75,7 +76,9 @@ class Runtime:
     async def stop(self) -> None:
         """Cuts the streams and closes the database; open jobs wait there for the next start."""
         await self.dispatcher.stop()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, *self._tasks, return_exceptions=True)
         await asyncio.to_thread(self.db.close)
         os.close(self._lock_fd)
 
@@ -148,7 +151,9 @@ class Runtime:
     def keep(self, job: Job) -> None:
         """Has an asynchronous job found by its id while this process works on it."""
         self.async_jobs[job.id] = job
-        self.spawn(self._forget_when_done(job))
+        watcher = asyncio.create_task(self._forget_when_done(job))
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
 
     def live_stats(self) -> dict[str, Any]:
         """What is going on now."""

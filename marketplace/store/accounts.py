@@ -74,7 +74,8 @@ class Accounts:
         )
         query = query.join(tenants).order_by(keys.c.created_s)
         with self._engine.connect() as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+        return [row | {"revoked": row["revoked_s"] is not None} for row in rows]
 
     def revoke_key(self, key_id: str, now_s: float) -> None:
         """Ends a key for good. Idempotent.

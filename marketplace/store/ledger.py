@@ -132,7 +132,7 @@ class Ledger:
         query = select(
             tenants.c.name.label("tenant"),
             usage.c.model,
-            func.count().label("jobs"),
+            func.count().label("requests"),
             func.sum(usage.c.input_tokens).label("input_tokens"),
             func.sum(usage.c.output_tokens).label("output_tokens"),
             func.sum(usage.c.amount_micro_usd).label("amount_micro_usd"),

@@ -150,13 +150,15 @@ async def running_agent(
         await task
 
 
-def gateway_settings(state_dir: Path, *engine_urls: str, n_ctx: int = 2048) -> GatewaySettings:
+def gateway_settings(
+    state_dir: Path, *engine_urls: str, engine_wait_s: float = 5.0
+) -> GatewaySettings:
     return GatewaySettings(
-        models=(ModelOffer(MODEL, n_ctx, Price.from_usd(0.01, 0.03)),),
+        models=(ModelOffer(MODEL, 2048, Price.from_usd(0.01, 0.03)),),
         engine_urls=engine_urls,
         state_dir=state_dir,
         admin_key=ADMIN_KEY,
-        engine_wait_s=5.0,
+        engine_wait_s=engine_wait_s,
     )
 
 

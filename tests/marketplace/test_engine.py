@@ -1,0 +1,180 @@
+"""The engine contract, against the real llama.cpp with the real model."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from airan.core.errors import ModelFileError, UnavailableError
+from marketplace.engines.base import Engine, SamplingParams, TokenChunk
+from marketplace.engines.host import LlamaHost, LlamaSettings
+from marketplace.engines.llamacpp import LlamaCppEngine
+from tests.marketplace.site import eventually
+
+GLYPHS = [{"role": "user", "content": "Repeat after me exactly: 🦊🦄 naïve 日本語 🏳️‍🌈 ok"}]
+STORY = [{"role": "user", "content": "Tell me a story about the sea."}]
+
+
+@pytest.fixture
+async def host(model_path: Path) -> AsyncIterator[LlamaHost]:
+    host = LlamaHost(LlamaSettings(model_path))
+    await host.start()
+    yield host
+    await host.stop()
+
+
+@pytest.fixture
+async def engine(host: LlamaHost) -> AsyncIterator[Engine]:
+    engine = LlamaCppEngine(host.url, prefill_piece_tokens=16)
+    yield engine
+    await engine.aclose()
+
+
+async def prompt_ids(engine: Engine, messages: list[dict[str, str]]) -> list[int]:
+    return await engine.tokenize(await engine.apply_template(messages), parse_special=True)
+
+
+async def collect(
+    engine: Engine, ids: list[int], params: SamplingParams, slot: int = 0, at_most: int = 10_000
+) -> list[TokenChunk]:
+    chunks: list[TokenChunk] = []
+    stream = engine.generate(ids, params, slot=slot)
+    async with contextlib.aclosing(stream):
+        async for chunk in stream:
+            chunks.append(chunk)
+            if len(chunks) == at_most:
+                break
+    return chunks
+
+
+def text_of(chunks: list[TokenChunk]) -> str:
+    return "".join(chunk.text for chunk in chunks)
+
+
+def ids_of(chunks: list[TokenChunk]) -> list[int]:
+    return [token for chunk in chunks for token in chunk.token_ids]
+
+
+async def test_every_token_of_a_character_that_takes_several_is_handed_over(engine: Engine) -> None:
+    ids = await prompt_ids(engine, GLYPHS)
+    chunks = await collect(engine, ids, SamplingParams(40, temperature=0.0))
+    assert "🦊" in text_of(chunks)
+    text = [chunk for chunk in chunks if chunk.token_ids]
+    assert max(len(chunk.token_ids) for chunk in text) >= 3
+    for chunk in text:
+        assert len(await engine.tokenize(chunk.text, parse_special=False)) == len(chunk.token_ids)
+    assert len(ids_of(chunks)) == text[-1].n_generated
+
+
+async def test_an_answer_cut_after_any_chunk_goes_on_with_the_same_text(engine: Engine) -> None:
+    ids = await prompt_ids(engine, GLYPHS)
+    whole = await collect(engine, ids, SamplingParams(30, temperature=0.0))
+    for n_before in (1, 2, 5, 9):
+        before = await collect(engine, ids, SamplingParams(30, temperature=0.0), at_most=n_before)
+        got = ids_of(before)
+        after = await collect(engine, ids + got, SamplingParams(30 - len(got), temperature=0.0))
+        assert text_of(before) + text_of(after) == text_of(whole)
+
+
+async def test_the_limit_and_the_end_of_the_answer_are_told_apart(engine: Engine) -> None:
+    ids = await prompt_ids(engine, STORY)
+    cut = await collect(engine, ids, SamplingParams(3, temperature=0.0))
+    assert (cut[-1].finish_reason, cut[-1].n_generated) == ("length", 3)
+    ending = await prompt_ids(engine, [{"role": "user", "content": "Answer yes or no: is 1+1=2?"}])
+    full = await collect(engine, ending, SamplingParams(200, temperature=0.0))
+    assert full[-1].finish_reason == "stop"
+
+
+async def test_a_character_cut_by_the_limit_is_counted_though_not_delivered(engine: Engine) -> None:
+    ids = await prompt_ids(engine, GLYPHS)
+    chunks = await collect(engine, ids, SamplingParams(2, temperature=0.0))
+    assert text_of(chunks) == ""
+    assert (chunks[-1].finish_reason, chunks[-1].n_generated) == ("length", 2)
+
+
+async def test_closing_a_stream_frees_its_slot_within_moments(
+    host: LlamaHost, engine: Engine
+) -> None:
+    ids = await prompt_ids(engine, STORY)
+    await collect(engine, ids, SamplingParams(500, temperature=0.0), at_most=5)
+    assert await seconds_until_idle(host) < 0.5
+
+
+async def test_a_long_prompt_can_be_stopped_between_two_pieces(
+    host: LlamaHost, engine: Engine
+) -> None:
+    ids = await engine.tokenize("the sea was wide and green " * 200, parse_special=False)
+    task = asyncio.create_task(collect(engine, ids, SamplingParams(5)))
+    await asyncio.sleep(0.5)
+    assert not task.done()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    # Whole, this prompt takes llama.cpp many seconds that nothing can cut short.
+    assert await seconds_until_idle(host) < 1.5
+
+
+async def seconds_until_idle(host: LlamaHost) -> float:
+    started_s = time.monotonic()
+    while True:
+        with contextlib.suppress(UnavailableError):
+            if await host.running() == 0:
+                break
+        await asyncio.sleep(0.005)
+    return time.monotonic() - started_s
+
+
+async def test_four_slots_generate_at_once(engine: Engine) -> None:
+    ids = await prompt_ids(engine, STORY)
+    params = SamplingParams(8, temperature=0.0)
+    answers = await asyncio.gather(*(collect(engine, ids, params, slot) for slot in range(4)))
+    assert all(answer[-1].n_generated == 8 for answer in answers)
+
+
+async def test_a_seed_repeats_a_sampled_answer(engine: Engine) -> None:
+    ids = await prompt_ids(engine, STORY)
+    params = SamplingParams(16, temperature=1.2, seed=5)
+    first, second = await collect(engine, ids, params), await collect(engine, ids, params)
+    other = await collect(engine, ids, SamplingParams(16, temperature=1.2, seed=6))
+    assert ids_of(first) == ids_of(second) != ids_of(other)
+
+
+async def test_an_engine_that_stops_breaks_the_stream_as_unavailable(
+    host: LlamaHost, engine: Engine
+) -> None:
+    ids = await prompt_ids(engine, STORY)
+    reading = asyncio.create_task(collect(engine, ids, SamplingParams(900, temperature=0.0)))
+    while not await host.running():
+        await asyncio.sleep(0.01)
+    await host.stop()
+    with pytest.raises(UnavailableError):
+        await reading
+    assert not await engine.health()
+    with pytest.raises(UnavailableError):
+        await engine.tokenize("x", parse_special=False)
+
+
+async def test_connections_can_be_broken_while_the_server_goes_on(
+    host: LlamaHost, engine: Engine
+) -> None:
+    ids = await prompt_ids(engine, STORY)
+    reading = asyncio.create_task(collect(engine, ids, SamplingParams(900, temperature=0.0)))
+    while not await host.running():
+        await asyncio.sleep(0.01)
+    host.disconnect()
+    with pytest.raises(UnavailableError):
+        await reading
+    assert await eventually(engine.health)
+    assert await seconds_until_idle(host) < 0.5
+
+
+async def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"GGUFnonsense")
+    with pytest.raises(ModelFileError, match=r"broken\.gguf"):
+        await LlamaHost(LlamaSettings(path)).start()
