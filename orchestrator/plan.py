@@ -306,12 +306,15 @@ class _Judge:
         return tuple(sms + [0] * (COMPUTE_SLICES - len(sms)))
 
     def _interruption(self, option: _Option) -> int:
-        """SMs the RAN lacks, of those it has and needs now, while the change is under way."""
+        """SMs the RAN lacks, of those it has and needs now, during the change or after it."""
         ran, layout = set(option.of("ran")), set(option.layout)
         leaving = self._now_ran - layout
         staying = self._now_ran & layout
         early = {one for one in ran if not any(one.overlaps(old) for old in leaving)}
-        return max(0, self._protected - self._geometry.sms(staying | early))
+        meanwhile = self._protected - self._geometry.sms(staying | early)
+        # A static share may be less than the RAN needs: the operator's word. Never nothing.
+        kept = self._protected if self._need.slices is None else min(1, self._protected)
+        return max(0, meanwhile, kept - self._geometry.sms(ran))
 
     def _is_undivided(self, ran: list[Placement]) -> bool:
         return any(self._geometry.profile(one.profile).key == "7g" for one in ran)
