@@ -16,7 +16,7 @@ _MAX_PRB = 275
 _LARGE_TB_BITS = 3824
 
 # Table 5.1.3.2-1.
-_SMALL_SIZES = (
+_SMALL_SIZES: tuple[int, ...] = (
     *range(24, 193, 8),
     *range(208, 385, 16),
     *range(408, 577, 24),
