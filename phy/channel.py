@@ -79,7 +79,9 @@ class Channel:
         shape = response.shape
         noise = self._rng.standard_normal((2, *shape), dtype=np.float32)
         scale = np.float32(np.sqrt(self.config.noise_var / 2))
-        return response * grid[0] + scale * (noise[0] + np.complex64(1j) * noise[1])
+        received: npt.NDArray[np.complex64] = response * grid[0]
+        received += scale * (noise[0] + np.complex64(1j) * noise[1])
+        return received
 
     def response(self, n_subcarriers: int) -> npt.NDArray[np.complex64]:
         """Draws a frequency response: complex64[rx, 14, subcarrier], mean power 1."""
@@ -115,7 +117,8 @@ class Channel:
             # TR 38.901 7.7.2: the line-of-sight path has a Doppler shift of 0.7 f_D.
             turning = np.exp(2j * np.pi * 0.7 * turns)
         steady = np.exp(2j * np.pi * rng.random((config.n_rx, 1, 1))) * turning[:, None]
-        return np.where(los, steady, fading) * np.sqrt(power)
+        gains: npt.NDArray[np.complex128] = np.where(los, steady, fading) * np.sqrt(power)
+        return gains
 
 
 @lru_cache(maxsize=8)

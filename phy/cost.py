@@ -9,6 +9,7 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -137,7 +138,7 @@ def measure(
 
     samples = []
     for n_prb in n_prbs:
-        source = SimulatedUplink(config, channel, load=lambda _slot, n=n_prb: n)
+        source = SimulatedUplink(config, channel, load=partial(_constant, n_prb))
         for slot in range(-1, repeats):
             prepared = source.prepare(max(slot, 0))
             if prepared is None:
@@ -161,6 +162,10 @@ def device_name() -> str:
     except OSError:
         pass
     return f"{model}, {os.cpu_count()} cores"
+
+
+def _constant(n_prb: int, _slot: int) -> int:
+    return n_prb
 
 
 def _non_negative_line(

@@ -11,6 +11,7 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 
 @lru_cache(maxsize=8)
@@ -28,6 +29,6 @@ def kernels(name: str) -> ModuleType:
 
 def _set_cache_dir(path: str) -> None:
     os.environ["NUMBA_CACHE_DIR"] = path
-    config = sys.modules.get("numba.core.config")
+    config: Any = sys.modules.get("numba.core.config")
     if config is not None:  # Numba was already imported and has read its environment.
         config.CACHE_DIR = path

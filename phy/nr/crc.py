@@ -77,7 +77,7 @@ def append(bits: Array, poly: Poly) -> Array:
 
 
 def check(bits: Array, poly: Poly) -> Array:
-    """Tells whether the last L of `bits` are the parity of those before: uint8[..., n] -> bool[...].
+    """Tells whether the last L bits are the parity of those before: uint8[..., n] -> bool[...].
 
     An all-zero block passes: callers that may be handed silence must look for it themselves.
 

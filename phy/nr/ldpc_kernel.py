@@ -8,9 +8,15 @@ Arrays are flat and parts of them are given by unsigned offsets: a slice object 
 the loop over it, and a signed index would be checked for being negative at every step. Every
 intermediate value is cut back to 16 bits, and choices are made with masks: Numba widens integer
 arithmetic to 64 bits, and only so does the compiler keep sixteen lanes to a register.
+
+Numba infers the types itself; what an argument is, the docstrings say.
 """
 
+# mypy: disable-error-code="untyped-decorator"
+
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -28,7 +34,16 @@ MAX_ROW_WEIGHT = 32
 
 
 @njit(nogil=True, cache=True)
-def decode_blocks(llr, z, graph, n_iterations, norm_32, bits, parity_ok, iterations):
+def decode_blocks(
+    llr: Any,
+    z: Any,
+    graph: Any,
+    n_iterations: Any,
+    norm_32: Any,
+    bits: Any,
+    parity_ok: Any,
+    iterations: Any,
+) -> None:
     """Decodes float32 llr[cb, N] one block after the other; fills bits, parity_ok, iterations.
 
     `graph` is (n_info_columns, n_core_rows, row_start, column, shift), the last three uint64.
@@ -65,7 +80,7 @@ def decode_blocks(llr, z, graph, n_iterations, norm_32, bits, parity_ok, iterati
 
 
 @njit(nogil=True, cache=True)
-def _quantise(llr, total, n_punctured):
+def _quantise(llr: Any, total: Any, n_punctured: Any) -> bool:
     """Scales and rounds one block's LLRs into total[n_punctured:]; False if one of them is NaN."""
     level = 0.0
     n_used = 0
@@ -88,7 +103,7 @@ def _quantise(llr, total, n_punctured):
 
 
 @njit(nogil=True, cache=True)
-def _active_rows(total, z, n_info_columns, n_core_rows, rows):
+def _active_rows(total: Any, z: Any, n_info_columns: Any, n_core_rows: Any, rows: Any) -> int:
     """Lists the rows worth visiting: an extension row whose own parity bits were not received
     says nothing about the others."""
     n_active = 0
@@ -106,7 +121,9 @@ def _active_rows(total, z, n_info_columns, n_core_rows, rows):
 
 
 @njit(nogil=True, cache=True)
-def _update_row(total, work, z, first, last, column, shift, norm_32):
+def _update_row(
+    total: Any, work: Any, z: Any, first: Any, last: Any, column: Any, shift: Any, norm_32: Any
+) -> None:
     """One layer: takes the old messages of the row out of the totals, puts the new ones in."""
     messages, extrinsic, smallest, second, sign, scaled, scaled_second = work
     smallest[:] = MESSAGE_LIMIT
@@ -129,19 +146,19 @@ def _update_row(total, work, z, first, last, column, shift, norm_32):
 
 
 @njit(nogil=True, cache=True)
-def _subtract(total, t0, message, m0, out, o0, n):
+def _subtract(total: Any, t0: Any, message: Any, m0: Any, out: Any, o0: Any, n: Any) -> None:
     for j in range(n):
         out[o0 + j] = i16(total[t0 + j] - message[m0 + j])
 
 
 @njit(nogil=True, cache=True)
-def _add(extrinsic, e0, message, m0, total, t0, n):
+def _add(extrinsic: Any, e0: Any, message: Any, m0: Any, total: Any, t0: Any, n: Any) -> None:
     for j in range(n):
         total[t0 + j] = i16(extrinsic[e0 + j] + message[m0 + j])
 
 
 @njit(nogil=True, cache=True)
-def _two_smallest(value, v0, smallest, second, sign, n):
+def _two_smallest(value: Any, v0: Any, smallest: Any, second: Any, sign: Any, n: Any) -> None:
     for j in range(n):
         v = value[v0 + j]
         sign[j] = i16(sign[j] ^ v)
@@ -152,13 +169,23 @@ def _two_smallest(value, v0, smallest, second, sign, n):
 
 
 @njit(nogil=True, cache=True)
-def _scale(value, norm_32, out, n):
+def _scale(value: Any, norm_32: Any, out: Any, n: Any) -> None:
     for j in range(n):
         out[j] = i16(i16(value[j] * norm_32) >> 5)
 
 
 @njit(nogil=True, cache=True)
-def _new_message(extrinsic, e0, smallest, scaled, scaled_second, sign, message, m0, n):
+def _new_message(
+    extrinsic: Any,
+    e0: Any,
+    smallest: Any,
+    scaled: Any,
+    scaled_second: Any,
+    sign: Any,
+    message: Any,
+    m0: Any,
+    n: Any,
+) -> None:
     """An edge gets the smallest of the other edges: the second smallest if its own is the smallest
     (with a tie the two are equal anyway), with the product of the other edges' signs."""
     for j in range(n):
@@ -172,7 +199,9 @@ def _new_message(extrinsic, e0, smallest, scaled, scaled_second, sign, message, 
 
 
 @njit(nogil=True, cache=True)
-def _all_checks_hold(total, work, z, rows, row_start, column, shift):
+def _all_checks_hold(
+    total: Any, work: Any, z: Any, rows: Any, row_start: Any, column: Any, shift: Any
+) -> bool:
     """True if the signs of `total` satisfy all `rows` and no bit in them is undecided (zero)."""
     parity, undecided = work[2], work[3]
     for row in rows:
@@ -191,7 +220,7 @@ def _all_checks_hold(total, work, z, rows, row_start, column, shift):
 
 
 @njit(nogil=True, cache=True)
-def _accumulate(total, t0, parity, undecided, p0, n):
+def _accumulate(total: Any, t0: Any, parity: Any, undecided: Any, p0: Any, n: Any) -> None:
     for j in range(n):
         t = total[t0 + j]
         parity[p0 + j] = i16(parity[p0 + j] ^ t)

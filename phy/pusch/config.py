@@ -132,8 +132,15 @@ class PuschConfig:
     @cached_property
     def tb_size_bits(self) -> int:
         """Transport block size. Spec: TS 38.214 6.1.4.2"""
-        n_re = tbs.resource_elements(self.n_prb, self.n_symbols, self.n_dmrs_per_prb)
-        return tbs.size(n_re, self.mcs.code_rate, self.mcs.modulation_order, self.n_layers)
+        mcs = self.mcs
+        return tbs.size(
+            self.n_prb,
+            self.n_symbols,
+            self.n_dmrs_per_prb,
+            mcs.modulation_order,
+            mcs.code_rate,
+            self.n_layers,
+        )
 
     @cached_property
     def sch(self) -> SchConfig:

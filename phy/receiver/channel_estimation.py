@@ -138,4 +138,6 @@ def _correlation(
     step = distance * (scs_khz * 1e-6)  # GHz, against ns
     width = window.latest_ns - window.earliest_ns
     centre = (window.latest_ns + window.earliest_ns) / 2
-    return np.exp(-2j * np.pi * step * centre) * np.sinc(step * width)
+    correlation: npt.NDArray[np.complex128] = np.exp(-2j * np.pi * step * centre)
+    correlation *= np.sinc(step * width)
+    return correlation

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from importlib import resources
+
+import numpy as np
+import pytest
+
+
+@dataclass(frozen=True)
+class ParityChecks:
+    """The parity-check matrix as lists of bit positions, read straight from the spec's tables."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+    n_checks: int
+
+    def hold(self, word: np.ndarray) -> bool:
+        """H c = 0 over GF(2), for a whole code word with its first 2 Z bits."""
+        sums = np.bincount(self.rows, weights=word[self.columns], minlength=self.n_checks)
+        return not np.any(sums.astype(int) % 2)
+
+
+# TS 38.212 table 5.3.2-1, as printed.
+LIFTING_SETS = (
+    (2, 4, 8, 16, 32, 64, 128, 256),
+    (3, 6, 12, 24, 48, 96, 192, 384),
+    (5, 10, 20, 40, 80, 160, 320),
+    (7, 14, 28, 56, 112, 224),
+    (9, 18, 36, 72, 144, 288),
+    (11, 22, 44, 88, 176, 352),
+    (13, 26, 52, 104, 208),
+    (15, 30, 60, 120, 240),
+)
+
+
+@pytest.fixture(scope="session")
+def lifting_sets() -> tuple[tuple[int, ...], ...]:
+    return LIFTING_SETS
+
+
+@pytest.fixture(scope="session")
+def parity_checks():
+    """Builds H of a base graph and lifting size: (number, z) -> ParityChecks."""
+
+    def build(number: int, z: int) -> ParityChecks:
+        index = next(i for i, sizes in enumerate(LIFTING_SETS) if z in sizes)
+        text = resources.files("phy.nr").joinpath(f"data/base_graph_{number}.csv").read_text()
+        lines = [line for line in text.splitlines() if line and line[0].isdigit()]
+        rows, columns = [], []
+        for fields in csv.reader(lines):
+            row, column, shift = int(fields[0]), int(fields[1]), int(fields[2 + index]) % z
+            rows += [row * z + i for i in range(z)]
+            columns += [column * z + (i + shift) % z for i in range(z)]
+        return ParityChecks(np.array(rows), np.array(columns), max(rows) + 1)
+
+    return build
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20240601)
