@@ -58,7 +58,7 @@ class RanConfig(_Section):
     mcs_index: int = Field(default=16, ge=0, le=28)
     n_rx: int = Field(default=2, ge=1, le=16)
     snr_db: float = Field(default=22.0, ge=-20.0, le=60.0)
-    slot_slowdown: float = Field(default=40.0, ge=1.0)
+    slot_slowdown: float = Field(default=80.0, ge=1.0)
     """The slot clock and the slot budget run this many times slower than a radio's."""
     slot_budget_us: float = Field(default=1250.0, gt=0.0)
     """PUSCH budget of a slot at radio speed (cuPHY's published GPU budget)."""
@@ -78,7 +78,7 @@ class PolicyConfig(_Section):
     min_ran_share: Share = 0.1
     min_lease_s: float = Field(default=6.0, ge=0.0)
     """`demand`: a larger AI part is offered only if it is expected to last this long."""
-    notice_ms: int = Field(default=400, ge=0, le=60_000)
+    notice_ms: int = Field(default=1000, ge=0, le=60_000)
     """How long a lease holder may take to pause before its partition is taken by force."""
     interval_ms: int = Field(default=500, ge=50, le=60_000)
     """How often demand is looked at."""
