@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,8 +82,7 @@ def test_a_corrupt_model_file_is_named_with_its_remedy(site: Site, tmp_path: Pat
 def test_a_demo_stopped_by_ctrl_c_leaves_no_process(site: Site, tmp_path: Path) -> None:
     environ = site.environ | {"AIRAN_STATE_DIR": str(tmp_path)}
     demo = subprocess.Popen(
-        ["python", "-m", "airan", "demo", "--duration", "60"],
-        executable=__import__("sys").executable,
+        [sys.executable, "-m", "airan", "demo", "--duration", "60"],
         env=environ,
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
