@@ -6,7 +6,7 @@ import contextlib
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airan.core.errors import InvalidInputError
@@ -166,6 +166,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@settings(max_examples=30, deadline=None)
 @given(JSON_VALUES)
 def test_no_json_value_breaks_the_check(values: Any) -> None:
     for body in (values, REQUEST | {"messages": values}, REQUEST | {"stop": values, "n": values}):
