@@ -10,7 +10,9 @@ from orchestrator.accounting import Shares, SlotTotals, UseTotals
 from orchestrator.views import SlotReport
 
 
-def report(slots: int, counts: tuple[int, ...], edges: tuple[float, ...] = (10.0, 20.0)) -> SlotReport:
+def report(
+    slots: int, counts: tuple[int, ...], edges: tuple[float, ...] = (10.0, 20.0)
+) -> SlotReport:
     return SlotReport(
         "cell-1",
         float(slots),

@@ -121,9 +121,7 @@ async def test_attaching_no_process_or_to_no_instance_is_refused(driver: Driver)
 
 async def test_others_keep_running_while_one_is_made(driver: Driver) -> None:
     gpu = await gpu_of(driver)
-    made = await asyncio.gather(
-        driver.create(gpu, "1g.12gb", 0), driver.create(gpu, "1g.12gb", 1)
-    )
+    made = await asyncio.gather(driver.create(gpu, "1g.12gb", 0), driver.create(gpu, "1g.12gb", 1))
     assert {one.uuid for one in await driver.instances()} == {one.uuid for one in made}
 
 
