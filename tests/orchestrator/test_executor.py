@@ -172,9 +172,10 @@ async def prepared(path: Path, before: Split, ran_pid: int, holder_pid: int) -> 
     return gpu_uuid
 
 
-async def recover(path: Path, needed: int, ran_pid: int) -> Process:
-    """Restarts as the control process does, and finishes what was begun."""
-    process = Process(path, ran_pid)
+async def recover(path: Path, needed: int) -> Process:
+    """Restarts as the control process does, before any slot report has named the RAN's process,
+    and finishes what was begun."""
+    process = Process(path, ran_pid=0)
     process.needed_sms = needed
     process.leases.start()
     await process.check_ran()
@@ -205,17 +206,17 @@ async def test_a_crash_at_any_step_is_finished_at_the_next_start(
         wanted = process.store_plan(gpu_uuid, after)
         crashed = await crash.strikes(process.executor.apply(wanted))
         await process.close()
-        again = await recover(path, needed, ran.pid)
+        again = await recover(path, needed)
         assert await split_of(again) == after
         assert steps(wanted, await again.inventory()) == ()
         stored = again.store.newest_plan()
         assert stored is not None
         assert stored.state == "applied"
+        assert ran.poll() is None, "the slot runtime must never be killed"
         await again.close()
         if not crashed:
             break
     assert crashes > 4, "the crash must have struck at several steps"
-    assert ran.poll() is None, "the slot runtime must never be killed"
 
 
 @pytest.mark.parametrize("change", CHANGES)
