@@ -7,7 +7,8 @@ again after another look at the inventory, because it may have taken effect all 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from airan.core.errors import (
@@ -121,7 +122,10 @@ class Executor:
 
     async def _assign(self, step: Step) -> None:
         if step.role_before == "ran":
-            await self._driver.detach(step.partition_id, self.ran_pid())
+            # All that is attached to it is the RAN's, also while no report has named it yet.
+            parts = (await self._observer.inventory()).partitions
+            own = (part.pids for part in parts if part.id == step.partition_id)
+            await self._detach(step.partition_id, itertools.chain(*own))
         await self._give(step.partition_id, step.role)
 
     async def _give(self, partition_id: str, role: str) -> None:
@@ -144,7 +148,7 @@ class Executor:
             return
         except InUseError:
             # By now no lease and no cell is on it: whoever still is has lost the right to be.
-            await self._driver.detach(step.partition_id, self.ran_pid())
+            await self._detach(step.partition_id, await self._ran_pids())
             gone = await self._driver.evict(step.partition_id)
             self._log.record(
                 "partition.evicted",
@@ -152,6 +156,15 @@ class Executor:
                 f" {', '.join(map(str, gone)) or 'unknown'}",
                 "warning",
             )
+
+    async def _ran_pids(self) -> set[int]:
+        """The RAN's processes, which are never evicted: those on its partitions."""
+        parts = (await self._observer.inventory()).partitions
+        return {pid for part in parts if part.role == "ran" for pid in part.pids} | {self.ran_pid()}
+
+    async def _detach(self, partition_id: str, pids: Iterable[int]) -> None:
+        for pid in pids:
+            await self._driver.detach(partition_id, pid)
 
     async def _settled(self) -> Inventory:
         """The inventory once no change is under way, such as one begun before a crash."""

@@ -305,12 +305,17 @@ class LeaseManager:
             return
         live.ending = True
         lease = live.lease
-        if reason in ("evicted", "holder_lost"):
-            # A holder that lost its watch may still be computing on what is not its own.
-            with contextlib.suppress(NotFoundError):
+        try:
+            if reason in ("evicted", "holder_lost"):
+                # A holder that lost its watch may still be computing on what is not its own.
                 await self._driver.evict(lease.partition_id)
-        else:
-            await self._driver.detach(lease.partition_id, lease.pid)
+            else:
+                await self._driver.detach(lease.partition_id, lease.pid)
+        except NotFoundError:
+            pass
+        except AiranError as error:
+            # The lease ends all the same; whoever destroys the partition evicts again.
+            self._log.record("driver.fault", f"ending lease {lease.id}: {error}", "warning")
         live.lease = replace(
             live.lease, state="ended", end_reason=reason, ended_s=self._clock.now_s()
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from typing import NamedTuple
 
@@ -147,13 +148,19 @@ class Plan:
 
 
 class _Option(NamedTuple):
-    """One way to divide one GPU: its placements, and which of them are the RAN's."""
+    """One way to divide one GPU, with what about it does not depend on the present."""
 
     layout: Layout
     roles: tuple[str, ...]
-
-    def of(self, role: str) -> list[Placement]:
-        return [one for one, its in zip(self.layout, self.roles, strict=True) if its == role]
+    ran: tuple[Placement, ...]
+    ai: frozenset[Placement]
+    ai_sms: tuple[int, ...]
+    """SMs of the AI's partitions, largest first, padded with zeros to compare."""
+    ran_sms: int
+    ran_slices: int
+    """Compute slices."""
+    is_undivided: bool
+    """The RAN has the whole GPU as one instance."""
 
 
 class _Need(NamedTuple):
@@ -246,12 +253,36 @@ def _choose(gpu: Gpu, inventory: Inventory, need: _Need, parent: Plan | None) ->
 def _options(
     gpu: Gpu, existing: tuple[Partition, ...], held: tuple[Target, ...]
 ) -> Iterable[_Option]:
-    layouts = [*gpu.geometry.maximal_layouts()]
+    yield from _maximal_options(gpu.geometry)
     for parts in (existing, held):
-        layouts.append(tuple(sorted(part.placement for part in parts)))
-    for layout in dict.fromkeys(layouts):
-        for roles in product(("ran", "ai"), repeat=len(layout)):
-            yield _Option(layout, roles)
+        yield from _options_of(gpu.geometry, tuple(sorted(part.placement for part in parts)))
+
+
+@cache
+def _maximal_options(geometry: MigGeometry) -> tuple[_Option, ...]:
+    layouts = geometry.maximal_layouts()
+    return tuple(option for layout in layouts for option in _options_of(geometry, layout))
+
+
+def _options_of(geometry: MigGeometry, layout: Layout) -> Iterable[_Option]:
+    profiles = [geometry.profile(placement.profile) for placement in layout]
+    for roles in product(("ran", "ai"), repeat=len(layout)):
+        parts = list(zip(layout, profiles, roles, strict=True))
+        yield _Option(
+            layout=layout,
+            roles=roles,
+            ran=tuple(placement for placement, _, role in parts if role == "ran"),
+            ai=frozenset(placement for placement, _, role in parts if role == "ai"),
+            ai_sms=_ranked(profile.sm_count for _, profile, role in parts if role == "ai"),
+            ran_sms=sum(profile.sm_count for _, profile, role in parts if role == "ran"),
+            ran_slices=sum(profile.compute_slices for _, profile, role in parts if role == "ran"),
+            is_undivided=any(profile.key == "7g" and role == "ran" for _, profile, role in parts),
+        )
+
+
+def _ranked(sms: Iterable[int]) -> tuple[int, ...]:
+    ranked = sorted(sms, reverse=True)
+    return tuple(ranked + [0] * (COMPUTE_SLICES - len(ranked)))
 
 
 class _Judge:
@@ -267,70 +298,60 @@ class _Judge:
     ) -> None:
         self._geometry = geometry
         self._need = need
-        self._existing = existing
-        self._now_ran = {part.placement for part in existing if part.role == "ran"}
-        self._now_all = {part.placement for part in existing}
+        self._sms_of_ran = {
+            part.placement: part.sm_count for part in existing if part.role == "ran"
+        }
         self._role_now = {part.placement: part.role for part in existing}
-        self._leased = {part.placement for part in existing if part.leased}
-        self._held_ai = self._ai_sizes(t.placement for t in held if t.role == "ai")
-        held_ran = role_sms(held, "ran")
-        self._short = held_ran < need.soon
+        self._leased = frozenset(part.placement for part in existing if part.leased)
+        self._held_ai = _ranked(target.sm_count for target in held if target.role == "ai")
+        self._slice_sms = geometry.profile("1g").sm_count
+        self._short = role_sms(held, "ran") < need.soon
         self._protected = 0
-        if ran_in_use and self._now_ran:
-            self._protected = min(need.now, geometry.sms(self._now_ran))
+        if ran_in_use and self._sms_of_ran:
+            self._protected = min(need.now, sum(self._sms_of_ran.values()))
 
     def cost(self, option: _Option) -> tuple[object, ...]:
-        ran, ai = option.of("ran"), option.of("ai")
-        sizes = self._ai_sizes(ai)
-        revoked = len(self._leased - set(ai))
-        moves = len(self._now_all ^ set(option.layout))
-        changed = sum(
-            self._role_now.get(one, role) != role
-            for one, role in zip(option.layout, option.roles, strict=True)
-        )
+        """What is bad about the option, the worst first."""
+        revoked = len(self._leased - option.ai)
         return (
-            self._interruption(option),
-            not self._need.whole and self._is_undivided(ran),
-            self._shortfall(ran, grows=sizes > self._held_ai),
-            not self._is_worthwhile(sizes, revoked),
-            tuple(-size for size in sizes),
+            self._interruption(option) if self._protected else 0,
+            option.is_undivided and not self._need.whole,
+            self._shortfall(option),
+            not self._is_worthwhile(option, revoked),
+            tuple(-sms for sms in option.ai_sms),
             revoked,
-            moves,
-            changed,
-            self._geometry.sms(ran),
-            option,
+            len(self._role_now.keys() ^ set(option.layout)),
+            sum(
+                self._role_now.get(one, role) != role
+                for one, role in zip(option.layout, option.roles, strict=True)
+            ),
+            option.ran_sms,
+            option.layout,
+            option.roles,
         )
-
-    def _ai_sizes(self, placements: Iterable[Placement]) -> tuple[int, ...]:
-        sms = sorted((self._geometry.sms((one,)) for one in placements), reverse=True)
-        return tuple(sms + [0] * (COMPUTE_SLICES - len(sms)))
 
     def _interruption(self, option: _Option) -> int:
         """SMs the RAN lacks, of those it has and needs now, during the change or after it."""
-        ran, layout = set(option.of("ran")), set(option.layout)
-        leaving = self._now_ran - layout
-        staying = self._now_ran & layout
-        early = {one for one in ran if not any(one.overlaps(old) for old in leaving)}
-        meanwhile = self._protected - self._geometry.sms(staying | early)
+        leaving = self._sms_of_ran.keys() - set(option.layout)
+        meanwhile = sum(sms for one, sms in self._sms_of_ran.items() if one not in leaving)
+        for one in option.ran:
+            if one not in self._sms_of_ran and not any(one.overlaps(old) for old in leaving):
+                meanwhile += self._geometry.sms((one,))
         # A static share may be less than the RAN needs: the operator's word. Never nothing.
         kept = self._protected if self._need.slices is None else min(1, self._protected)
-        return max(0, meanwhile, kept - self._geometry.sms(ran))
+        return max(0, self._protected - meanwhile, kept - option.ran_sms)
 
-    def _is_undivided(self, ran: list[Placement]) -> bool:
-        return any(self._geometry.profile(one.profile).key == "7g" for one in ran)
-
-    def _shortfall(self, ran: list[Placement], *, grows: bool) -> int:
-        sms = self._geometry.sms(ran)
+    def _shortfall(self, option: _Option) -> int:
         if self._need.slices is not None:
-            slices = sum(self._geometry.profile(one.profile).compute_slices for one in ran)
-            return abs(slices - self._need.slices)
-        return max(0, (self._need.sustained if grows else self._need.soon) - sms)
+            return abs(option.ran_slices - self._need.slices)
+        grows = option.ai_sms > self._held_ai
+        return max(0, (self._need.sustained if grows else self._need.soon) - option.ran_sms)
 
-    def _is_worthwhile(self, sizes: tuple[int, ...], revoked: int) -> bool:
+    def _is_worthwhile(self, option: _Option, revoked: int) -> bool:
         """Whether a change that revokes leases serves the RAN, or else brings a slice more."""
         if not revoked or self._short or self._need.slices is not None:
             return True
-        return sizes[0] >= self._held_ai[0] + self._geometry.profile("1g").sm_count
+        return option.ai_sms[0] >= self._held_ai[0] + self._slice_sms
 
 
 def _targets(gpu: Gpu, option: _Option) -> list[Target]:

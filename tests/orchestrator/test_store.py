@@ -87,5 +87,5 @@ def test_old_demand_is_forgotten(store: Store) -> None:
 def test_a_damaged_database_is_named(tmp_path: Path) -> None:
     path = tmp_path / "control.sqlite"
     path.write_bytes(b"this is no database, it only looks for trouble" * 100)
-    with pytest.raises(UnavailableError, match="control.sqlite"):
+    with pytest.raises(UnavailableError, match=r"control\.sqlite"):
         Store(path)
