@@ -105,7 +105,7 @@ def usage(
         "Usage",
         ("tenant", "requests", "input tokens", "output tokens", "USD"),
         [
-            (r["tenant"], r["jobs"], r["input_tokens"], r["output_tokens"], r["amount_usd"])
+            (r["tenant"], r["requests"], r["input_tokens"], r["output_tokens"], r["usd"])
             for r in rows
         ],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import threading
 import time
 
@@ -87,9 +88,15 @@ def victim_gone(pid: int) -> bool:
 
 
 def check_books(site: Site) -> None:
-    """Every completed request is billed once: what tenants used is what was completed."""
-    rows = site.airan_json("usage")
-    assert sum(row["jobs"] for row in rows) >= site.stats()["requests"]["completed"]
+    """Every completed request is billed, and nothing is billed that was not worked on."""
+    with sqlite3.connect(f"file:{site.state_dir / 'marketplace.db'}?mode=ro", uri=True) as books:
+        billed = [row[0] for row in books.execute("SELECT job_id FROM usage")]
+        states = dict(books.execute("SELECT id, state FROM jobs"))
+    books.close()
+    completed = {job for job, state in states.items() if state == "completed"}
+    assert len(billed) == len(set(billed))
+    assert completed <= set(billed)
+    assert {states[job] for job in billed} <= {"completed", "cancelled"}
 
 
 @pytest.mark.timeout(150)
