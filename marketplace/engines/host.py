@@ -83,7 +83,7 @@ class LlamaHost:
         holder, self._server = [self._server], None
         if client is not None:
             await client.aclose()
-        # The destructor waits for the batch in work, which must not hold up the event loop.
+        # The destructor waits for the batch in work, and holds Python's lock meanwhile.
         await asyncio.to_thread(holder.clear)
 
     async def running(self) -> int:

@@ -108,7 +108,7 @@ class FakeControl:
             deadline_s = self._deadlines[lease.id] = time.time() + notice_s
             released = self._released[lease.id] = asyncio.Event()
             self._send(FakeLeaseEvent("revoked", revoking, deadline_s))
-            await asyncio.wait_for(released.wait(), notice_s + 5)
+            await asyncio.wait_for(released.wait(), notice_s + 15)
 
     def offer(self) -> None:
         self.free = True
@@ -131,9 +131,9 @@ class FakeControl:
 
 @asynccontextmanager
 async def running_agent(
-    model_path: Path, control: FakeControl, **changes: object
+    model_path: Path, control: FakeControl | None, **changes: object
 ) -> AsyncIterator[str]:
-    """An engine agent in this process; gives its state address."""
+    """An engine agent in this process; gives its state address. `control` None: over gRPC."""
     settings = EngineAgentSettings(
         name="engine-0", model=MODEL, model_path=model_path, port=0, background=False
     )

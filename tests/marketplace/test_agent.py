@@ -20,7 +20,7 @@ from tests.marketplace.site import MODEL, FakeControl, FakeLease, eventually, ru
 
 
 async def get_state(url: str) -> dict:
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=30) as http:
         return (await http.get(f"{url}/state")).json()
 
 
@@ -106,7 +106,7 @@ async def test_a_client_that_does_not_yield_is_cut_off_before_the_deadline(
     before = await wait_for_phase(agent_url, "ready")
     busy = await occupy(before["url"])
     await eventually(lambda: running(agent_url))
-    await control.revoke(notice_s=0.5)
+    await control.revoke(notice_s=1.5)
     with pytest.raises(UnavailableError):
         await busy
     assert control.released_late_s[0] < 0
@@ -123,8 +123,8 @@ async def test_an_engine_stuck_in_a_long_prompt_is_stopped_and_comes_back(
     await control.revoke(notice_s=0.5)
     with pytest.raises(UnavailableError):
         await busy
-    # llama.cpp finishes the batch in work, which takes a fraction of a second.
-    assert control.released_late_s[0] < 1.0
+    # llama.cpp finishes the batch in work: a fraction of a second, if the machine is idle.
+    assert control.released_late_s[0] < 5.0
     control.offer()
     assert (await wait_for_phase(agent_url, "ready"))["url"] != before["url"]
 

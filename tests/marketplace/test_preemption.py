@@ -138,12 +138,15 @@ def _remembering(original: Any, seen: list[Any]) -> Any:
 
 
 async def test_a_sampled_answer_says_that_it_was_resumed(market: Market) -> None:
-    asking = asyncio.create_task(market.ask(max_tokens=60, temperature=1.0, seed=3))
-    await asyncio.sleep(0.5)
+    asking = asyncio.create_task(market.ask(max_tokens=200, temperature=1.0, seed=3))
+
+    async def begun() -> bool:
+        return (await market.stats())["tokens"]["output"] > 0
+
+    await eventually(begun)
     await market.control.revoke()
     market.control.offer()
     answer = await asking
-    assert answer.usage.completion_tokens <= 60
     assert answer.usage.model_extra["airan"] == {"preemptions": 1}
 
 
