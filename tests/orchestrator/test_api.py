@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import typing
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -436,14 +435,3 @@ def test_synchronous_code_calls_the_control_plane_too(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
-
-
-def test_hints_of_views_are_what_the_converter_understands() -> None:
-    # Optional parts are unions with None first named, lists are tuples: anything else would
-    # come through the converter unchanged and wrong.
-    for name in typing.get_type_hints(views.SiteStatus).values():
-        assert (
-            name in (str, float, bool)
-            or dataclasses.is_dataclass(name)
-            or (typing.get_origin(name) is tuple)
-        )
