@@ -131,7 +131,7 @@ class MigGeometry:
         """The layouts to which no plain profile can be added."""
         return self._maximal
 
-    @property
+    @cached_property
     def divided_sm_count(self) -> int:
         """The most SMs that a layout of more than one instance uses; MIG strands the others."""
         return max(self.sms(layout) for layout in self._layouts if len(layout) > 1)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cache
-from itertools import product
 from typing import NamedTuple
 
 from airan.core.errors import InvalidInputError
 from orchestrator.mig import COMPUTE_SLICES, Layout, MigGeometry, Placement
+from orchestrator.options import Option, maximal_options, options_of, ranked
 
 POLICY_KINDS = ("static", "demand")
 
@@ -147,22 +146,6 @@ class Plan:
     ai_share: float
 
 
-class _Option(NamedTuple):
-    """One way to divide one GPU, with what about it does not depend on the present."""
-
-    layout: Layout
-    roles: tuple[str, ...]
-    ran: tuple[Placement, ...]
-    ai: frozenset[Placement]
-    ai_sms: tuple[int, ...]
-    """SMs of the AI's partitions, largest first, padded with zeros to compare."""
-    ran_sms: int
-    ran_slices: int
-    """Compute slices."""
-    is_undivided: bool
-    """The RAN has the whole GPU as one instance."""
-
-
 class _Need(NamedTuple):
     """SMs the RAN needs on one GPU."""
 
@@ -243,46 +226,19 @@ class _Needs:
         return _Need(max(now, 0 if before else 1), soon, sustained, None, self._whole)
 
 
-def _choose(gpu: Gpu, inventory: Inventory, need: _Need, parent: Plan | None) -> _Option:
+def _choose(gpu: Gpu, inventory: Inventory, need: _Need, parent: Plan | None) -> Option:
     existing = inventory.on(gpu)
     held = tuple(t for t in parent.targets if t.gpu_uuid == gpu.uuid) if parent else ()
     judge = _Judge(gpu.geometry, existing, held, need, inventory.ran_in_use)
-    return min(_options(gpu, existing, held), key=judge.cost)
+    return judge.best(_options(gpu, existing, held))
 
 
 def _options(
     gpu: Gpu, existing: tuple[Partition, ...], held: tuple[Target, ...]
-) -> Iterable[_Option]:
-    yield from _maximal_options(gpu.geometry)
+) -> Iterable[Option]:
+    yield from maximal_options(gpu.geometry)
     for parts in (existing, held):
-        yield from _options_of(gpu.geometry, tuple(sorted(part.placement for part in parts)))
-
-
-@cache
-def _maximal_options(geometry: MigGeometry) -> tuple[_Option, ...]:
-    layouts = geometry.maximal_layouts()
-    return tuple(option for layout in layouts for option in _options_of(geometry, layout))
-
-
-def _options_of(geometry: MigGeometry, layout: Layout) -> Iterable[_Option]:
-    profiles = [geometry.profile(placement.profile) for placement in layout]
-    for roles in product(("ran", "ai"), repeat=len(layout)):
-        parts = list(zip(layout, profiles, roles, strict=True))
-        yield _Option(
-            layout=layout,
-            roles=roles,
-            ran=tuple(placement for placement, _, role in parts if role == "ran"),
-            ai=frozenset(placement for placement, _, role in parts if role == "ai"),
-            ai_sms=_ranked(profile.sm_count for _, profile, role in parts if role == "ai"),
-            ran_sms=sum(profile.sm_count for _, profile, role in parts if role == "ran"),
-            ran_slices=sum(profile.compute_slices for _, profile, role in parts if role == "ran"),
-            is_undivided=any(profile.key == "7g" and role == "ran" for _, profile, role in parts),
-        )
-
-
-def _ranked(sms: Iterable[int]) -> tuple[int, ...]:
-    ranked = sorted(sms, reverse=True)
-    return tuple(ranked + [0] * (COMPUTE_SLICES - len(ranked)))
+        yield from options_of(gpu.geometry, tuple(sorted(part.placement for part in parts)))
 
 
 class _Judge:
@@ -303,58 +259,74 @@ class _Judge:
         }
         self._role_now = {part.placement: part.role for part in existing}
         self._leased = frozenset(part.placement for part in existing if part.leased)
-        self._held_ai = _ranked(target.sm_count for target in held if target.role == "ai")
+        self._held_ai = ranked(target.sm_count for target in held if target.role == "ai")
         self._slice_sms = geometry.profile("1g").sm_count
         self._short = role_sms(held, "ran") < need.soon
+        self._leaving_of: dict[Layout, tuple[set[Placement], int]] = {}
         self._protected = 0
         if ran_in_use and self._sms_of_ran:
             self._protected = min(need.now, sum(self._sms_of_ran.values()))
 
-    def cost(self, option: _Option) -> tuple[object, ...]:
-        """What is bad about the option, the worst first."""
-        revoked = len(self._leased - option.ai)
-        return (
-            self._interruption(option) if self._protected else 0,
-            option.is_undivided and not self._need.whole,
-            self._shortfall(option),
-            not self._is_worthwhile(option, revoked),
-            tuple(-sms for sms in option.ai_sms),
-            revoked,
-            len(self._role_now.keys() ^ set(option.layout)),
-            sum(
-                self._role_now.get(one, role) != role
-                for one, role in zip(option.layout, option.roles, strict=True)
-            ),
-            option.ran_sms,
-            option.layout,
-            option.roles,
-        )
+    def best(self, options: Iterable[Option]) -> Option:
+        """The option that is least bad by the first criterion that tells options apart."""
+        left = list(options)
+        for criterion in (
+            self._interruption,
+            lambda option: option.is_undivided and not self._need.whole,
+            self._shortfall,
+            lambda option: not self._is_worthwhile(option),
+            lambda option: tuple(-sms for sms in option.ai_sms),
+            self._revoked,
+            lambda option: len(self._role_now.keys() ^ set(option.layout)),
+            self._changed_roles,
+            lambda option: (option.ran_sms, option.layout, option.roles),
+        ):
+            costs = [criterion(option) for option in left]
+            least = min(costs)
+            left = [option for option, cost in zip(left, costs, strict=True) if cost == least]
+        return left[0]
 
-    def _interruption(self, option: _Option) -> int:
+    def _interruption(self, option: Option) -> int:
         """SMs the RAN lacks, of those it has and needs now, during the change or after it."""
-        leaving = self._sms_of_ran.keys() - set(option.layout)
-        meanwhile = sum(sms for one, sms in self._sms_of_ran.items() if one not in leaving)
+        if not self._protected:
+            return 0
+        leaving, meanwhile = self._leaving(option.layout)
         for one in option.ran:
             if one not in self._sms_of_ran and not any(one.overlaps(old) for old in leaving):
-                meanwhile += self._geometry.sms((one,))
+                meanwhile += self._geometry.profile(one.profile).sm_count
         # A static share may be less than the RAN needs: the operator's word. Never nothing.
-        kept = self._protected if self._need.slices is None else min(1, self._protected)
+        kept = self._protected if self._need.slices is None else 1
         return max(0, self._protected - meanwhile, kept - option.ran_sms)
 
-    def _shortfall(self, option: _Option) -> int:
+    def _leaving(self, layout: Layout) -> tuple[set[Placement], int]:
+        """The RAN's placements that a layout has no room for, and the SMs of the others."""
+        if layout not in self._leaving_of:
+            leaving = self._sms_of_ran.keys() - set(layout)
+            staying = sum(sms for one, sms in self._sms_of_ran.items() if one not in leaving)
+            self._leaving_of[layout] = (leaving, staying)
+        return self._leaving_of[layout]
+
+    def _revoked(self, option: Option) -> int:
+        return len(self._leased - option.ai)
+
+    def _changed_roles(self, option: Option) -> int:
+        parts = zip(option.layout, option.roles, strict=True)
+        return sum(self._role_now.get(one, role) != role for one, role in parts)
+
+    def _shortfall(self, option: Option) -> int:
         if self._need.slices is not None:
             return abs(option.ran_slices - self._need.slices)
         grows = option.ai_sms > self._held_ai
         return max(0, (self._need.sustained if grows else self._need.soon) - option.ran_sms)
 
-    def _is_worthwhile(self, option: _Option, revoked: int) -> bool:
+    def _is_worthwhile(self, option: Option) -> bool:
         """Whether a change that revokes leases serves the RAN, or else brings a slice more."""
-        if not revoked or self._short or self._need.slices is not None:
+        if self._short or self._need.slices is not None or not self._revoked(option):
             return True
         return option.ai_sms[0] >= self._held_ai[0] + self._slice_sms
 
 
-def _targets(gpu: Gpu, option: _Option) -> list[Target]:
+def _targets(gpu: Gpu, option: Option) -> list[Target]:
     targets = []
     for placement, role in zip(option.layout, option.roles, strict=True):
         profile = gpu.geometry.profile(placement.profile)

@@ -122,7 +122,7 @@ async def test_a_quiet_ran_lends_and_a_busy_one_takes_back(
     assert await site.ran_sms() == 124
     assert site.control.leases.find(lease.id).end_reason == "evicted"
     assert child.wait(timeout=5) == -9
-    await site.play(0.15, seconds=60)
+    await site.play(0.15, seconds=40)
     assert len(site.control.leases.free()) == 1
     assert site.kinds().count("plan.failed") == 0
 
@@ -144,9 +144,9 @@ async def test_the_ran_holds_its_demand_all_day_and_no_cell_is_moved_off_the_gpu
 
 
 async def test_a_steady_demand_is_planned_once(site: Site) -> None:
-    await site.play(0.3, seconds=60)
+    await site.play(0.3, seconds=20)
     first = site.kinds().count("plan.stored")
-    await site.play(0.3, seconds=60)
+    await site.play(0.3, seconds=20)
     assert site.kinds().count("plan.stored") == first
     assert "control.fault" not in site.kinds()
 

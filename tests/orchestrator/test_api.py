@@ -1,0 +1,437 @@
+"""The gRPC control plane over a real socket, through the client everyone else uses."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+
+from airan.core import errors
+from airan.core.errors import (
+    AiranError,
+    CapacityError,
+    ConfigError,
+    InvalidInputError,
+    NotFoundError,
+    PortInUseError,
+    UnavailableError,
+)
+from orchestrator import views
+from orchestrator.api import client, control_pb2
+from orchestrator.api.client import ControlClient
+from orchestrator.api.convert import from_message, to_message
+from orchestrator.api.errors import _CODE_OF, _FOREIGN, from_rpc, status_of
+from orchestrator.control import ControlPlane
+from orchestrator.plan import Policy
+from orchestrator.service import ControlSettings, require_loopback, running, serve
+from orchestrator.views import CellView, Event, LeaseEvent, SlotReport
+
+Start = Callable[[], "subprocess.Popen[bytes]"]
+
+
+def settings(path: Path, **values: Any) -> ControlSettings:
+    body = {
+        "site": "edge-1",
+        "state_dir": path,
+        "site_started_s": time.time(),
+        "mig_create_ms": 10.0,
+        "mig_destroy_ms": 5.0,
+        "interval_ms": 50,
+        "policy": Policy(min_lease_s=0.5, notice_ms=200),
+    }
+    return ControlSettings(**(body | values))
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[tuple[ControlPlane, ControlClient]]:
+    async with (
+        running(settings(tmp_path)) as (control, port),
+        ControlClient(f"127.0.0.1:{port}") as control_client,
+    ):
+        yield control, control_client
+
+
+async def quiet_ran() -> AsyncIterator[SlotReport]:
+    """A slot runtime, played by this process, that needs 15% of the GPU."""
+    while True:
+        yield SlotReport(
+            "cell-1",
+            time.time(),
+            slots=5,
+            p99_us=300.0,
+            budget_us=1000.0,
+            slowdown=40.0,
+            demand_share=0.15,
+            cells=(CellView("cell-1", True, 0.2, 51), CellView("cell-2", False, 0.1, 51)),
+            histogram_counts=(4, 1, 0),
+            histogram_edges_us=(500.0, 1000.0),
+            pid=os.getpid(),
+        )
+        await asyncio.sleep(0.02)
+
+
+async def until(found: Callable[[], Any]) -> Any:
+    """Waits for a call's answer to become true."""
+    async with asyncio.timeout(20):
+        while True:
+            answer = await found()
+            if answer:
+                return answer
+            await asyncio.sleep(0.02)
+
+
+def channel_of(control_client: ControlClient) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(control_client.address)
+
+
+# --- values, messages and errors
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (views.SiteStatus, "SiteStatus"),
+        (views.GpuView, "Gpu"),
+        (views.PartitionView, "Partition"),
+        (views.PolicyView, "Policy"),
+        (views.PlanView, "Plan"),
+        (views.PolicyChange, "SetPolicyResponse"),
+        (views.DemandView, "Demand"),
+        (views.CellView, "Cell"),
+        (views.SlotReport, "SlotReport"),
+        (views.SlotStats, "SlotStats"),
+        (views.Utilisation, "Utilisation"),
+        (views.Lease, "Lease"),
+        (views.LeaseEvent, "LeaseEvent"),
+        (views.Event, "Event"),
+    ],
+)
+def test_views_and_messages_have_the_same_fields(kind: type[Any], message: str) -> None:
+    descriptor = control_pb2.DESCRIPTOR.message_types_by_name[message]
+    assert {field.name for field in dataclasses.fields(kind)} == {
+        field.name for field in descriptor.fields
+    }
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        LeaseEvent("offered", None, 0.0, 2),
+        LeaseEvent("revoked", views.Lease(id="a", sm_count=64, pid=7), 12.5, 0),
+    ],
+)
+def test_values_come_back_from_messages_as_they_were(event: LeaseEvent) -> None:
+    message = to_message(event, control_pb2.LeaseEvent)
+    again = control_pb2.LeaseEvent.FromString(message.SerializeToString())
+    assert from_message(LeaseEvent, again) == event
+
+
+def all_errors(kind: type[AiranError] = AiranError) -> list[type[AiranError]]:
+    return [kind, *(found for below in kind.__subclasses__() for found in all_errors(below))]
+
+
+@pytest.mark.parametrize("kind", [k for k in all_errors() if k.__module__ == errors.__name__])
+def test_every_error_has_a_status_and_comes_back_as_itself(kind: type[AiranError]) -> None:
+    assert kind in _CODE_OF, "map the new error in orchestrator/api/errors.py"
+    if kind is InvalidInputError:
+        error: AiranError = InvalidInputError("policy.kind", "unknown", remedy="use `static` – ö")
+    else:
+        error = kind("it broke", remedy="mend it – ö")
+    code, text, metadata = status_of(error)
+    assert error.message in text
+    assert error.remedy is not None
+    assert error.remedy in text
+    rpc_error = grpc.aio.AioRpcError(
+        code, grpc.aio.Metadata(), grpc.aio.Metadata(*metadata), text, None
+    )
+    again = from_rpc(rpc_error, "control plane")
+    assert type(again) is kind
+    assert (again.message, again.remedy) == (error.message, error.remedy)
+
+
+@pytest.mark.parametrize("code", [c for c in grpc.StatusCode if c is not grpc.StatusCode.OK])
+def test_every_foreign_status_becomes_one_of_ours(code: grpc.StatusCode) -> None:
+    assert code in _FOREIGN
+    error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), "oh no", None)
+    ours = from_rpc(error, "control plane at nowhere")
+    assert "control plane at nowhere" in ours.message
+    assert "oh no" in ours.message
+
+
+# --- the server
+
+
+async def test_health_and_reflection_are_on(site: tuple[ControlPlane, ControlClient]) -> None:
+    _, control_client = site
+    async with channel_of(control_client) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        for name in ("", "airan.control.v1.CapacityService"):
+            reply = await stub.Check(health_pb2.HealthCheckRequest(service=name))
+            assert reply.status == health_pb2.HealthCheckResponse.SERVING
+
+    def reflect() -> set[str]:
+        with grpc.insecure_channel(control_client.address) as channel:
+            return set(ProtoReflectionDescriptorDatabase(channel).get_services())
+
+    found = await asyncio.to_thread(reflect)
+    services = ("SiteService", "PolicyService", "CellService", "CapacityService")
+    assert {f"airan.control.v1.{name}" for name in services} <= found
+
+
+async def test_a_lease_from_offer_to_eviction_over_the_wire(
+    site: tuple[ControlPlane, ControlClient], start_process: Start
+) -> None:
+    control, control_client = site
+    reports = asyncio.create_task(control_client.report_slots(quiet_ran()))
+    child = start_process()
+    seen: list[LeaseEvent] = []
+
+    async def engine() -> None:
+        async for event in control_client.watch_leases("engine"):
+            seen.append(event)
+            if event.lease is None and event.free_ai_partitions:
+                await control_client.acquire_lease("engine", child.pid)
+
+    watching = asyncio.create_task(engine())
+    (lease,) = await until(control_client.leases)
+    assert (lease.holder, lease.profile, lease.pid) == ("engine", "4g.48gb", child.pid)
+    await control_client.report_use(lease.id, 1.0, 0.5)
+    status = await control_client.status()
+    assert status.simulated
+    assert status.gpus[0].simulated
+    (leased,) = [part for part in status.gpus[0].partitions if part.lease_id]
+    assert (leased.lease_id, leased.pids, leased.role) == (lease.id, (child.pid,), "ai")
+    assert status.leases == (lease,)
+    assert [cell.id for cell in await control_client.cells()] == ["cell-1", "cell-2"]
+    assert status.slots.slots > 0
+    assert status.slots.slowdown == 40.0
+
+    change = await control_client.set_policy(Policy("static", ran_share=0.9, notice_ms=200))
+    assert any(move.startswith("revoke the lease") for move in change.moves)
+    assert await asyncio.to_thread(child.wait, 10) == -9
+    await until(lambda: ended_reason(control_client, lease.id))
+    assert await ended_reason(control_client, lease.id) == "evicted"
+    kinds = [event.kind for event in seen]
+    assert kinds.index("granted") < kinds.index("revoked") < kinds.index("ended")
+    plans = await control_client.list_plans(limit=1)
+    assert plans[0].generation == change.plan.generation
+    stored = [event.kind for event in await control_client.events()]
+    assert {"plan.stored", "plan.applied", "lease.granted", "lease.evicted"} <= set(stored)
+    for task in (reports, watching):
+        task.cancel()
+    assert control.policy.kind == "static"
+
+
+async def ended_reason(control_client: ControlClient, lease_id: str) -> str:
+    leases = await control_client.leases(include_ended=True)
+    return next((one.end_reason for one in leases if one.id == lease_id), "")
+
+
+async def test_errors_name_the_thing_and_the_remedy_across_the_wire(
+    site: tuple[ControlPlane, ControlClient],
+) -> None:
+    _, control_client = site
+    with pytest.raises(NotFoundError, match="lease-none"):
+        await control_client.release_lease("lease-none")
+    with pytest.raises(InvalidInputError, match="no process") as caught:
+        await control_client.acquire_lease("engine", 2**30)
+    assert caught.value.field == "pid"
+    with pytest.raises(CapacityError, match="watch the leases"):
+        await control_client.acquire_lease("engine", os.getpid(), min_sm=500)
+    broken = to_message(Policy(), control_pb2.Policy)
+    broken.kind = "greedy"
+    async with channel_of(control_client) as channel:
+        call = channel.unary_unary(
+            "/airan.control.v1.PolicyService/SetPolicy",
+            request_serializer=control_pb2.SetPolicyRequest.SerializeToString,
+            response_deserializer=control_pb2.SetPolicyResponse.FromString,
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call(control_pb2.SetPolicyRequest(policy=broken))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "use `static` or `demand`" in (refused.value.details() or "")
+
+
+async def test_a_report_that_contradicts_itself_is_refused_over_the_wire(
+    site: tuple[ControlPlane, ControlClient],
+) -> None:
+    _, control_client = site
+
+    async def reports() -> AsyncIterator[SlotReport]:
+        while True:
+            yield SlotReport("cell-1", time.time(), slots=1, slots_late=5)
+            await asyncio.sleep(0.01)
+
+    with pytest.raises(InvalidInputError, match="slots"):
+        await asyncio.wait_for(control_client.report_slots(reports()), 10)
+
+
+async def test_events_are_watched_from_where_one_left_off(
+    site: tuple[ControlPlane, ControlClient],
+) -> None:
+    control, control_client = site
+    await until(control_client.events)
+    first = (await control_client.events(limit=1))[0]
+    live: list[Event] = []
+    async for event in control_client.watch_events(after_seq=first.seq):
+        live.append(event)
+        if event.kind == "test.last":
+            break
+        if len(live) == 1:
+            control.log.record("test.last", "the end")
+    assert [event.seq for event in live] == list(range(first.seq + 1, live[-1].seq + 1))
+
+
+async def test_status_is_watched_at_the_interval_asked_for(
+    site: tuple[ControlPlane, ControlClient],
+) -> None:
+    _, control_client = site
+    times = []
+    async for status in control_client.watch_status(interval_ms=60):
+        times.append(status.time_s)
+        if len(times) == 3:
+            break
+    assert times[2] - times[0] >= 0.12
+
+
+async def test_a_control_plane_that_is_away_is_named(tmp_path: Path) -> None:
+    async with ControlClient("127.0.0.1:1", timeout_s=1.0) as nobody:
+        with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:1"):
+            await nobody.status()
+        with pytest.raises(UnavailableError):
+            await nobody.wait_ready(0.2)
+
+
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        wanted = settings(tmp_path, port=port)
+        with pytest.raises(PortInUseError, match=str(port)):
+            asyncio.run(serve(wanted, asyncio.Event()))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "edge-1.example"])
+def test_only_loopback_is_served_without_tls(host: str) -> None:
+    with pytest.raises(ConfigError, match="not a loopback address"):
+        require_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_loopback_needs_no_tls(host: str) -> None:
+    require_loopback(host)
+
+
+async def test_metrics_are_served_over_http_on_wish(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with running(settings(tmp_path, metrics_port=port)):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+        body = await reader.read()
+        writer.close()
+    assert b"airan_orchestrator_partition_sms" in body
+
+
+# --- kill -9 of the control process
+
+PROCESS = """
+import asyncio, sys, time
+from pathlib import Path
+from orchestrator.plan import Policy
+from orchestrator.service import ControlSettings, serve
+settings = ControlSettings(
+    site="edge-1", state_dir=Path(sys.argv[1]), port=int(sys.argv[2]), site_started_s=1.0,
+    mig_create_ms=10.0, mig_destroy_ms=5.0, interval_ms=50, policy=Policy(min_lease_s=0.5),
+)
+asyncio.run(serve(settings, asyncio.Event(), lambda port: print(port, flush=True)))
+"""
+
+
+def control_process(path: Path, port: int) -> tuple[subprocess.Popen[str], int]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROCESS, str(path), str(port)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    process.stdout.close()
+    return process, int(line)
+
+
+async def test_a_killed_control_process_comes_back_to_its_leases(
+    tmp_path: Path, start_process: Start
+) -> None:
+    process, port = await asyncio.to_thread(control_process, tmp_path, 0)
+    child = start_process()
+    seen: list[LeaseEvent] = []
+    try:
+        async with ControlClient(f"127.0.0.1:{port}") as control_client:
+
+            async def engine() -> None:
+                async for event in control_client.watch_leases("engine"):
+                    seen.append(event)
+
+            tasks = [
+                asyncio.create_task(engine()),
+                asyncio.create_task(control_client.report_slots(quiet_ran())),
+            ]
+
+            async def acquired() -> Any:
+                try:
+                    return await control_client.acquire_lease("engine", child.pid)
+                except CapacityError:
+                    return None
+
+            lease = await until(acquired)
+            before = (await control_client.status()).slots.slots
+            process.kill()
+            process.wait()
+            process, _ = await asyncio.to_thread(control_process, tmp_path, port)
+            await control_client.wait_ready(20.0)
+            assert await control_client.acquire_lease("engine", child.pid) == lease
+
+            async def snapshot_again() -> bool:
+                return [event.kind for event in seen if event.lease].count("snapshot") >= 1
+
+            async def reports_again() -> bool:
+                return (await control_client.status()).slots.slots > before
+
+            await until(snapshot_again)
+            await until(reports_again)
+            held = [event for event in seen if event.kind == "snapshot" and event.lease]
+            assert held[-1].lease == lease
+            assert child.poll() is None
+            for task in tasks:
+                task.cancel()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_synchronous_code_calls_the_control_plane_too(tmp_path: Path) -> None:
+    process, port = control_process(tmp_path, 0)
+    try:
+        status = client.call(f"127.0.0.1:{port}", lambda control: control.status())
+        assert status.site == "edge-1"
+    finally:
+        process.kill()
+        process.wait()
