@@ -85,17 +85,19 @@ class CostModel:
         """Reads what `to_json` wrote.
 
         Raises:
-            InvalidInputError: no JSON object with exactly the model's fields, or no finite figures.
+            InvalidInputError: no JSON object with exactly the model's fields, or figures that are
+                negative, not finite or all zero.
         """
         try:
             model = cls(**json.loads(text))
             figures = (model.base_us, model.us_per_prb, model.error_us, model.max_n_prb)
-            usable = all(math.isfinite(figure) for figure in figures)
-            usable = usable and isinstance(model.device, str)
+            usable = all(0 <= figure < math.inf for figure in figures)
+            usable = usable and model.max_n_prb > 0 and isinstance(model.device, str)
+            usable = usable and model.base_us + model.us_per_prb > 0
         except (ValueError, TypeError) as error:
             raise InvalidInputError("cost_model", f"is no cost model: {error}") from error
         if not usable:
-            raise InvalidInputError("cost_model", "has figures that are not finite, or no device")
+            raise InvalidInputError("cost_model", "has figures that no fit gives, or no device")
         return model
 
 

@@ -180,8 +180,10 @@ def decode(
         soft = xp.clip(soft + soft_buffer, -_SOFT_LIMIT, _SOFT_LIMIT)
     found = ldpc.decode(soft, cut.base_graph, cut.lifting_size, n_iterations)
     tb, crc_ok = _join(found.bits[:, : cut.block_bits], config)
-    # The CRC alone is not enough: an all-zero block of silence passes it.
-    crc_ok = clean and crc_ok and bool(found.parity_ok.all())
+    # The CRC decides, even where parity bits were not settled in time; but silence decodes to an
+    # all-zero code block, which passes the CRC, so such a block must be consistent as well.
+    spoken = found.parity_ok | found.bits.any(axis=1)
+    crc_ok = clean and crc_ok and bool(spoken.all())
     return SchResult(tb, crc_ok, soft, found.iterations)
 
 

@@ -14,6 +14,9 @@ from phy.pusch.receiver import PuschResult
 from phy.runtime.slot import SlotRecord, SlotStatus, SlotWindow, WindowBuilder
 from phy.runtime.timing import SlotTiming
 
+# Floats of seconds since 1970 are no finer than 0.24 us.
+_RESOLUTION_US = 0.5
+
 
 @dataclass(frozen=True)
 class PreparedSlot:
@@ -116,7 +119,8 @@ class SlotRuntime:
         return prepared, error
 
     def _wait_until(self, moment_us: float) -> None:
-        while (left_us := moment_us - self.now_us()) > 0:
+        # What is left below a clock's resolution would be slept for without end.
+        while (left_us := moment_us - self.now_us()) > _RESOLUTION_US:
             self._sleep(left_us * 1e-6)
 
     def _receive(self, slot: int, arrival_us: float, prepared: PreparedSlot) -> SlotRecord:

@@ -58,6 +58,22 @@ def parity_checks():
     return build
 
 
+@pytest.fixture(scope="session")
+def gold_sequence():
+    """The scrambling sequence as the spec defines it: (c_init, n) -> bits."""
+
+    def gold_sequence(c_init: int, n: int) -> list[int]:
+        """TS 38.211 5.2.1 bit by bit."""
+        x1 = [1] + [0] * 30
+        x2 = [(c_init >> i) & 1 for i in range(31)]
+        for i in range(1600 + n):
+            x1.append(x1[i + 3] ^ x1[i])
+            x2.append(x2[i + 3] ^ x2[i + 2] ^ x2[i + 1] ^ x2[i])
+        return [x1[i + 1600] ^ x2[i + 1600] for i in range(n)]
+
+    return gold_sequence
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20240601)

@@ -82,7 +82,7 @@ def test_block_errors_match_a_double_precision_decoder(base_graph, z, rate, ebno
 
 def test_a_block_claimed_consistent_is_the_one_that_was_sent(rng) -> None:
     info = rng.integers(0, 2, (200, 160), dtype=np.uint8)
-    llr = received_llr(info, 500, 0.9, 2, 16, rng)
+    llr = received_llr(info, 500, 1.15, 2, 16, rng)
     found = ldpc.decode(llr, 2, 16, n_iterations=20)
     right = (found.bits == info).all(axis=1)
     assert 20 <= found.parity_ok.sum() <= 180
