@@ -28,7 +28,7 @@ class LlmRequest:
 def generate(n_requests: int, seed: int) -> list[LlmRequest]:
     """Draws `n_requests` requests over one day (seconds 0..86400), sorted by arrival.
 
-    Arrivals follow people: few at night, most from 9 to 21 h. Lengths are log-normal; their
+    Arrivals follow people: half as many at night as from 9 to 21 h. Lengths are log-normal; their
     medians are those of short chat turns, shorter than in production traces so that a small
     model on a CPU keeps up. Generated, not measured.
     """
@@ -98,7 +98,7 @@ def fit_to_day(
 
 def _activity(hour: float) -> float:
     day = 1.0 / (1.0 + math.exp(-(hour - 8.0) * 2.0)) / (1.0 + math.exp((hour - 22.0) * 1.5))
-    return 0.25 + 0.75 * day
+    return 0.5 + 0.5 * day
 
 
 def _row(path: Path, line: int, row: dict[str, str]) -> tuple[float, int, int]:

@@ -38,8 +38,8 @@ class DiurnalProfile:
 
     night: float = 0.05
     morning_peak: float = 0.93
-    evening_peak: float = 0.62
-    midday: float = 0.30
+    evening_peak: float = 0.60
+    midday: float = 0.25
     spread_s: float = 900.0
 
     def load(self, cell: int, time_of_day_s: float) -> float:

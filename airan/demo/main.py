@@ -35,7 +35,7 @@ TENANTS = ("bus-line", "factory", "robotics")
 # begin in the quiet of the night.
 CLOCK_START = "22:00"
 # About what SmolLM2-135M makes on two shared CPU cores in a second, left with some room.
-REQUESTS_PER_WALL_S = 0.30
+REQUESTS_PER_WALL_S = 0.40
 DRAIN_S = 120.0
 INTERRUPTED = 130
 FAILED = 1

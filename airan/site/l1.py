@@ -100,7 +100,9 @@ class Layer1:
         slots = SlotRuntime(self._timing, self._source, self._clock, on_alarm=self._on_alarm)
         reported_s = self._clock.monotonic_s()
         while not stop.is_set():
-            slots.step()
+            record = slots.step()
+            if record is not None and record.error is not None:
+                log.error("slot %d: the receiver failed: %s", record.slot, record.error)
             now_s = self._clock.monotonic_s()
             if self._alarm or now_s - reported_s >= REPORT_S:
                 reporter.send(self._report(slots.close_window()))
