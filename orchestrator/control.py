@@ -76,11 +76,11 @@ class ControlPlane:
         self, store: Store, driver: Driver, clock: Clock, policy: Policy, options: ControlOptions
     ) -> None:
         self.store, self.driver, self.clock, self.options = store, driver, clock, options
-        self.metrics = Metrics()
         self.log = EventLog(store, clock)
         self.leases = LeaseManager(store, driver, self.log, clock, options.leases)
         self.leases.on_end = self._count_end
         self.ran = RanSide(store, options.site_started_s, options.demand, options.alarm)
+        self.metrics = Metrics(self.ran.slots)
         self.observer = Observer(
             driver, store, self.leases, lambda: self.ran.reports(clock.now_s())
         )

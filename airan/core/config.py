@@ -103,6 +103,8 @@ class PortsConfig(_Section):
     dashboard: Port = 8090
     control: Port = 50051
     engine: Port = 8081
+    metrics: Port = 9464
+    """The orchestrator's and Layer 1's Prometheus metrics; the gateway serves its own."""
 
 
 class SiteConfig(_Section):

@@ -31,6 +31,7 @@ def settings_of(runtime: SiteRuntime) -> ControlSettings:
             notice_ms=policy.notice_ms,
         ),
         interval_ms=policy.interval_ms,
+        metrics_port=config.ports.metrics,
     )
 
 

@@ -326,6 +326,7 @@ async def test_a_report_that_contradicts_itself_is_refused(
 async def test_metrics_name_the_unit_and_follow_the_state(site: Site) -> None:
     await site.play(0.15)
     text = generate_latest(site.control.metrics.registry).decode()
+    assert "airan_orchestrator_slots_total" in text
     assert 'airan_orchestrator_partition_sms{role="ran"} 60.0' in text
     assert 'airan_orchestrator_partition_sms{role="ai"} 64.0' in text
     assert "airan_orchestrator_plan_seconds_bucket" in text

@@ -12,7 +12,10 @@ from airan.site import runtime
 
 
 def site(tmp_path: Path, **environ: str) -> config.SiteConfig:
-    ports = {f"AIRAN_PORTS__{name}": "0" for name in ("GATEWAY", "DASHBOARD", "CONTROL", "ENGINE")}
+    ports = {
+        f"AIRAN_PORTS__{name}": "0"
+        for name in ("GATEWAY", "DASHBOARD", "CONTROL", "ENGINE", "METRICS")
+    }
     return config.load(None, ports | {"AIRAN_STATE_DIR": str(tmp_path)} | environ)
 
 
@@ -24,7 +27,7 @@ def test_a_saved_runtime_comes_back_the_same(tmp_path: Path) -> None:
 
 def test_free_ports_are_decided_and_differ(tmp_path: Path) -> None:
     ports = runtime.resolve(site(tmp_path)).config.ports.model_dump().values()
-    assert len(set(ports)) == 4
+    assert len(set(ports)) == 5
     assert 0 not in ports
 
 

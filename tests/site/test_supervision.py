@@ -46,7 +46,10 @@ def site(tmp_path: Path) -> Iterator[SiteRuntime]:
     modules.mkdir()
     (modules / "test_service.py").write_text(SERVICE)
     (modules / "test_supervisor.py").write_text(SUPERVISOR)
-    ports = {f"AIRAN_PORTS__{name}": "0" for name in ("GATEWAY", "DASHBOARD", "CONTROL", "ENGINE")}
+    ports = {
+        f"AIRAN_PORTS__{name}": "0"
+        for name in ("GATEWAY", "DASHBOARD", "CONTROL", "ENGINE", "METRICS")
+    }
     loaded = config.load(None, ports | {"AIRAN_STATE_DIR": str(tmp_path / "state")})
     runtime = site_runtime.resolve(loaded)
     runtime.save()
