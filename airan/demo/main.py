@@ -36,6 +36,8 @@ TENANTS = ("bus-line", "factory", "robotics")
 CLOCK_START = "22:00"
 # About what SmolLM2-135M makes on two shared CPU cores in a second, left with some room.
 REQUESTS_PER_WALL_S = 0.40
+# A shift report asked for as the morning begins: still open when the radio takes the GPU back.
+LONG_REQUEST = LlmRequest(7.6 * 3600.0, context_tokens=120, generated_tokens=400)
 DRAIN_S = 120.0
 INTERRUPTED = 130
 FAILED = 1
@@ -102,7 +104,7 @@ def demo_requests(config: SiteConfig, options: DemoOptions) -> list[LlmRequest]:
     """The day's requests: generated, or taken from the trace and clipped to the model's context."""
     wanted = options.n_requests or max(8, round(options.duration_s * REQUESTS_PER_WALL_S))
     if options.llm_trace is None:
-        return llm_load.generate(wanted, options.seed)
+        return [LONG_REQUEST, *llm_load.generate(wanted, options.seed)]
     half = config.model.n_ctx // 2
     trace = llm_load.from_csv(options.llm_trace)
     return llm_load.fit_to_day(trace, wanted, max_context=min(half, 400), max_generated=160)
@@ -169,7 +171,10 @@ def _run_facts(
             "over the day, prompts clipped to 400 and answers to 160 tokens"
         )
     else:
-        notes.append(f"LLM requests: {len(outcomes)}, generated (seed {options.seed})")
+        notes.append(
+            f"LLM requests: {len(outcomes)}, generated (seed {options.seed}), one of them long and "
+            "opened just before the morning peak"
+        )
     notes += [f"request not completed: {o.error or 'cut off at the end'}" for o in broken[:5]]
     return DemoRun(
         wall_s=time.time() - begin_s,

@@ -74,7 +74,7 @@ def _add_report_routes(router: APIRouter, runtime: Runtime) -> None:
         after: Annotated[int, Query(ge=0)] = 0,
         limit: Annotated[int, Query(ge=1, le=1000)] = 200,
     ) -> dict[str, Any]:
-        return {"events": await runtime.db.call(runtime.db.ledger.list_events, after, limit)}
+        return {"data": await runtime.db.call(runtime.db.ledger.list_events, after, limit)}
 
 
 def _text(values: Any, field: str, default: str | None = None) -> str:

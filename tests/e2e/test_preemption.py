@@ -68,6 +68,8 @@ def test_a_stream_outlives_a_revocation_word_for_word(site: Site, demand_policy:
     after = site.stats()
     assert after["requests"]["preempted"] == before["requests"]["preempted"] + 1
     assert after["tokens"]["lost"] == 0
+    kinds = {event["kind"] for event in site.airan_json("events", "--limit", "1000")}
+    assert {"policy.changed", "lease.revoked", "request.preempted", "request.resumed"} <= kinds
 
 
 def test_a_dry_run_shows_the_moves_and_changes_nothing(site: Site) -> None:

@@ -41,7 +41,7 @@ class Market:
         return await admin_get(self.url, "stats")
 
     async def kinds(self) -> list[str]:
-        return [event["kind"] for event in (await admin_get(self.url, "events"))["events"]]
+        return [event["kind"] for event in (await admin_get(self.url, "events"))["data"]]
 
 
 @pytest.fixture
