@@ -65,10 +65,13 @@ class DayClock:
     started_s: float
     start_of_day_s: float = 0.0
     speed: float = 1.0
+    hold_after_s: float | None = None
+    """Site seconds after which the clock stands still; None: never."""
 
     def elapsed_s(self, now_s: float) -> float:
         """Site seconds since the day clock started."""
-        return (now_s - self.started_s) * self.speed
+        elapsed_s = (now_s - self.started_s) * self.speed
+        return elapsed_s if self.hold_after_s is None else min(elapsed_s, self.hold_after_s)
 
     def time_of_day_s(self, now_s: float) -> float:
         """Seconds after midnight on the site's clock, in [0, 86400)."""

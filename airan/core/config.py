@@ -46,6 +46,8 @@ class ClockConfig(_Section):
 
     speed: float = Field(default=1.0, gt=0.0, le=10_000.0)
     start: str = Field(default="now", pattern=r"^(now|[0-2][0-9]:[0-5][0-9])$")
+    hold_after_s: float | None = Field(default=None, gt=0.0)
+    """Site seconds after the start at which the time of day stands still; None: never."""
 
 
 class RanConfig(_Section):

@@ -31,9 +31,9 @@ from sims.llm_load import LlmRequest
 from sims.ran_load import TraceProfile
 
 TENANTS = ("bus-line", "factory", "robotics")
-# The site's day starts here and runs on while the services start, so that the 24 hours counted
-# begin in the quiet of the night.
-CLOCK_START = "22:00"
+# The site's clock starts this many wall seconds before midnight, about what its start takes, and
+# stands still an hour after the next midnight, so that what is still open ends in a quiet night.
+EXPECTED_START_S = 18.0
 # About what SmolLM2-135M makes on two shared CPU cores in a second, left with some room.
 REQUESTS_PER_WALL_S = 0.40
 # A shift report asked for as the morning begins: still open when the radio takes the GPU back.
@@ -91,12 +91,23 @@ def demo_config(config: SiteConfig, options: DemoOptions) -> SiteConfig:
     return config.model_copy(
         update={
             "state_dir": config.state_dir / "demo",
-            "clock": ClockConfig(speed=options.speed, start=CLOCK_START),
+            "clock": demo_clock(options.speed),
             "ran": config.ran.model_copy(
                 update={"trace": options.ran_trace or config.ran.trace, "seed": options.seed}
             ),
             "ports": ports,
         }
+    )
+
+
+def demo_clock(speed: float) -> ClockConfig:
+    """A clock whose 24 hours begin about when the site is ready, and that ends in the night."""
+    before_s = min(DAY_S - 3600.0, EXPECTED_START_S * speed)
+    minutes = round((DAY_S - before_s) / 60.0)
+    return ClockConfig(
+        speed=speed,
+        start=f"{minutes // 60:02d}:{minutes % 60:02d}",
+        hold_after_s=before_s + DAY_S + 3600.0,
     )
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import httpx
 
 from airan.core.config import SiteConfig
-from airan.core.errors import NotFoundError, UnavailableError
+from airan.core.errors import AiranError, ConfigError, NotFoundError, UnavailableError
 from airan.site import runtime as site_runtime
 from airan.site.processes import sweep
 from airan.site.runtime import SiteRuntime
 from airan.site.warden import AlreadyRunningError, Warden, hold, running
 from marketplace import models
+from orchestrator.mig import MigGeometry
 
 READY_S = 120.0
 Say = Callable[[str], None]
@@ -32,6 +33,7 @@ def prepare(config: SiteConfig, say: Say) -> SiteRuntime:
         PortInUseError, ConfigError, ModelFileError: as their messages say.
     """
     refuse_if_running(config.state_dir)
+    check_gpu(config)
     ensure_model(config, say)
     with contextlib.suppress(NotFoundError):
         sweep(site_runtime.load(config.state_dir).instance)
@@ -39,6 +41,14 @@ def prepare(config: SiteConfig, say: Say) -> SiteRuntime:
     runtime.save()
     (runtime.run_dir / "stop").unlink(missing_ok=True)
     return runtime
+
+
+def check_gpu(config: SiteConfig) -> None:
+    """Raises ConfigError when the configured GPU is not known."""
+    try:
+        MigGeometry.load(config.node.gpu)
+    except AiranError as error:
+        raise ConfigError(f"node.gpu: {error.message}", remedy=error.remedy) from error
 
 
 def refuse_if_running(state_dir: Path) -> None:
@@ -106,24 +116,27 @@ def describe(runtime: SiteRuntime) -> list[str]:
     ]
 
 
-def ready(runtime: SiteRuntime) -> bool:
-    """True when the API has an engine to work with and the dashboard answers."""
+def ready(runtime: SiteRuntime, *, serving: bool = False) -> bool:
+    """True when every service answers; with `serving` also an engine must hold a lease."""
     try:
         gateway = httpx.get(f"{runtime.gateway_url}/readyz", timeout=1.0)
         page = httpx.get(f"{runtime.dashboard_url}/healthz", timeout=1.0)
+        control = httpx.get(f"{runtime.metrics_url}/metrics", timeout=1.0)
     except httpx.HTTPError:
         return False
-    return gateway.status_code == 200 and page.status_code == 200
+    if any(answer.status_code != httpx.codes.OK for answer in (gateway, page, control)):
+        return False
+    return not serving or gateway.json()["status"] == "ready"
 
 
 def await_ready(runtime: SiteRuntime, limit_s: float = READY_S) -> float:
-    """Waits until the site is ready; returns the seconds it took.
+    """Waits until the site serves requests; returns the seconds it took.
 
     Raises:
         UnavailableError: it is not ready within `limit_s`; names the logs.
     """
     begun_s = time.monotonic()
-    while not ready(runtime):
+    while not ready(runtime, serving=True):
         if time.monotonic() - begun_s > limit_s:
             raise UnavailableError(
                 f"the site is not ready after {limit_s:.0f} s",

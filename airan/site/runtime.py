@@ -44,7 +44,8 @@ class SiteRuntime:
 
     @property
     def day_clock(self) -> DayClock:
-        return DayClock(self.started_s, self.start_of_day_s, self.config.clock.speed)
+        clock = self.config.clock
+        return DayClock(self.started_s, self.start_of_day_s, clock.speed, clock.hold_after_s)
 
     @property
     def control_address(self) -> str:
@@ -57,6 +58,10 @@ class SiteRuntime:
     @property
     def dashboard_url(self) -> str:
         return f"http://{HOST}:{self.config.ports.dashboard}"
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://{HOST}:{self.config.ports.metrics}"
 
     @property
     def engine_url(self) -> str:

@@ -19,6 +19,12 @@ def test_time_of_day_stays_within_the_day(after_s: float, speed: float) -> None:
     assert 0.0 <= DayClock(0.0, 80_000.0, speed).time_of_day_s(after_s) < DAY_S
 
 
+def test_a_clock_can_stand_still_at_the_end() -> None:
+    clock = DayClock(0.0, start_of_day_s=0.0, speed=480.0, hold_after_s=DAY_S + 3600.0)
+    assert clock.time_of_day_s(180.0) == pytest.approx(0.0)
+    assert clock.time_of_day_s(1000.0) == clock.time_of_day_s(2000.0) == pytest.approx(3600.0)
+
+
 def test_a_manual_clock_does_not_run_backwards() -> None:
     clock = ManualClock(5.0)
     clock.advance(2.5)

@@ -87,8 +87,9 @@ class Site:
 
     def ready(self) -> bool:
         try:
-            return httpx.get(f"{self.gateway_url}/readyz", timeout=2).status_code == 200
-        except httpx.HTTPError:
+            answer = httpx.get(f"{self.gateway_url}/readyz", timeout=2)
+            return answer.status_code == 200 and answer.json()["status"] == "ready"
+        except (httpx.HTTPError, ValueError):
             return False
 
     def processes(self) -> list[psutil.Process]:
