@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test setup setup-test lint bench proto constraints clean
+.PHONY: demo test setup setup-test lint proto constraints clean
 
 demo: setup
 	$(BIN)/airan demo $(ARGS)

@@ -53,11 +53,13 @@ class Turn:
 
     def end(self, cut: Cut) -> None:
         """Closes the stream to the engine; what was received stays with the job."""
-        if self.cut is None:
+        first = self.cut is None
+        # A client that leaves while its job is being preempted must not find it going on.
+        if first or cut == "cancel":
             self.cut = cut
-            # A task cancelled before its first step would never put its slot back.
-            if self.begun and self.task is not None:
-                self.task.cancel()
+        # A task cancelled before its first step would never put its slot back.
+        if first and self.begun and self.task is not None:
+            self.task.cancel()
 
 
 class ContextLengthError(InvalidInputError):
@@ -406,7 +408,9 @@ class Dispatcher:
         job.state = state
         try:
             ledger = self._db.ledger
-            await self._db.call(ledger.finish, job.id, outcome, price, self._clock.now_s())
+            stored = await self._db.call(ledger.finish, job.id, outcome, price, self._clock.now_s())
+            if not stored:
+                raise RuntimeError("there is no open row of the job")
         except Exception:
             # The row stays open, so the next start settles it; the client must not be told "done".
             log.exception("job %s could not be stored as %s", job.id, state)

@@ -40,6 +40,7 @@ def start(settings: GatewaySettings, session: RaySession) -> None:
         num_gpus=0,
         object_store_memory=_OBJECT_STORE_BYTES,
         include_dashboard=False,
+        _node_ip_address="127.0.0.1",
         log_to_driver=False,
         configure_logging=False,
         namespace=f"airan-{session.name}",

@@ -6,11 +6,14 @@ import hashlib
 import logging
 import os
 import shutil
+import stat
 import tempfile
 import time
 from pathlib import Path
 
 import psutil
+
+from airan.core.errors import UnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,20 @@ class RaySession:
         if len(str(self.temp_dir)) > _MAX_TEMP_DIR_CHARACTERS:
             # Ray puts Unix sockets below it, and their paths may have 107 characters at most.
             self.temp_dir = Path("/tmp") / f"airan-{self.name}"
+
+    def claim_temp_dir(self) -> None:
+        """Makes the folder of Ray's sockets and logs, for this user alone.
+
+        Raises:
+            UnavailableError: somebody else's folder, or a link, lies there.
+        """
+        self.temp_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = self.temp_dir.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise UnavailableError(
+                f"{self.temp_dir} is not this user's folder", remedy="remove it, or its link"
+            )
+        self.temp_dir.chmod(0o700)
 
     def remember(self, sid: int) -> None:
         """Notes the POSIX session that Ray's driver leads, for processes that lost their mark."""

@@ -51,7 +51,7 @@ def run_serving(
         log.warning("killed %d processes that an earlier gateway left behind", n_left)
     bind(settings.host, settings.port, "the gateway", "ports.gateway").close()
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    session.temp_dir.mkdir(parents=True, exist_ok=True)
+    session.claim_temp_dir()
     driver = _start_driver(settings, session)
     try:
         return _watch(f"http://{settings.host}:{settings.port}", session, driver, stop, on_ready)

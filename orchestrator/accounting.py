@@ -98,6 +98,7 @@ class SlotTotals:
             slots_late=old.slots_late + report.slots_late,
             slots_dropped=old.slots_dropped + report.slots_dropped,
             crc_failed=old.crc_failed + report.crc_failed,
+            stalls=old.stalls + report.stalls,
             p50_us=report.p50_us,
             p99_us=report.p99_us,
             max_us=report.max_us,

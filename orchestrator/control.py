@@ -89,7 +89,9 @@ class ControlPlane:
         )
         self.executor.ran_pid = self.ran.live_pid
         stored = store.value("policy")
-        self._policy = policy if stored is None else Policy(**stored)
+        # One set through the API holds until the site is started anew with its configuration.
+        fresh = stored is None or stored.pop("site_started_s") != options.site_started_s
+        self._policy = policy if fresh else Policy(**stored)
         now_s = clock.now_s()
         self._use = UseTotals.restored(store.value("use"), options.site_started_s, now_s)
         self._shares = Shares()
@@ -196,7 +198,11 @@ class ControlPlane:
             self._retry_at_s = self.clock.monotonic_s() + wait_s
         finally:
             self._applying = False
-        self._offer(await self.observer.inventory())
+        try:
+            self._offer(await self.observer.inventory())
+        except AiranError as error:
+            # The next tick looks again.
+            self.log.record("control.fault", str(error), "error")
 
     async def _plan(self, inventory: Inventory, newest: StoredPlan | None) -> None:
         chosen = self._choose(self._policy, inventory, newest)
@@ -278,7 +284,8 @@ class ControlPlane:
         state = "dry-run"
         if not dry_run:
             self._policy = policy
-            self.store.set_value("policy", dataclasses.asdict(policy))
+            started = {"site_started_s": self.options.site_started_s}
+            self.store.set_value("policy", dataclasses.asdict(policy) | started)
             self.log.record("policy.changed", f"policy is now {render.policy_text(policy)}")
             if newest is None or chosen is not newest.plan:
                 self._store_plan(chosen, inventory)

@@ -133,6 +133,9 @@ class LeaseManager:
             raise InvalidInputError("holder", "must not be empty")
         if started_s is None:
             raise InvalidInputError("pid", f"there is no process {pid}")
+        if not processes.of_this_site(pid):
+            # A holder's process can be killed; nobody may name one that is not the site's.
+            raise InvalidInputError("pid", f"process {pid} is none of this site's")
         held = await self._held(holder, pid)
         if held is not None:
             return held

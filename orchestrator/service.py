@@ -47,7 +47,7 @@ class ControlSettings:
     mig_destroy_ms: float = 150.0
     """Wall time, assumed."""
     policy: Policy = field(default_factory=Policy)
-    """In force until one is set through the API, which is stored and then wins."""
+    """In force until one is set through the API, which holds until the site is started anew."""
     interval_ms: int = 500
     metrics_port: int | None = None
     """HTTP port for Prometheus; None: no such server, 0: a free one."""

@@ -120,6 +120,8 @@ class SlotReport:
     histogram_edges_us: tuple[float, ...] = ()
     pid: int = 0
     """The slot runtime's process, which then counts as using the RAN's partitions; 0: unknown."""
+    stalls: int = 0
+    """Slots that the simulated radio was not ready for: the slot clock stood still meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ class SlotStats:
     histogram_counts: tuple[int, ...] = ()
     histogram_edges_us: tuple[float, ...] = ()
     last_report_s: float = 0.0
+    stalls: int = 0
 
 
 @dataclass(frozen=True)

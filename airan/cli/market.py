@@ -96,8 +96,8 @@ def usage(
     json: JsonFlag = False,
 ) -> None:
     """Show what tenants used and owe."""
-    query = f"?tenant={tenant}" if tenant else ""
-    rows = admin(context, "GET", f"/admin/v1/usage{query}")["data"]
+    params = {"tenant": tenant} if tenant else None
+    rows = admin(context, "GET", "/admin/v1/usage", params=params)["data"]
     if _wants_json(context, json):
         emit_json(rows)
         return
@@ -112,7 +112,11 @@ def usage(
 
 
 def admin(
-    context: typer.Context, method: str, path: str, body: dict[str, Any] | None = None
+    context: typer.Context,
+    method: str,
+    path: str,
+    body: dict[str, Any] | None = None,
+    params: dict[str, str] | None = None,
 ) -> Any:
     """Calls the gateway's admin API.
 
@@ -124,7 +128,13 @@ def admin(
     headers = {"Authorization": f"Bearer {runtime.admin_key}"}
     try:
         response = httpx.request(
-            method, runtime.gateway_url + path, json=body, headers=headers, timeout=15.0
+            method,
+            runtime.gateway_url + path,
+            json=body,
+            params=params,
+            headers=headers,
+            timeout=15.0,
+            trust_env=False,
         )
     except httpx.HTTPError as error:
         raise UnavailableError(

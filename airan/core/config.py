@@ -19,7 +19,7 @@ from airan.core.errors import ConfigError
 ENV_PREFIX = "AIRAN_"
 _ENV_SEPARATOR = "__"
 # Variables with our prefix that are not configuration keys.
-_ENV_OTHER_USES = {"AIRAN_API_KEY", "AIRAN_CONFIG"}
+_ENV_OTHER_USES = {"AIRAN_CONFIG", "AIRAN_SITE_INSTANCE"}
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -134,10 +134,10 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> SiteCon
     """
     environ = os.environ if environ is None else environ
     values = {} if path is None else _read_yaml(path)
-    source = "the AIRAN_ environment" if path is None else str(path)
+    source = "the AIRAN_ environment" if path is None else f"{path} and the AIRAN_ environment"
     for key, text in sorted(environ.items()):
         if key.startswith(ENV_PREFIX) and key not in _ENV_OTHER_USES:
-            _set_nested(values, key, yaml.safe_load(text))
+            _set_nested(values, key, _read_variable(key, text))
     try:
         config = SiteConfig.model_validate(values)
     except ValidationError as error:
@@ -173,6 +173,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             remedy="start from the output of `airan config`",
         )
     return values
+
+
+def _read_variable(key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"environment variable {key} cannot be read: {text!r}",
+            remedy=f"quote its value as YAML would, or unset {key}",
+        ) from error
 
 
 def _set_nested(values: dict[str, Any], variable: str, value: Any) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from airan.core.clock import DAY_S
 from airan.core.config import ClockConfig, PortsConfig, SiteConfig
-from airan.core.errors import UnavailableError
+from airan.core.errors import ConfigError, UnavailableError
 from airan.demo.plot import save_plot
 from airan.demo.report import DemoReport, DemoRun, Recorder, build_report, render_report
 from airan.demo.tenants import Outcome, TenantLoad, make_tenants
@@ -77,7 +77,18 @@ def run_demo(config: SiteConfig, options: DemoOptions) -> int:
             console.print("interrupted; the site has been stopped")
             return INTERRUPTED
     _publish(recorder, report, options)
-    return 0 if report.requests_completed else FAILED
+    return FAILED if broken(report) else 0
+
+
+def broken(report: DemoReport) -> bool:
+    """True when the site failed a tenant, or did not do what a demo is to show."""
+    return bool(
+        report.requests_failed
+        or report.requests_cancelled
+        or report.tokens_lost
+        or not report.requests_completed
+        or not report.slots
+    )
 
 
 def demo_config(config: SiteConfig, options: DemoOptions) -> SiteConfig:
@@ -186,6 +197,11 @@ def _run_facts(
             f"LLM requests: {len(outcomes)}, generated (seed {options.seed}), one of them long and "
             "opened just before the morning peak"
         )
+    # Counted where the tenants are, not where the tokens are made.
+    notes.append(
+        f"the tenants themselves saw {len(answered)} of {len(outcomes)} streams end complete, with "
+        f"{sum(o.completion_tokens for o in answered):,} tokens"
+    )
     notes += [f"request not completed: {o.error or 'cut off at the end'}" for o in broken[:5]]
     return DemoRun(
         wall_s=time.time() - begin_s,
@@ -213,7 +229,8 @@ def demo_site(config: SiteConfig) -> Iterator[SiteRuntime]:
         UnavailableError: the site does not get ready.
     """
     launch.refuse_if_running(config.state_dir)
-    shutil.rmtree(config.state_dir, ignore_errors=True)
+    launch.end_leftovers(config.state_dir)
+    _clear(config.state_dir)
     runtime = launch.prepare(config, console.print)
     warden = Warden(runtime, end_with_me=True)
     ended = threading.Event()
@@ -237,6 +254,22 @@ def demo_site(config: SiteConfig) -> Iterator[SiteRuntime]:
         if keeper.is_alive():
             keeper.join()
         warden.stop()
+
+
+def _clear(state_dir: Path) -> None:
+    """Removes an earlier demo's state, and nothing that is not one.
+
+    Raises:
+        ConfigError: the folder holds something else.
+    """
+    if not state_dir.exists():
+        return
+    if any(state_dir.iterdir()) and not (state_dir / "run").is_dir():
+        raise ConfigError(
+            f"{state_dir} exists and is no site's state folder",
+            remedy="name another place with --state-dir; the demo keeps its state in its demo/",
+        )
+    shutil.rmtree(state_dir, ignore_errors=True)
 
 
 @contextlib.contextmanager

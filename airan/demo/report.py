@@ -96,6 +96,8 @@ class DemoReport:
     slots_late: int
     slots_dropped: int
     crc_failed: int
+    slot_stalls: int
+    """Slots for which the slot clock stood still, because the simulated radio was not ready."""
     slot_budget_us: float
     slot_slowdown: float
     slot_p50_us: float | None
@@ -152,6 +154,7 @@ def build_report(recorder: Recorder, run: DemoRun) -> DemoReport:
         slots_late=slots.slots_late,
         slots_dropped=slots.slots_dropped,
         crc_failed=slots.crc_failed,
+        slot_stalls=slots.stalls,
         slot_budget_us=slots.budget_us,
         slot_slowdown=slots.slowdown,
         slot_p50_us=histogram_quantile(slots, 0.50),
@@ -265,6 +268,7 @@ def _slot_rows(report: DemoReport) -> list[Row]:
         ("  late", f"{report.slots_late:,}", f"budget {_ms(report.slot_budget_us)}, {clock}"),
         ("  dropped", f"{report.slots_dropped:,}", ""),
         ("  CRC failed", f"{report.crc_failed:,}", ""),
+        ("  clock stalls", f"{report.slot_stalls:,}", "the simulated radio was not ready"),
         ("  latency p50 / p99", f"{_ms(report.slot_p50_us)} / {_ms(report.slot_p99_us)}", clock),
     ]
 

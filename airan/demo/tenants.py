@@ -63,7 +63,9 @@ class TenantLoad:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         timeout = httpx.Timeout(30.0, read=None)
         async with (
-            httpx.AsyncClient(base_url=self.gateway_url, limits=limits, timeout=timeout) as client,
+            httpx.AsyncClient(
+                base_url=self.gateway_url, limits=limits, timeout=timeout, trust_env=False
+            ) as client,
             asyncio.TaskGroup() as group,
         ):
             for number, request in enumerate(requests):
@@ -144,7 +146,9 @@ async def make_tenants(gateway_url: str, admin_key: str, names: Sequence[str]) -
     """
     keys = []
     headers = {"Authorization": f"Bearer {admin_key}"}
-    async with httpx.AsyncClient(base_url=gateway_url, headers=headers, timeout=30.0) as client:
+    async with httpx.AsyncClient(
+        base_url=gateway_url, headers=headers, timeout=30.0, trust_env=False
+    ) as client:
         for name in names:
             tenant = _checked(await client.post("/admin/v1/tenants", json={"name": name}))
             key = _checked(

@@ -9,13 +9,39 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from airan.core.config import RanConfig
+from phy import PuschConfig
 from phy.cost import CostModel
-from sims.ran_load import LoadProfile
+from sims.ran_load import DiurnalProfile, LoadProfile, TraceProfile
 
 PEAK_CELLS_PER_GPU = 20
 # A scheduler leaves slots empty rather than filling every slot with a sliver of PRBs.
 MIN_ALLOCATION = 0.5
 N_ALLOCATIONS = 16
+
+
+def pusch_config(ran: RanConfig) -> PuschConfig:
+    """The live cell's full allocation.
+
+    Raises:
+        InvalidInputError: the fields contradict each other; names the field.
+    """
+    return PuschConfig(
+        n_prb=ran.n_prb,
+        mcs_table=ran.mcs_table,
+        mcs_index=ran.mcs_index,
+        scs_khz=ran.scs_khz,
+        n_rx=ran.n_rx,
+    )
+
+
+def load_profile(ran: RanConfig) -> LoadProfile:
+    """The load the site plays: the configured trace, or the generated day.
+
+    Raises:
+        ConfigError: the trace is not valid.
+    """
+    return DiurnalProfile() if ran.trace is None else TraceProfile.from_csv(ran.trace)
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,15 @@ from collections import deque
 from collections.abc import AsyncIterator
 
 from airan.core.clock import SystemClock
-from airan.site.cells import Allocations, CellGroup
+from airan.site.cells import Allocations, CellGroup, load_profile, pusch_config
 from airan.site.main import service_main, stop_event
 from airan.site.runtime import SiteRuntime
 from orchestrator.api.client import ControlClient
 from orchestrator.views import CellView, SlotReport
-from phy import PuschConfig, cost, warm_up
+from phy import cost, warm_up
 from phy.channel import ChannelConfig
 from phy.cost import CostModel
 from phy.runtime import SimulatedUplink, SlotRecord, SlotRuntime, SlotTiming, SlotWindow
-from sims.ran_load import DiurnalProfile, LoadProfile, TraceProfile
 
 log = logging.getLogger("airan.l1")
 
@@ -41,8 +40,9 @@ DEVICE = "CPU (NumPy + Numba)"
 class Reporter(threading.Thread):
     """Sends reports in their order, from a thread of its own."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, stop: threading.Event) -> None:
         super().__init__(name="reporter", daemon=True)
+        self._stop_all = stop
         self._address = address
         self._waiting: deque[SlotReport] = deque(maxlen=MAX_WAITING_REPORTS)
         self._loop = asyncio.new_event_loop()
@@ -54,7 +54,11 @@ class Reporter(threading.Thread):
         self._loop.call_soon_threadsafe(self._more.set)
 
     def run(self) -> None:
-        self._loop.run_until_complete(self._send_all())
+        try:
+            self._loop.run_until_complete(self._send_all())
+        finally:
+            # Slots that nobody hears of are of no use: the supervisor starts us again.
+            self._stop_all.set()
 
     async def _send_all(self) -> None:
         async with ControlClient(self._address) as client:
@@ -75,16 +79,10 @@ class Layer1:
         self._day = runtime.day_clock
         self._clock = SystemClock()
         ran = runtime.config.ran
-        self._pusch = PuschConfig(
-            n_prb=ran.n_prb,
-            mcs_table=ran.mcs_table,
-            mcs_index=ran.mcs_index,
-            scs_khz=ran.scs_khz,
-            n_rx=ran.n_rx,
-        )
+        self._pusch = pusch_config(ran)
         channel = ChannelConfig(n_rx=ran.n_rx, scs_khz=ran.scs_khz, snr_db=ran.snr_db)
         self._group = CellGroup(
-            ran.n_cells, runtime.config.node.n_gpus, Allocations(ran.n_prb), profile_of(runtime)
+            ran.n_cells, runtime.config.node.n_gpus, Allocations(ran.n_prb), load_profile(ran)
         )
         self._rng = random.Random(ran.seed)
         self._forced: int | None = None
@@ -156,6 +154,7 @@ class Layer1:
             slots_late=window.late,
             slots_dropped=window.dropped,
             crc_failed=window.crc_failed,
+            stalls=window.stalls,
             p50_us=known(window.p50_us),
             p99_us=known(window.p99_us),
             max_us=known(window.max_us),
@@ -175,12 +174,6 @@ class Layer1:
         )
 
 
-def profile_of(runtime: SiteRuntime) -> LoadProfile:
-    """The load the site plays: the configured trace, or the generated day."""
-    trace = runtime.config.ran.trace
-    return DiurnalProfile() if trace is None else TraceProfile.from_csv(trace)
-
-
 def cell_id(number: int) -> str:
     """The name of a cell."""
     return f"cell-{number:02d}"
@@ -197,7 +190,7 @@ def main(runtime: SiteRuntime) -> None:
     begun_s = time.monotonic()
     layer1 = Layer1(runtime)
     log.info("ready after %.1f s", time.monotonic() - begun_s)
-    reporter = Reporter(runtime.control_address)
+    reporter = Reporter(runtime.control_address, stop)
     reporter.start()
     log.info("slot thread: %s", go_first())
     layer1.run(reporter, stop)

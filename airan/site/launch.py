@@ -11,8 +11,15 @@ from pathlib import Path
 import httpx
 
 from airan.core.config import SiteConfig
-from airan.core.errors import AiranError, ConfigError, NotFoundError, UnavailableError
+from airan.core.errors import (
+    AiranError,
+    ConfigError,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+)
 from airan.site import runtime as site_runtime
+from airan.site.cells import load_profile, pusch_config
 from airan.site.processes import sweep
 from airan.site.runtime import SiteRuntime
 from airan.site.warden import AlreadyRunningError, Warden, hold, running
@@ -34,13 +41,19 @@ def prepare(config: SiteConfig, say: Say) -> SiteRuntime:
     """
     refuse_if_running(config.state_dir)
     check_gpu(config)
+    check_ran(config)
     ensure_model(config, say)
-    with contextlib.suppress(NotFoundError):
-        sweep(site_runtime.load(config.state_dir).instance)
+    end_leftovers(config.state_dir)
     runtime = site_runtime.resolve(config)
     runtime.save()
     (runtime.run_dir / "stop").unlink(missing_ok=True)
     return runtime
+
+
+def end_leftovers(state_dir: Path) -> None:
+    """Ends what an earlier run in `state_dir` may have left, after its watchers were killed."""
+    with contextlib.suppress(NotFoundError):
+        sweep(site_runtime.load(state_dir).instance)
 
 
 def check_gpu(config: SiteConfig) -> None:
@@ -49,6 +62,17 @@ def check_gpu(config: SiteConfig) -> None:
         MigGeometry.load(config.node.gpu)
     except AiranError as error:
         raise ConfigError(f"node.gpu: {error.message}", remedy=error.remedy) from error
+
+
+def check_ran(config: SiteConfig) -> None:
+    """Raises ConfigError when no cell can be built from the configuration."""
+    try:
+        pusch_config(config.ran)
+        load_profile(config.ran)
+    except InvalidInputError as error:
+        raise ConfigError(
+            f"ran: {error.message}", remedy=error.remedy or "correct the section ran"
+        ) from error
 
 
 def refuse_if_running(state_dir: Path) -> None:
@@ -119,9 +143,9 @@ def describe(runtime: SiteRuntime) -> list[str]:
 def ready(runtime: SiteRuntime, *, serving: bool = False) -> bool:
     """True when every service answers; with `serving` also an engine must hold a lease."""
     try:
-        gateway = httpx.get(f"{runtime.gateway_url}/readyz", timeout=1.0)
-        page = httpx.get(f"{runtime.dashboard_url}/healthz", timeout=1.0)
-        control = httpx.get(f"{runtime.metrics_url}/metrics", timeout=1.0)
+        gateway = httpx.get(f"{runtime.gateway_url}/readyz", timeout=1.0, trust_env=False)
+        page = httpx.get(f"{runtime.dashboard_url}/healthz", timeout=1.0, trust_env=False)
+        control = httpx.get(f"{runtime.metrics_url}/metrics", timeout=1.0, trust_env=False)
     except httpx.HTTPError:
         return False
     if any(answer.status_code != httpx.codes.OK for answer in (gateway, page, control)):

@@ -70,7 +70,9 @@ class SiteRuntime:
     def save(self) -> None:
         """Writes `run/site.json` atomically, mode 0600."""
         self.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.log_dir.mkdir(parents=True, exist_ok=True)
+        self.log_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Prompts and answers are below: nobody else may look, whoever made the folder.
+        self.config.state_dir.chmod(0o700)
         body = {
             "config": self.config.model_dump(mode="json"),
             "instance": self.instance,

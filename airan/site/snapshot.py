@@ -116,6 +116,8 @@ class SlotsView:
     histogram_counts: tuple[int, ...]
     """Since the site's start: one a bucket, the last for everything over the last edge."""
     histogram_edges_us: tuple[float, ...]
+    stalls: int = 0
+    """Slots that the simulated radio was not ready for: the slot clock stood still meanwhile."""
 
 
 @dataclass(frozen=True)

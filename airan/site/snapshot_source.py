@@ -308,6 +308,7 @@ def _slots_view(slots: views.SlotStats, layer1_speaks: bool) -> view.SlotsView |
         slots_late=slots.slots_late,
         slots_dropped=slots.slots_dropped,
         crc_failed=slots.crc_failed,
+        stalls=slots.stalls,
         p50_us=slots.p50_us if layer1_speaks else None,
         p99_us=slots.p99_us if layer1_speaks else None,
         max_us=slots.max_us if layer1_speaks else None,

@@ -26,6 +26,7 @@ from airan.site.services import SERVICES, ServiceSpec, command, environment
 POLL_S = 0.1
 RESTART_DELAYS_S = (0.0, 0.5, 1.0, 2.0, 5.0)
 SETTLED_S = 60.0
+WARDEN_APPEARS_S = 5.0
 STOP_GRACE_S = 8.0
 # The engine gives its lease back to the control plane as it stops, so that goes last.
 STOP_LAST = "control"
@@ -39,7 +40,6 @@ class Watched:
     record: ProcessRecord | None = None
     child: subprocess.Popen[bytes] | None = None
     started_s: float = 0.0
-    restarts: int = 0
     failures: int = 0
     next_start_s: float = 0.0
 
@@ -70,18 +70,18 @@ class Supervisor:
         ProcessRecord.of(os.getpid()).save(self.runtime.run_dir / "supervisor.json")
         self._watched = [self._adopt(spec) for spec in self.services]
         warden = ProcessLock(self.runtime.run_dir / "warden.lock")
-        warden_seen = False
+        warden_seen, begun_s = False, time.monotonic()
         while not self._stopping and not stop_file(self.runtime.run_dir).exists():
             for service in self._watched:
                 self._keep(service)
             if warden.held():
                 warden_seen = True
-            elif warden_seen:
+            elif warden_seen or time.monotonic() - begun_s > WARDEN_APPEARS_S:
                 if not self.keep_warden:
                     break
                 self._log("warden", "died; starting another")
                 spawn_detached(self.runtime, "airan.site.warden")
-                warden_seen = False
+                warden_seen, begun_s = False, time.monotonic()
             time.sleep(POLL_S)
         self._end_services()
         lock.release()
@@ -117,7 +117,6 @@ class Supervisor:
             delay_s = RESTART_DELAYS_S[min(service.failures, len(RESTART_DELAYS_S) - 1)]
             self._log(service.spec.name, f"ended (status {status}); again in {delay_s} s")
             service.record, service.child = None, None
-            service.restarts += 1
             service.failures += 1
             service.next_start_s = now_s + delay_s
         if now_s >= service.next_start_s:

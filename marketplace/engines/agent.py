@@ -143,6 +143,9 @@ class EngineAgent:
     async def _granted(self, lease: Lease) -> None:
         if not self._host.url:
             await self._host.start()
+            if self._keeper.lease is not lease:
+                # Revoked while the model was being loaded.
+                return
         settings = self._settings
         streams = allowed_streams(lease.sm_count, settings.sm_per_stream, settings.max_concurrent)
         await self._publish(

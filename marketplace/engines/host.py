@@ -40,6 +40,7 @@ class LlamaHost:
         self._settings = settings
         self._server: Any = None
         self._client: LlamaCppEngine | None = None
+        self._starting = asyncio.Lock()
 
     @property
     def url(self) -> str:
@@ -52,6 +53,11 @@ class LlamaHost:
         Raises:
             ModelFileError: llama.cpp cannot load the file.
         """
+        async with self._starting:
+            if not self.url:
+                await self._start()
+
+    async def _start(self) -> None:
         path = self._settings.model_path
         try:
             self._server = await asyncio.wait_for(

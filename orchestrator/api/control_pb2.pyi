@@ -193,7 +193,7 @@ class ListCellsResponse(_message.Message):
     def __init__(self, cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ...) -> None: ...
 
 class SlotReport(_message.Message):
-    __slots__ = ("cell_id", "time_s", "slots", "slots_late", "slots_dropped", "crc_failed", "p50_us", "p99_us", "max_us", "budget_us", "slowdown", "cells", "demand_share", "busy_share", "alarm", "device", "histogram_counts", "histogram_edges_us", "pid")
+    __slots__ = ("cell_id", "time_s", "slots", "slots_late", "slots_dropped", "crc_failed", "p50_us", "p99_us", "max_us", "budget_us", "slowdown", "cells", "demand_share", "busy_share", "alarm", "device", "histogram_counts", "histogram_edges_us", "pid", "stalls")
     CELL_ID_FIELD_NUMBER: _ClassVar[int]
     TIME_S_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
@@ -213,6 +213,7 @@ class SlotReport(_message.Message):
     HISTOGRAM_COUNTS_FIELD_NUMBER: _ClassVar[int]
     HISTOGRAM_EDGES_US_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
+    STALLS_FIELD_NUMBER: _ClassVar[int]
     cell_id: str
     time_s: float
     slots: int
@@ -232,14 +233,15 @@ class SlotReport(_message.Message):
     histogram_counts: _containers.RepeatedScalarFieldContainer[int]
     histogram_edges_us: _containers.RepeatedScalarFieldContainer[float]
     pid: int
-    def __init__(self, cell_id: _Optional[str] = ..., time_s: _Optional[float] = ..., slots: _Optional[int] = ..., slots_late: _Optional[int] = ..., slots_dropped: _Optional[int] = ..., crc_failed: _Optional[int] = ..., p50_us: _Optional[float] = ..., p99_us: _Optional[float] = ..., max_us: _Optional[float] = ..., budget_us: _Optional[float] = ..., slowdown: _Optional[float] = ..., cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ..., demand_share: _Optional[float] = ..., busy_share: _Optional[float] = ..., alarm: _Optional[bool] = ..., device: _Optional[str] = ..., histogram_counts: _Optional[_Iterable[int]] = ..., histogram_edges_us: _Optional[_Iterable[float]] = ..., pid: _Optional[int] = ...) -> None: ...
+    stalls: int
+    def __init__(self, cell_id: _Optional[str] = ..., time_s: _Optional[float] = ..., slots: _Optional[int] = ..., slots_late: _Optional[int] = ..., slots_dropped: _Optional[int] = ..., crc_failed: _Optional[int] = ..., p50_us: _Optional[float] = ..., p99_us: _Optional[float] = ..., max_us: _Optional[float] = ..., budget_us: _Optional[float] = ..., slowdown: _Optional[float] = ..., cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ..., demand_share: _Optional[float] = ..., busy_share: _Optional[float] = ..., alarm: _Optional[bool] = ..., device: _Optional[str] = ..., histogram_counts: _Optional[_Iterable[int]] = ..., histogram_edges_us: _Optional[_Iterable[float]] = ..., pid: _Optional[int] = ..., stalls: _Optional[int] = ...) -> None: ...
 
 class ReportSlotsResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class SlotStats(_message.Message):
-    __slots__ = ("slots", "slots_late", "slots_dropped", "crc_failed", "p50_us", "p99_us", "max_us", "budget_us", "slowdown", "device", "busy_share", "histogram_counts", "histogram_edges_us", "last_report_s")
+    __slots__ = ("slots", "slots_late", "slots_dropped", "crc_failed", "p50_us", "p99_us", "max_us", "budget_us", "slowdown", "device", "busy_share", "histogram_counts", "histogram_edges_us", "last_report_s", "stalls")
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     SLOTS_LATE_FIELD_NUMBER: _ClassVar[int]
     SLOTS_DROPPED_FIELD_NUMBER: _ClassVar[int]
@@ -254,6 +256,7 @@ class SlotStats(_message.Message):
     HISTOGRAM_COUNTS_FIELD_NUMBER: _ClassVar[int]
     HISTOGRAM_EDGES_US_FIELD_NUMBER: _ClassVar[int]
     LAST_REPORT_S_FIELD_NUMBER: _ClassVar[int]
+    STALLS_FIELD_NUMBER: _ClassVar[int]
     slots: int
     slots_late: int
     slots_dropped: int
@@ -268,7 +271,8 @@ class SlotStats(_message.Message):
     histogram_counts: _containers.RepeatedScalarFieldContainer[int]
     histogram_edges_us: _containers.RepeatedScalarFieldContainer[float]
     last_report_s: float
-    def __init__(self, slots: _Optional[int] = ..., slots_late: _Optional[int] = ..., slots_dropped: _Optional[int] = ..., crc_failed: _Optional[int] = ..., p50_us: _Optional[float] = ..., p99_us: _Optional[float] = ..., max_us: _Optional[float] = ..., budget_us: _Optional[float] = ..., slowdown: _Optional[float] = ..., device: _Optional[str] = ..., busy_share: _Optional[float] = ..., histogram_counts: _Optional[_Iterable[int]] = ..., histogram_edges_us: _Optional[_Iterable[float]] = ..., last_report_s: _Optional[float] = ...) -> None: ...
+    stalls: int
+    def __init__(self, slots: _Optional[int] = ..., slots_late: _Optional[int] = ..., slots_dropped: _Optional[int] = ..., crc_failed: _Optional[int] = ..., p50_us: _Optional[float] = ..., p99_us: _Optional[float] = ..., max_us: _Optional[float] = ..., budget_us: _Optional[float] = ..., slowdown: _Optional[float] = ..., device: _Optional[str] = ..., busy_share: _Optional[float] = ..., histogram_counts: _Optional[_Iterable[int]] = ..., histogram_edges_us: _Optional[_Iterable[float]] = ..., last_report_s: _Optional[float] = ..., stalls: _Optional[int] = ...) -> None: ...
 
 class Utilisation(_message.Message):
     __slots__ = ("ran_demand_share", "ai_busy_share", "total_share", "ran_held_share", "ai_leased_share")

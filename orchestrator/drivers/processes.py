@@ -9,6 +9,8 @@ import psutil
 
 # Start times come in clock ticks of 10 ms.
 _SAME_S = 0.05
+SITE_MARK = "AIRAN_SITE_INSTANCE"
+"""The supervisor marks every process of a run with it."""
 
 
 def started_s(pid: int) -> float | None:
@@ -22,6 +24,20 @@ def started_s(pid: int) -> float | None:
         return process.create_time()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return None
+
+
+def of_this_site(pid: int) -> bool:
+    """Whether the process belongs to the same run of the site as this one.
+
+    Outside a supervised site (no mark in our own environment) every process does.
+    """
+    mark = os.environ.get(SITE_MARK)
+    if not mark:
+        return True
+    try:
+        return psutil.Process(pid).environ().get(SITE_MARK) == mark
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
 
 
 def is_alive(pid: int, start_s: float) -> bool:
