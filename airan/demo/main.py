@@ -274,13 +274,19 @@ def _clear(state_dir: Path) -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Turns SIGTERM into KeyboardInterrupt, so that both end the demo in order."""
+    """Turns SIGINT and SIGTERM into KeyboardInterrupt, so that both end the demo in order.
+
+    SIGINT too: a shell that starts us in the background has it ignored.
+    """
 
     def on_signal(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, on_signal)
+    before = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
