@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from airan.core.errors import InvalidInputError
-from phy.array import Array, array_module
+from phy.array import Array, array_module, on_device
 from phy.checks import check_choice, check_integer
 from phy.nr import dmrs, layer_mapping, modulation, sch, transform_precoding
 from phy.receiver import covariance, measurements
@@ -88,8 +88,8 @@ class GroupReceiver:
     ) -> tuple[SharedChannelResult, ...]:
         """Receives one slot of every UE; see PuschReceiver."""
         self._check(grid, noise_var)
-        grid = grid[:, :, self._config.subcarriers]
         xp = array_module(grid)
+        grid = grid[:, :, on_device(xp, self._config.subcarriers)]
         if not bool(xp.isfinite(grid).all()):
             return tuple(_failed(user, xp) for user in self._users)
         # Samples near the end of the float range overflow into NaN, which the decoder refuses.
@@ -174,6 +174,7 @@ class GroupReceiver:
     def _residuals(self, grid: Array, estimate: ChannelEstimate, pilots: Array) -> list[Array]:
         """What the DM-RS leaves unexplained, by CDM group, with the smoothing's loss made good."""
         config, reader = self._config, self._estimate.reader
+        xp = array_module(grid)
         residuals = []
         for group in range(config.n_cdm_groups_without_data):
             if group in reader.groups:
@@ -182,7 +183,7 @@ class GroupReceiver:
                 residual *= np.float32(1 / np.sqrt(max(estimate.residual_part[group], 1e-3)))
             else:
                 comb = dmrs.subcarriers(config.n_prb, 2 * group, config.dmrs_type)
-                residual = grid[:, list(config.dmrs_symbols)][:, :, comb]
+                residual = grid[:, list(config.dmrs_symbols)][:, :, xp.asarray(comb)]
             residuals.append(residual)
         return residuals
 

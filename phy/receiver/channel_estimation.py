@@ -59,10 +59,14 @@ class ChannelEstimator:
             offset: FrequencyFilter(config.prb_runs, self.reader.spacing, offset)
             for offset in set(self.reader.offsets)
         }
-        longest = max(config.prb_runs, key=lambda run: run[1])
         per_prb = 12 // self.reader.spacing
-        self._is_narrow = longest[1] * per_prb < delay_profile.LEAST_PILOTS
-        self._longest = slice(longest[0] * per_prb, (longest[0] + longest[1]) * per_prb)
+        longest = max(count for _, count in config.prb_runs)
+        self._is_narrow = longest * per_prb < delay_profile.LEAST_PILOTS
+        self._longest_runs = [
+            slice(first * per_prb, (first + count) * per_prb)
+            for first, count in config.prb_runs
+            if count == longest
+        ]
 
     def __call__(
         self, grid: Array, pilots: Array, slot_number: int, noise_var: float | None
@@ -100,7 +104,9 @@ class ChannelEstimator:
     ) -> tuple[DelayProfile, float]:
         reader = self.reader
         has_partner = any(reader.layers[layer].has_partner for layer in layers)
-        part = raw[:, layers, :, self._longest]
+        xp = array_module(raw)
+        runs = [raw[:, layers, :, run] for run in self._longest_runs]
+        part = runs[0] if len(runs) == 1 else xp.concatenate(runs, axis=2)
         if not self._is_narrow:
             return delay_profile.estimate(
                 part, reader.spacing, self._config.scs_khz, has_partner, noise_var

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from phy.array import Array, array_module
+from phy.array import Array, array_module, on_device
 from phy.checks import check_integer
 from phy.nr import dmrs, layer_mapping, modulation, sch, transform_precoding
 from phy.shared_channel.config import N_SYMBOLS, SharedChannelConfig
@@ -20,8 +20,8 @@ class SharedChannelTransmitter:
         precoder: npt.NDArray[np.complex64] | None,
         spread: bool = False,
     ) -> None:
-        """`precoder` is W, complex64[port, layer], or None for the identity; `spread` turns
-        transform precoding on."""
+        """`precoder` is W, complex64[port, layer] or one for each of `config.prb_runs`, or None for
+        the identity; `spread` turns transform precoding on."""
         self._config = config
         self._precoder = precoder
         self._spread = spread
@@ -46,6 +46,7 @@ class SharedChannelTransmitter:
 
     def _map_data(self, grid: Array, layers: Array) -> None:
         mask = self._config.data_mask
+        xp = array_module(grid)
         at = 0
         for symbol in range(N_SYMBOLS):
             n = int(np.count_nonzero(mask[symbol]))
@@ -53,7 +54,7 @@ class SharedChannelTransmitter:
             if n == mask.shape[1]:
                 grid[:, symbol] = part
             elif n:
-                grid[:, symbol, mask[symbol]] = part
+                grid[:, symbol, xp.asarray(mask[symbol])] = part
             at += n
 
     def _map_pilots(self, grid: Array, slot_number: int) -> None:
@@ -73,8 +74,15 @@ class SharedChannelTransmitter:
             return grid
         xp = array_module(grid)
         weights = xp.asarray(self._precoder)
-        ports = weights @ grid.reshape(grid.shape[0], -1)
-        return ports.reshape(weights.shape[0], *grid.shape[1:])
+        if weights.ndim == 2:
+            ports = weights @ grid.reshape(grid.shape[0], -1)
+            return ports.reshape(weights.shape[0], *grid.shape[1:])
+        out = xp.empty((weights.shape[1], *grid.shape[1:]), dtype=xp.complex64)
+        for group, (first, count) in zip(weights, self._config.prb_runs, strict=True):
+            part = grid[:, :, 12 * first : 12 * (first + count)]
+            ports = group @ part.reshape(grid.shape[0], -1)
+            out[:, :, 12 * first : 12 * (first + count)] = ports.reshape(-1, *part.shape[1:])
+        return out
 
     def _onto_carrier(self, grid: Array) -> Array:
         config = self._config
@@ -82,5 +90,5 @@ class SharedChannelTransmitter:
             return grid
         xp = array_module(grid)
         carrier = xp.zeros((grid.shape[0], N_SYMBOLS, config.n_subcarriers), dtype=xp.complex64)
-        carrier[:, :, config.subcarriers] = grid
+        carrier[:, :, on_device(xp, config.subcarriers)] = grid
         return carrier
