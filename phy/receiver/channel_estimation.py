@@ -49,7 +49,7 @@ class ChannelEstimator:
         """`window` is where paths are expected if the allocation is too narrow to see them."""
         self._config = config = users[0]
         self.reader = PilotReader(users)
-        self._window = window or _default_window(config.scs_khz)
+        self._window = window or DelayWindow.within_cyclic_prefix(config.scs_khz)
         self._n_users = len(users)
         self._layers_of = [
             [i for i, layer in enumerate(self.reader.layers) if layer.user == user]
@@ -165,8 +165,3 @@ class ChannelEstimator:
             time_interpolation.fit(smooth[:, layers], times, all_times, error_var)
             for layers in self._layers_of
         )
-
-
-def _default_window(scs_khz: int) -> DelayWindow:
-    """Paths are expected within the cyclic prefix, and hardly ever after the first 1.2 us."""
-    return DelayWindow(latest_ns=min(1200.0, 4690.0 * 15 / scs_khz))

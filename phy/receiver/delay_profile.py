@@ -29,10 +29,24 @@ _NOISE_PARTS = np.logspace(-5, 0, 101)[:-1]
 
 @dataclass(frozen=True)
 class DelayWindow:
-    """Where the channel's energy is expected, in ns after the receiver's time reference."""
+    """Where the channel's energy is expected, in ns after the receiver's time reference.
+
+    Attributes:
+        earliest_ns: start of the window.
+        latest_ns: its end.
+        stragglers_ns: up to where a twentieth of the energy may lie; None: no later than the rest.
+    """
 
     earliest_ns: float = -100.0
     latest_ns: float = 1200.0
+    stragglers_ns: float | None = None
+
+    @classmethod
+    def within_cyclic_prefix(cls, scs_khz: int) -> DelayWindow:
+        """Paths are expected in the cyclic prefix, and hardly ever after the first 1.2 us."""
+        prefix_ns = 4690.0 * 15 / scs_khz
+        latest_ns = min(1200.0, prefix_ns)
+        return cls(latest_ns=latest_ns, stragglers_ns=prefix_ns if prefix_ns > 1200.0 else None)
 
 
 @dataclass(frozen=True)
@@ -66,9 +80,18 @@ def flat_profile(power: float, window: DelayWindow, step_ns: float = 20.0) -> De
 
     Paper: Edfors et al., "OFDM channel estimation by singular value decomposition" (1998).
     """
-    n = max(2, math.ceil((window.latest_ns - window.earliest_ns) / step_ns))
-    delay = np.linspace(window.earliest_ns, window.latest_ns, n)
-    return DelayProfile(delay, np.full(n, max(power, 1e-30) / n))
+    def spread(power: float, start: float, end: float) -> DelayProfile:
+        n = max(2, math.ceil((end - start) / step_ns))
+        return DelayProfile(np.linspace(start, end, n), np.full(n, power / n))
+
+    power = max(power, 1e-30)
+    if window.stragglers_ns is None:
+        return spread(power, window.earliest_ns, window.latest_ns)
+    most = spread(0.95 * power, window.earliest_ns, window.latest_ns)
+    late = spread(0.05 * power, window.latest_ns, window.stragglers_ns)
+    return DelayProfile(
+        np.concatenate([most.delay_ns, late.delay_ns]), np.concatenate([most.power, late.power])
+    )
 
 
 def estimate(
