@@ -231,6 +231,8 @@ class GroupReceiver:
             layer_mapping.unmap(symbols),
             layer_mapping.unmap(noise),
             user.mcs.modulation_order,
+            method=self._options.demapper,
+            pi2=user.pi2_modulation,
         )
         llr *= 1 - 2 * xp.asarray(user.scrambling_sequence).astype(xp.float32)
         return sch.decode(

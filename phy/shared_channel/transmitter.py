@@ -34,7 +34,7 @@ class SharedChannelTransmitter:
         xp = array_module(tb)
         scrambled = sch.encode(tb, config.sch) ^ xp.asarray(config.scrambling_sequence)
         symbols = modulation.map(
-            scrambled, config.mcs.modulation_order
+            scrambled, config.mcs.modulation_order, pi2=config.pi2_modulation
         )
         layers = layer_mapping.map(symbols, config.n_layers)
         if self._spread:
