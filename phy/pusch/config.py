@@ -101,9 +101,7 @@ class PuschConfig(SharedChannelConfig):
         """
         if self.n_ports is None:
             return None
-        return precoding.codebook(
-            self.n_ports, self.n_layers, self.tpmi, self.transform_precoding
-        )
+        return precoding.codebook(self.n_ports, self.n_layers, self.tpmi, self.transform_precoding)
 
     def _pilot_row(self, slot_number: int, symbol: int) -> npt.NDArray[np.complex64]:
         if not self.transform_precoding:

@@ -1,7 +1,7 @@
 """The receive chain of both shared channels: a grid to the transport blocks of UEs in one group.
 
-A group are UEs on the same resource elements with the same DM-RS sequence, told apart by their DM-RS
-ports; their layers are separated together.
+A group are UEs on the same resource elements with the same DM-RS sequence, told apart by their
+DM-RS ports; their layers are separated together.
 """
 
 from __future__ import annotations
@@ -233,8 +233,8 @@ class GroupReceiver:
             user.mcs.modulation_order,
             method=self._options.demapper,
             pi2=user.pi2_modulation,
+            scrambling=xp.asarray(user.scrambling_sequence),
         )
-        llr *= 1 - 2 * xp.asarray(user.scrambling_sequence).astype(xp.float32)
         return sch.decode(
             llr,
             user.sch,

@@ -156,9 +156,7 @@ class ChannelEstimator:
         other = next(each for each in self.reader.layers if each.port == own.port ^ 1)
         return profiles[other.user]
 
-    def _motion(
-        self, smooth: Array, slot_number: int, error_var: float
-    ) -> tuple[TimeModel, ...]:
+    def _motion(self, smooth: Array, slot_number: int, error_var: float) -> tuple[TimeModel, ...]:
         all_times: npt.NDArray[np.float64] = symbol_times_s(self._config.scs_khz, slot_number)
         times = np.interp(self.reader.positions, np.arange(all_times.size), all_times)
         return tuple(

@@ -80,6 +80,7 @@ def flat_profile(power: float, window: DelayWindow, step_ns: float = 20.0) -> De
 
     Paper: Edfors et al., "OFDM channel estimation by singular value decomposition" (1998).
     """
+
     def spread(power: float, start: float, end: float) -> DelayProfile:
         n = max(2, math.ceil((end - start) / step_ns))
         return DelayProfile(np.linspace(start, end, n), np.full(n, power / n))
@@ -118,7 +119,9 @@ def estimate(
     if paths.size == 0:
         paths = np.asarray([int(power.argmax())])
     delay_ns = index[paths] * (1e6 / (n * spacing * scs_khz))
-    return DelayProfile(delay_ns, np.maximum(power[paths] - floor, 1e-30)), float(floor * n)
+    return DelayProfile(
+        delay_ns.astype(np.float64), np.maximum(power[paths] - floor, 1e-30)
+    ), float(floor * n)
 
 
 def _spectrum(estimates: Array) -> tuple[npt.NDArray[np.float64], float]:

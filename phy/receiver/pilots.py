@@ -42,7 +42,7 @@ class LayerPilots:
 
 
 class PilotReader:
-    """Takes least-squares estimates from the slots of UEs that share an allocation and its DM-RS."""
+    """Takes least-squares estimates of UEs that share an allocation and its DM-RS sequence."""
 
     def __init__(self, users: Sequence[SharedChannelConfig]) -> None:
         self.config = config = users[0]
@@ -93,7 +93,9 @@ class PilotReader:
         xp = array_module(grid)
         inverse = pilots.conj() / xp.abs(pilots[:, :1]) ** 2
         raw = {group: self.received(grid, group) * inverse for group in self.groups}
-        return xp.stack([self._layer(raw[layer.group], layer.port) for layer in self.layers], axis=1)
+        return xp.stack(
+            [self._layer(raw[layer.group], layer.port) for layer in self.layers], axis=1
+        )
 
     def spare_power(self, grid: Array, pilots: Array) -> float | None:
         """Returns the mean power on a resource element where DM-RS is sent but none is ours: CDM

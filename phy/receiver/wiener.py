@@ -58,8 +58,7 @@ class FrequencyFilter:
     """Filters estimates of one layer over the runs of PRBs of an allocation."""
 
     def __init__(self, runs: Sequence[tuple[int, int]], spacing: int, offset: float) -> None:
-        """`runs` are (first PRB, PRBs); estimates lie every `spacing` subcarriers from `offset` on.
-        """
+        """`runs` are (first PRB, PRBs); estimates lie `spacing` subcarriers apart from `offset` on."""
         self._spacing = spacing
         self._offset = offset
         self._per_prb = 12 // spacing
@@ -123,7 +122,8 @@ def _toeplitz(column: npt.NDArray[np.complex128]) -> npt.NDArray[np.complex128]:
     n = column.size
     both = np.concatenate([column[:0:-1].conj(), column])
     index = np.arange(n)[:, None] - np.arange(n)[None, :] + n - 1
-    return both[index]
+    matrix: npt.NDArray[np.complex128] = both[index]
+    return matrix
 
 
 @lru_cache(maxsize=600)

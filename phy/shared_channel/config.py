@@ -286,4 +286,6 @@ class SharedChannelConfig:
         )
         if self.prbs is None:
             return span
-        return span.reshape(last - first + 1, -1)[np.asarray(self.prbs) - first].reshape(-1)
+        by_prb = span.reshape(last - first + 1, -1)
+        used: npt.NDArray[np.complex64] = by_prb[np.asarray(self.prbs) - first].reshape(-1)
+        return used

@@ -33,9 +33,7 @@ class SharedChannelTransmitter:
         check_integer("slot_number", slot_number, 0, config.slots_per_frame - 1)
         xp = array_module(tb)
         scrambled = sch.encode(tb, config.sch) ^ xp.asarray(config.scrambling_sequence)
-        symbols = modulation.map(
-            scrambled, config.mcs.modulation_order, pi2=config.pi2_modulation
-        )
+        symbols = modulation.map(scrambled, config.mcs.modulation_order, pi2=config.pi2_modulation)
         layers = layer_mapping.map(symbols, config.n_layers)
         if self._spread:
             layers = transform_precoding.spread(layers, 12 * config.n_prb)

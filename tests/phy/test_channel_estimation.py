@@ -69,7 +69,9 @@ def test_the_wiener_filter_beats_its_input_everywhere(runs, spacing, offset, rng
     truth = response([100, 700], [0.5, 0.5], subcarriers, (200,), rng)
     at_pilots = offset + spacing * np.arange(12 * n_prb // spacing)
     taps = np.random.default_rng(5)
-    between = response([100, 700], [0.5, 0.5], np.concatenate([subcarriers, at_pilots]), (200,), taps)
+    between = response(
+        [100, 700], [0.5, 0.5], np.concatenate([subcarriers, at_pilots]), (200,), taps
+    )
     truth, pilots = between[:, : subcarriers.size], between[:, subcarriers.size :]
     pilots = pilots + np.sqrt(0.1) * complex_normal(rng, *pilots.shape)
     profile = DelayProfile(np.array([100.0, 700.0]), np.array([0.5, 0.5]))

@@ -1,4 +1,4 @@
-"""PUSCH and PDSCH with several layers, ports, UEs and odd allocations, through simulated channels."""
+"""PUSCH and PDSCH with several layers, ports and UEs, and odd allocations, over fading."""
 
 from __future__ import annotations
 
@@ -194,8 +194,7 @@ def test_ues_side_by_side_in_one_slot_all_come_back(rng) -> None:
     ]
     tbs = [random_tb(config, rng) for config in configs]
     total = sum(
-        faded(PuschTransmitter(config)(tb), 4, rng)
-        for config, tb in zip(configs, tbs, strict=True)
+        faded(PuschTransmitter(config)(tb), 4, rng) for config, tb in zip(configs, tbs, strict=True)
     )
     results = PuschSlotReceiver(configs)(total + 0.05 * noise(rng, *total.shape))
     for result, tb in zip(results, tbs, strict=True):
@@ -219,8 +218,7 @@ def test_ues_on_the_same_prbs_are_separated_together(ports, rng) -> None:
     ]
     tbs = [random_tb(config, rng) for config in configs]
     total = sum(
-        faded(PuschTransmitter(config)(tb), 8, rng)
-        for config, tb in zip(configs, tbs, strict=True)
+        faded(PuschTransmitter(config)(tb), 8, rng) for config, tb in zip(configs, tbs, strict=True)
     )
     total = total + 0.1 * noise(rng, *total.shape)
     for result, tb in zip(PuschSlotReceiver(configs)(total), tbs, strict=True):
@@ -269,7 +267,7 @@ def test_offsets_and_powers_are_measured(n_prb, rng) -> None:
     late = np.exp(-2j * np.pi * 30e3 * 400e-9 * subcarrier)
     turning = np.exp(2j * np.pi * 300.0 * symbol * 1e-3 / 28)
     received = 3 * np.array([1, 1j])[:, None, None] * grid * late * turning[:, None]
-    result = PuschReceiver(config)((received + 0.1 * noise(rng, *received.shape)))
+    result = PuschReceiver(config)(received + 0.1 * noise(rng, *received.shape))
     assert np.array_equal(result.tb, tb)
     assert result.timing_offset_ns == pytest.approx(400.0, abs=30.0)
     assert result.frequency_offset_hz == pytest.approx(300.0, rel=0.03)
@@ -344,3 +342,34 @@ def test_wrong_options_and_weights_are_named() -> None:
         with pytest.raises(InvalidInputError) as caught:
             make()
         assert caught.value.field == field
+
+
+def test_each_prg_has_its_own_precoding(rng) -> None:
+    config = PdschConfig(n_prb=6, start_prb=3, mcs_index=5, prg_size=4)
+    # PRBs 3 | 4 5 6 7 | 8 in groups that count from common resource block 0.
+    assert config.prb_runs == ((0, 1), (1, 4), (5, 1))
+    weights = tuple(((complex(w),), (complex(-w),)) for w in (1, 1j, -1))
+    precoded = replace(config, precoding_weights=weights)
+    tb = random_tb(config, rng)
+    layer, grid = PdschTransmitter(config)(tb), PdschTransmitter(precoded)(tb)
+    scale = np.repeat([1, 1j, 1j, 1j, 1j, -1], 12)
+    np.testing.assert_allclose(grid[0], layer[0] * scale, atol=1e-6)
+    np.testing.assert_allclose(grid[1], -layer[0] * scale, atol=1e-6)
+    received = grid + 0.05 * noise(rng, *grid.shape)
+    received[1] *= 0.5
+    assert np.array_equal(PdschReceiver(config)(received).tb, tb)
+    with pytest.raises(InvalidInputError, match="precoding_weights"):
+        replace(config, precoding_weights=weights[:2])
+
+
+def test_pdsch_codes_for_the_limited_buffer_of_its_carrier() -> None:
+    # TS 38.212 5.4.2.1: TBS_LBRM of 273 PRBs, 4 layers, 256QAM is 1277992 (also the published
+    # largest PDSCH block); N_ref is that over C times 2/3.
+    config = PdschConfig(n_prb=273, mcs_table=2, mcs_index=4, n_layers=1)
+    n_blocks = config.sch.segmentation.n_code_blocks
+    assert config.sch.limited_buffer_bits == 1277992 * 3 // (2 * n_blocks)
+    fewer = replace(config, max_mimo_layers=1)
+    assert fewer.sch.limited_buffer_bits < config.sch.limited_buffer_bits
+    assert replace(config, limited_buffer_bits=30000).sch.limited_buffer_bits == 30000
+    with pytest.raises(InvalidInputError, match="max_mimo_layers"):
+        PdschConfig(n_prb=4, n_layers=2, max_mimo_layers=1)
