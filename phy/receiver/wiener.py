@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phy.array import Array, array_module
-from phy.receiver.delay_profile import DelayProfile
+from phy.receiver.delay_profile import DelayProfile, toeplitz
 
 _WINDOW_PILOTS = 64
 # Estimates are never trusted further than this, relative to the channel's power: -45 dB.
@@ -95,9 +95,9 @@ class _Solver:
         self._design = design
         self._pilots = spacing * np.arange(n_in)
         profile, scs_khz = design.profile, design.scs_khz
-        among = _toeplitz(profile.correlation(self._pilots.astype(float), scs_khz))
+        among = toeplitz(profile.correlation(0.0, spacing, n_in, scs_khz))
         if design.partner is not None:
-            other = _toeplitz(design.partner.correlation(self._pilots.astype(float), scs_khz))
+            other = toeplitz(design.partner.correlation(0.0, spacing, n_in, scs_khz))
             sign = 1 - 2 * (np.arange(n_in) % 2)
             among = among + other * np.multiply.outer(sign, sign)
         noise = max(design.noise_var, _LEAST_NOISE * float(profile.power.sum()))
@@ -110,20 +110,11 @@ class _Solver:
         """complex64[n_in, n_out] for targets from `lead` subcarriers after the first pilot on."""
         # Targets less pilots takes few different values: from lead - last pilot up.
         lowest = lead - self._pilots[-1]
-        distances = lowest + np.arange(self._pilots[-1] + n_out)
-        values = self._design.profile.correlation(distances, self._design.scs_khz)
+        n = int(self._pilots[-1]) + n_out
+        values = self._design.profile.correlation(lowest, 1.0, n, self._design.scs_khz)
         index = np.arange(n_out)[:, None] - self._pilots[None, :] + self._pilots[-1]
         taps = self._inverse @ values[index].T
         return np.ascontiguousarray(taps.astype(np.complex64))
-
-
-def _toeplitz(column: npt.NDArray[np.complex128]) -> npt.NDArray[np.complex128]:
-    """Hermitian Toeplitz matrix with R(i - j) at [i, j] from R(0), R(1), ..."""
-    n = column.size
-    both = np.concatenate([column[:0:-1].conj(), column])
-    index = np.arange(n)[:, None] - np.arange(n)[None, :] + n - 1
-    matrix: npt.NDArray[np.complex128] = both[index]
-    return matrix
 
 
 @lru_cache(maxsize=600)
