@@ -1,12 +1,13 @@
 # Two commands on a fresh Debian 12 with python3.11, pip and make:
 #   make demo    builds .venv, fetches the model once, runs a site through a day
 #   make test    runs every test (installs Debian's Chromium for the browser tests)
+# With `make setup-oracle` before it, make test also compares Layer 1 with Sionna (torch: large).
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test setup setup-test lint proto constraints clean
+.PHONY: demo test setup setup-test setup-oracle lint proto constraints clean
 
 demo: setup
 	$(BIN)/airan demo $(ARGS)
@@ -28,6 +29,12 @@ $(VENV)/.dev: pyproject.toml constraints.txt scripts/make_venv.sh
 	PYTHON=$(PYTHON) scripts/make_venv.sh $(VENV) '.[dev]'
 	touch $(VENV)/.base $@
 
+setup-oracle: $(VENV)/.oracle
+
+$(VENV)/.oracle: pyproject.toml constraints.txt scripts/make_venv.sh
+	PYTHON=$(PYTHON) scripts/make_venv.sh $(VENV) '.[dev,oracle]'
+	touch $(VENV)/.base $(VENV)/.dev $@
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,8 +48,8 @@ proto: $(VENV)/.dev
 constraints:
 	rm -rf /tmp/airan-constraints
 	$(PYTHON) -m venv /tmp/airan-constraints
-	/tmp/airan-constraints/bin/pip install -q '.[dev]'
-	/tmp/airan-constraints/bin/pip freeze --exclude airan | sort -f > constraints.txt
+	/tmp/airan-constraints/bin/pip install -q '.[dev,oracle]'
+	/tmp/airan-constraints/bin/pip freeze --exclude airan | sed 's/+cpu$$//' | sort -f > constraints.txt
 	rm -rf /tmp/airan-constraints build
 
 clean:
