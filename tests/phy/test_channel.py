@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from airan.core.errors import InvalidInputError
-from phy.channel import PROFILES, Channel, ChannelConfig, _profile
+from phy.channel import FIXED_PROFILES, PROFILES, Channel, ChannelConfig, _profile
 
 
 def test_profiles_are_the_specs() -> None:
@@ -22,12 +22,35 @@ def test_profiles_are_the_specs() -> None:
             assert relative_db == pytest.approx(expected_db - second[1])
 
 
-@pytest.mark.parametrize("profile", [*PROFILES, "AWGN"])
+@pytest.mark.parametrize("profile", [*PROFILES, *FIXED_PROFILES, "AWGN"])
 @pytest.mark.parametrize("doppler_hz", [0.0, 70.0])
 def test_mean_power_is_one(profile, doppler_hz, rng) -> None:
     channel = Channel(ChannelConfig(profile, 300.0, doppler_hz, n_rx=8), rng)
     power = [np.mean(np.abs(channel.response(24)) ** 2) for _ in range(250)]
     assert np.mean(power) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("profile", "first", "last", "spread_ns"),
+    [
+        ("TDLA30", (0, -15.5), (290, -26.2), 30),
+        ("TDLB100", (0, 0.0), (480, -7.1), 100),
+        ("TDLC300", (0, -6.9), (2595, -16.0), 300),
+    ],
+)
+def test_simplified_profiles_are_the_specs(profile, first, last, spread_ns) -> None:
+    # TS 38.104 G.2.1.1: 12 taps, whose delays hold as they are, in steps of 5 ns.
+    delay, power, _ = _profile(profile)
+    assert delay.size == 12
+    assert not (delay % 5).any()
+    strongest_db = 10 * np.log10(power.max())
+    for index, (expected_ns, expected_db) in ((0, first), (-1, last)):
+        assert delay[index] == expected_ns
+        assert 10 * np.log10(power[index]) - strongest_db == pytest.approx(expected_db)
+    mean = (power * delay).sum()
+    assert np.sqrt((power * delay**2).sum() - mean**2) == pytest.approx(spread_ns, rel=0.02)
+    fading = Channel(ChannelConfig(profile, delay_spread_ns=5.0), np.random.default_rng(1)).draw()
+    assert np.array_equal(fading.delay_ns, delay)
 
 
 @pytest.mark.parametrize("profile", ["TDL-A", "TDL-C"])
@@ -76,6 +99,66 @@ def test_one_seed_gives_one_channel() -> None:
     assert np.array_equal(once, again)
 
 
+@pytest.mark.parametrize("n_tx", [1, 2, 4])
+def test_ports_of_a_flat_channel_are_orthogonal(n_tx, rng) -> None:
+    response = Channel(ChannelConfig("AWGN", n_rx=4, n_tx=n_tx), rng).draw().response(3)[:, :, 5, 1]
+    assert np.allclose(response.conj().T @ response, 4 * np.eye(n_tx), atol=1e-5)
+
+
+@pytest.mark.parametrize("doppler_hz", [0.0, 50.0])
+def test_every_pair_of_antennas_fades_independently(doppler_hz, rng) -> None:
+    channel = Channel(ChannelConfig("TDL-C", 300.0, doppler_hz, n_rx=2, n_tx=2), rng)
+    gains = np.array([channel.draw().response(1)[..., 0, 0].reshape(-1) for _ in range(1500)])
+    covariance = gains.T @ gains.conj() / len(gains)
+    assert np.abs(covariance - np.eye(4)).max() < 0.13
+
+
+def test_what_all_ports_send_adds_up(rng) -> None:
+    channel = Channel(ChannelConfig("TDL-A", n_rx=3, n_tx=2, snr_db=100.0), rng)
+    fading = channel.draw()
+    sent = rng.normal(size=(2, 14, 12)).astype(np.complex64)
+    expected = np.einsum("rtlk,tlk->rlk", fading.response(12), sent)
+    assert np.allclose(channel(sent, fading), expected, atol=1e-3)
+
+
+def test_a_drawn_channel_goes_on_in_time(rng) -> None:
+    # Correlation over a lag tau is J0(2 pi f_D tau) for waves from all sides: 0.904 for 0.1 turns.
+    config = ChannelConfig("TDL-A", doppler_hz=100.0, n_rx=16)
+    now, later, much_later = [], [], []
+    for _ in range(60):
+        fading = Channel(config, rng).draw()
+        now.append(fading.response(1)[..., 0, 0])
+        later.append(fading.response(1, start_s=1e-3)[..., 0, 0])
+        much_later.append(fading.response(1, start_s=5.0)[..., 0, 0])
+    assert np.mean(np.multiply(later, np.conj(now))).real == pytest.approx(0.904, abs=0.05)
+    assert abs(np.mean(np.multiply(much_later, np.conj(now)))) < 0.08
+
+
+def test_a_timing_offset_turns_the_subcarriers_and_a_frequency_offset_the_symbols(rng) -> None:
+    config = ChannelConfig("AWGN", timing_offset_ns=250.0, frequency_offset_hz=300.0)
+    response = Channel(config, rng).draw().response(40, start_s=2e-3)[0, 0]
+    over_frequency = np.angle(response[0, 1:] / response[0, :-1]) / (2 * np.pi)
+    assert np.allclose(over_frequency, -30e3 * 250e-9, atol=1e-5)
+    over_time = np.angle(response[1:, 0] / response[:-1, 0]) / (2 * np.pi)
+    assert np.allclose(over_time, 300.0 * 0.5e-3 / 14, atol=1e-5)
+
+
+def test_interference_has_its_power_and_one_direction_in_space(rng) -> None:
+    config = ChannelConfig("AWGN", snr_db=10.0, n_rx=4, interference_to_noise_db=12.0)
+    silence = np.zeros((1, 14, 1200), np.complex64)
+    received = Channel(config, rng)(silence).reshape(4, -1)
+    covariance = received @ received.conj().T / received.shape[1] / config.noise_var
+    strengths = np.linalg.eigvalsh(covariance)
+    assert strengths[-1] == pytest.approx(1 + 4 * 10**1.2, rel=0.05)
+    assert np.allclose(strengths[:-1], 1.0, atol=0.1)
+
+
+@pytest.mark.parametrize("shape", [(2, 14, 12), (1, 12, 12), (14, 12)])
+def test_a_grid_of_another_shape_is_refused(shape, rng) -> None:
+    with pytest.raises(InvalidInputError, match="grid"):
+        Channel(ChannelConfig(), rng)(np.zeros(shape, np.complex64))
+
+
 @pytest.mark.parametrize(
     ("changed", "field"),
     [
@@ -85,6 +168,10 @@ def test_one_seed_gives_one_channel() -> None:
         ({"n_rx": 0}, "n_rx"),
         ({"scs_khz": 45}, "scs_khz"),
         ({"snr_db": float("inf")}, "snr_db"),
+        ({"n_tx": 0}, "n_tx"),
+        ({"timing_offset_ns": float("nan")}, "timing_offset_ns"),
+        ({"frequency_offset_hz": 1e6}, "frequency_offset_hz"),
+        ({"interference_to_noise_db": 500.0}, "interference_to_noise_db"),
     ],
 )
 def test_wrong_configurations_are_named(changed, field) -> None:
