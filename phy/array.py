@@ -24,3 +24,8 @@ def to_host(array: Array) -> Array:
     """Returns `array` as a NumPy array; copies (and waits for the GPU) only if it is none."""
     get = getattr(array, "get", None)
     return array if get is None else get()
+
+
+def on_device(xp: ModuleType, index: slice | Array) -> slice | Array:
+    """Returns an index as `xp` takes it: slices as they are, NumPy arrays moved to the device."""
+    return index if isinstance(index, slice) else xp.asarray(index)

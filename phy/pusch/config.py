@@ -1,4 +1,4 @@
-"""What one PUSCH transmission is: allocation, MCS, DM-RS, scrambling."""
+"""What one PUSCH transmission is."""
 
 from __future__ import annotations
 
@@ -10,42 +10,27 @@ import numpy.typing as npt
 
 from airan.core.errors import InvalidInputError
 from phy.checks import check_choice, check_integer
-from phy.nr import dmrs, mcs, scrambling, tbs
-from phy.nr.dmrs import MappingType
-from phy.nr.sch import SchConfig
+from phy.nr import low_papr, mcs, precoding, transform_precoding
+from phy.shared_channel.config import SharedChannelConfig
 
-N_SYMBOLS = 14
-"""OFDM symbols of a slot with normal cyclic prefix."""
+# mcs-TableTransformPrecoder to (table of TS 38.214 6.1.4.1 or 5.1.3.1, its own table?).
+_TRANSFORM_TABLES = {1: (1, True), 2: (2, False), 3: (2, True)}
 
 
 @dataclass(frozen=True)
-class PuschConfig:
-    """One PUSCH allocation without transform precoding or frequency hopping, one layer.
-
-    The grid covers the allocated PRBs only: complex64[antenna, 14, 12 * n_prb].
+class PuschConfig(SharedChannelConfig):
+    """One PUSCH allocation, without frequency hopping.
 
     Attributes:
-        n_prb: allocated PRBs, contiguous, 1 to 273.
-        mcs_table: 1 (64QAM), 2 (256QAM) or 3 (low spectral efficiency).
-        mcs_index: I_MCS.
-        scs_khz: subcarrier spacing, 15, 30, 60 or 120.
-        n_layers: layers; 1.
-        n_rx: receive antennas, 1 to 16.
-        rnti: the UE's RNTI.
-        n_id: data scrambling identity, 0 to 1023 (the cell identity by default).
-        slot_number: slot within the frame.
-        start_prb: first PRB, counted from common resource block 0.
-        start_symbol: first symbol of the allocation.
-        n_symbols: symbols of the allocation.
-        mapping_type: "A" or "B".
-        dmrs_type_a_position: 2 or 3.
-        dmrs_additional_positions: 0 to 3.
-        dmrs_n_id: DM-RS scrambling identity, 0 to 65535; None: `n_id`.
-        dmrs_n_scid: 0 or 1.
-        n_cdm_groups_without_data: 1 or 2; with 2 the DM-RS symbols carry no data and DM-RS is
-            sent 3 dB stronger.
-        rv: redundancy version.
-        limited_buffer_bits: N_ref of a limited circular buffer, or None.
+        n_ports: antenna ports of codebook transmission, 2 or 4; None: non-codebook, every layer on
+            a port of its own.
+        tpmi: transmitted precoding matrix indicator of codebook transmission.
+        transform_precoding: DFT-s-OFDM; one layer, DM-RS type 1 of low PAPR, n_prb with no prime
+            factor above 5. `mcs_table` 1, 2, 3 then mean TS 38.214 tables 6.1.4.1-1, 5.1.3.1-2
+            and 6.1.4.1-2, and `dmrs_n_id` is n_ID^RS, 0 to 1007.
+        pi2_bpsk: with transform precoding, pi/2-BPSK is enabled for the lowest MCS indices.
+        group_hopping: DM-RS sequence group hopping (transform precoding only).
+        sequence_hopping: DM-RS sequence hopping (transform precoding only).
 
     Raises:
         InvalidInputError: a field is out of range, or fields contradict each other.
@@ -53,133 +38,77 @@ class PuschConfig:
     Spec: TS 38.211 6.3.1, 6.4.1.1; TS 38.214 6.1.4, 6.2.2
     """
 
-    n_prb: int
-    mcs_table: int = 1
-    mcs_index: int = 16
-    scs_khz: int = 30
-    n_layers: int = 1
-    n_rx: int = 2
-    rnti: int = 1
-    n_id: int = 0
-    slot_number: int = 0
-    start_prb: int = 0
-    start_symbol: int = 0
-    n_symbols: int = 14
-    mapping_type: MappingType = "A"
-    dmrs_type_a_position: int = 2
-    dmrs_additional_positions: int = 1
-    dmrs_n_id: int | None = None
-    dmrs_n_scid: int = 0
-    n_cdm_groups_without_data: int = 2
-    rv: int = 0
-    limited_buffer_bits: int | None = None
+    n_ports: int | None = None
+    tpmi: int = 0
+    transform_precoding: bool = False
+    pi2_bpsk: bool = False
+    group_hopping: bool = False
+    sequence_hopping: bool = False
 
     def __post_init__(self) -> None:
+        if self.transform_precoding:
+            self._check_transform_precoding()
+        else:
+            for field in ("pi2_bpsk", "group_hopping", "sequence_hopping"):
+                if getattr(self, field):
+                    raise InvalidInputError(field, "needs transform_precoding")
+        if self.n_ports is None and self.tpmi != 0:
+            raise InvalidInputError("tpmi", "needs n_ports")
+        if self.n_ports is not None:
+            check_choice("n_ports", self.n_ports, (2, 4))
+            check_integer("n_layers", self.n_layers, 1, self.n_ports)
+        super().__post_init__()
+        _ = self.precoder
+
+    def _check_transform_precoding(self) -> None:
+        if self.n_layers != 1:
+            raise InvalidInputError("n_layers", "is 1 with transform precoding")
+        if self.dmrs_type != 1:
+            raise InvalidInputError("dmrs_type", "is 1 with transform precoding")
+        if self.n_cdm_groups_without_data != 2:
+            raise InvalidInputError("n_cdm_groups_without_data", "is 2 with transform precoding")
+        if self.prbs is not None:
+            raise InvalidInputError("prbs", "must be contiguous with transform precoding")
         check_integer("n_prb", self.n_prb, 1, 273)
-        check_choice("scs_khz", self.scs_khz, (15, 30, 60, 120))
-        check_integer("n_layers", self.n_layers, 1, 1)
-        check_integer("n_rx", self.n_rx, 1, 16)
-        check_integer("rnti", self.rnti, 0, 65535)
-        check_integer("n_id", self.n_id, 0, 1023)
-        check_integer("slot_number", self.slot_number, 0, self.slots_per_frame - 1)
-        check_integer("start_prb", self.start_prb, 0, 2199)
-        check_integer("dmrs_n_scid", self.dmrs_n_scid, 0, 1)
+        if not transform_precoding.is_allowed(self.n_prb):
+            raise InvalidInputError(
+                "n_prb", f"must be 2^a 3^b 5^c with transform precoding, got {self.n_prb}"
+            )
         if self.dmrs_n_id is not None:
-            check_integer("dmrs_n_id", self.dmrs_n_id, 0, 65535)
-        check_choice("n_cdm_groups_without_data", self.n_cdm_groups_without_data, (1, 2))
-        # The derived values check the fields they are made of.
-        _ = self.mcs, self.dmrs_symbols, self.tb_size_bits
-        if max(self.dmrs_symbols) >= self.start_symbol + self.n_symbols:
-            raise InvalidInputError("n_symbols", "leaves out a DM-RS symbol")
-        _ = self.sch
-
-    @property
-    def slots_per_frame(self) -> int:
-        """Slots in 10 ms."""
-        return 10 * self.scs_khz // 15
-
-    @property
-    def n_subcarriers(self) -> int:
-        """Subcarriers of the grid."""
-        return 12 * self.n_prb
+            check_integer("dmrs_n_id", self.dmrs_n_id, 0, 1007)
+        if self.group_hopping and self.sequence_hopping:
+            raise InvalidInputError("sequence_hopping", "excludes group_hopping")
 
     @cached_property
     def mcs(self) -> mcs.Mcs:
         """Modulation order and target code rate."""
-        return mcs.lookup(self.mcs_table, self.mcs_index)
-
-    @cached_property
-    def dmrs_symbols(self) -> tuple[int, ...]:
-        """Symbols of the slot that carry DM-RS."""
-        return dmrs.symbol_positions(
-            self.mapping_type,
-            self.start_symbol,
-            self.n_symbols,
-            self.dmrs_additional_positions,
-            self.dmrs_type_a_position,
-        )
+        if not self.transform_precoding:
+            return mcs.lookup(self.mcs_table, self.mcs_index)
+        check_choice("mcs_table", self.mcs_table, _TRANSFORM_TABLES)
+        table, own = _TRANSFORM_TABLES[self.mcs_table]
+        return mcs.lookup(table, self.mcs_index, own, own and self.pi2_bpsk)
 
     @property
-    def n_dmrs_per_prb(self) -> int:
-        """Resource elements of a PRB that DM-RS keeps free of data."""
-        return dmrs.PILOTS_PER_PRB * self.n_cdm_groups_without_data * len(self.dmrs_symbols)
-
-    @property
-    def n_data_re(self) -> int:
-        """Resource elements that carry data."""
-        return self.n_prb * (12 * self.n_symbols - self.n_dmrs_per_prb)
+    def pi2_modulation(self) -> bool:
+        """Data is pi/2-BPSK."""
+        return self.mcs.modulation_order == 1
 
     @cached_property
-    def tb_size_bits(self) -> int:
-        """Transport block size. Spec: TS 38.214 6.1.4.2"""
-        mcs = self.mcs
-        return tbs.size(
-            self.n_prb,
-            self.n_symbols,
-            self.n_dmrs_per_prb,
-            mcs.modulation_order,
-            mcs.code_rate,
-            self.n_layers,
-        )
+    def precoder(self) -> npt.NDArray[np.complex64] | None:
+        """W: complex64[port, layer]; None where every layer has a port of its own.
 
-    @cached_property
-    def sch(self) -> SchConfig:
-        """How the transport block is coded."""
-        return SchConfig(
-            tb_size_bits=self.tb_size_bits,
-            code_rate=self.mcs.code_rate,
-            modulation_order=self.mcs.modulation_order,
-            n_layers=self.n_layers,
-            n_coded_bits=self.n_data_re * self.mcs.modulation_order * self.n_layers,
-            rv=self.rv,
-            limited_buffer_bits=self.limited_buffer_bits,
-        )
-
-    @cached_property
-    def data_mask(self) -> npt.NDArray[np.bool_]:
-        """Which resource elements carry data: bool[14, 12 * n_prb]."""
-        mask = np.zeros((N_SYMBOLS, self.n_subcarriers), dtype=np.bool_)
-        mask[self.start_symbol : self.start_symbol + self.n_symbols] = True
-        for symbol in self.dmrs_symbols:
-            mask[symbol] = np.arange(self.n_subcarriers) % 2 >= self.n_cdm_groups_without_data
-        mask.setflags(write=False)
-        return mask
-
-    @cached_property
-    def scrambling_sequence(self) -> npt.NDArray[np.uint8]:
-        """c(i) of the coded bits: uint8[G]. Spec: TS 38.211 6.3.1.1"""
-        c_init = scrambling.pusch_c_init(self.rnti, self.n_id)
-        return scrambling.sequence(c_init, self.sch.n_coded_bits)
-
-    def pilots(self, slot_number: int) -> npt.NDArray[np.complex64]:
-        """Returns the DM-RS as transmitted on port 0: complex64[dmrs symbol, 6 n_prb].
-
-        Spec: TS 38.211 6.4.1.1.3
+        Spec: TS 38.211 6.3.1.5
         """
+        if self.n_ports is None:
+            return None
+        return precoding.codebook(self.n_ports, self.n_layers, self.tpmi, self.transform_precoding)
+
+    def _pilot_row(self, slot_number: int, symbol: int) -> npt.NDArray[np.complex64]:
+        if not self.transform_precoding:
+            return super()._pilot_row(slot_number, symbol)
         n_id = self.n_id if self.dmrs_n_id is None else self.dmrs_n_id
-        beta = np.float32(dmrs.amplitude(self.n_cdm_groups_without_data))
-        rows = [
-            dmrs.sequence(slot_number, symbol, n_id, self.dmrs_n_scid, self.start_prb, self.n_prb)
-            for symbol in self.dmrs_symbols
-        ]
-        return beta * np.stack(rows)
+        length = 6 * self.n_prb
+        group, number = low_papr.pusch_group_and_number(
+            n_id, slot_number, symbol, self.group_hopping, self.sequence_hopping, length
+        )
+        return low_papr.sequence(group, number, length)

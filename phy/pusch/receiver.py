@@ -1,49 +1,21 @@
-"""The base station's side: a received resource grid back to the transport block."""
+"""The base station's side of PUSCH: received resource grids back to transport blocks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Sequence
+from dataclasses import replace
 
 from airan.core.errors import InvalidInputError
-from phy.array import Array, array_module
+from phy.array import Array
 from phy.checks import check_integer
-from phy.nr import dmrs, modulation, sch
-from phy.pusch.config import N_SYMBOLS, PuschConfig
-from phy.receiver.channel_estimation import (
-    DelayWindow,
-    FrequencyInterpolator,
-    least_squares,
-    noise_variance,
-    time_weights,
-)
-from phy.receiver.equaliser import combine
-
-_LEAST_POWER = 1.0e-20
+from phy.pusch.config import PuschConfig
+from phy.receiver.chain import GroupReceiver, ReceiverOptions
+from phy.receiver.delay_profile import DelayWindow
+from phy.shared_channel.result import SharedChannelResult
 
 
-@dataclass(frozen=True)
-class PuschResult:
-    """What came out of one slot.
-
-    Attributes:
-        tb: uint8[tb_size_bits], right only if `crc_ok`.
-        crc_ok: the transport block's and all code blocks' CRCs hold.
-        noise_var: estimated (or given) variance of the complex noise on a resource element; NaN if
-            the slot's samples were not finite.
-        snr_db: estimated mean SNR of data on one antenna; -inf without any signal, NaN if the
-            slot's samples were not finite.
-        iterations: int32[cb], LDPC iterations run; empty if the decoder was not reached.
-        soft_buffer: float32[cb, N] for HARQ combining; None if the decoder was not reached.
-    """
-
-    tb: Array
-    crc_ok: bool
-    noise_var: float
-    snr_db: float
-    iterations: Array
-    soft_buffer: Array | None
+class PuschResult(SharedChannelResult):
+    """What came out of one slot; see SharedChannelResult."""
 
 
 class PuschReceiver:
@@ -54,21 +26,21 @@ class PuschReceiver:
         config: PuschConfig,
         n_iterations: int = 10,
         delay_window: DelayWindow | None = None,
+        *,
+        options: ReceiverOptions | None = None,
     ) -> None:
         """`n_iterations` limits the LDPC decoder; `delay_window` is where the channel's paths are
-        expected relative to the receiver's timing.
+        expected relative to the receiver's timing, where the allocation is too narrow to see them;
+        `options` holds both and the rest, and excludes them.
 
         Raises:
-            InvalidInputError: `n_iterations` is out of range.
+            InvalidInputError: `n_iterations` is out of range, or an option that the configuration
+                does not allow.
         """
-        check_integer("n_iterations", n_iterations, 1, 1000)
+        if options is None:
+            options = ReceiverOptions(n_iterations=n_iterations, delay_window=delay_window)
         self.config = config
-        self._n_iterations = n_iterations
-        self._comb = dmrs.subcarriers(config.n_prb, port=0)
-        self._in_frequency = FrequencyInterpolator(
-            self._comb.size, int(self._comb[0]), config.scs_khz, delay_window
-        )
-        self._in_time = time_weights(config.dmrs_symbols, N_SYMBOLS)
+        self._receive = GroupReceiver([config], options, config.transform_precoding)
 
     def __call__(
         self,
@@ -81,7 +53,8 @@ class PuschReceiver:
         """Receives one slot.
 
         Args:
-            grid: complex64[rx, 14, 12 * n_prb]. NaN or infinite samples fail the slot, no more.
+            grid: complex64[rx, 14, 12 * carrier PRBs]. NaN or infinite samples in the allocation
+                fail the slot, no more.
             noise_var: variance of the complex noise on a resource element; None: estimated.
             slot_number: slot within the frame; None: the configured one.
             soft_buffer: float32[cb, N] of the block's earlier transmissions.
@@ -92,68 +65,109 @@ class PuschReceiver:
 
         Spec: TS 38.211 6.3.1, 6.4.1.1; TS 38.212 6.2
         """
-        config = self.config
-        slot_number = config.slot_number if slot_number is None else slot_number
-        check_integer("slot_number", slot_number, 0, config.slots_per_frame - 1)
-        self._check_grid(grid, noise_var)
-        xp = array_module(grid)
-        if not bool(xp.isfinite(grid).all()):
-            return self._failed(grid)
-        # Samples near the end of the float range overflow into NaN, which the decoder refuses.
-        with np.errstate(all="ignore"):
-            symbols, symbol_noise, noise, snr_db = self._equalise(grid, noise_var, slot_number)
-            llr = modulation.demap(symbols, symbol_noise, config.mcs.modulation_order)
-            llr *= 1 - 2 * xp.asarray(config.scrambling_sequence).astype(xp.float32)
-            found = sch.decode(llr, config.sch, soft_buffer, self._n_iterations)
-        return PuschResult(
-            tb=found.tb,
-            crc_ok=found.crc_ok,
-            noise_var=noise,
-            snr_db=snr_db,
-            iterations=found.iterations,
-            soft_buffer=found.soft_buffer,
-        )
+        slot_number = self.config.slot_number if slot_number is None else slot_number
+        check_integer("slot_number", slot_number, 0, self.config.slots_per_frame - 1)
+        [result] = self._receive(grid, noise_var, slot_number, [soft_buffer])
+        return PuschResult(**vars(result))
 
-    def _equalise(
-        self, grid: Array, noise_var: float | None, slot_number: int
-    ) -> tuple[Array, Array, float, float]:
-        """Returns data symbols complex64[n], their noise variances float32[n], the noise variance
-        on a resource element and the SNR in dB."""
-        config = self.config
-        xp = array_module(grid)
-        pilots = xp.asarray(config.pilots(slot_number))
-        rows = xp.asarray(config.dmrs_symbols)
-        received = grid[:, rows[:, None], xp.asarray(self._comb)]
-        raw = least_squares(received, pilots)
-        pilot_power = dmrs.amplitude(config.n_cdm_groups_without_data) ** 2
-        if noise_var is None:
-            noise_var = float(noise_variance(raw).mean()) * pilot_power
-        signal = float((raw.real**2 + raw.imag**2).mean()) - noise_var / pilot_power
-        snr = max(signal, 0.0) / max(noise_var, _LEAST_POWER)
-        snr_db = 10 * float(np.log10(snr)) if snr > 0 else -float("inf")
-        smooth = self._in_frequency(raw, snr_db + 10 * float(np.log10(pilot_power)))
-        channel = xp.asarray(self._in_time) @ smooth
-        mask = xp.asarray(config.data_mask)
-        symbols, symbol_noise = combine(grid[:, mask], channel[:, mask], noise_var)
-        return symbols, symbol_noise, noise_var, snr_db
 
-    def _check_grid(self, grid: Array, noise_var: float | None) -> None:
-        shape = (self.config.n_rx, N_SYMBOLS, self.config.n_subcarriers)
-        if getattr(getattr(grid, "dtype", None), "kind", None) != "c":
-            kind = getattr(grid, "dtype", type(grid).__name__)
-            raise InvalidInputError("grid", f"must be an array of complex numbers, got {kind}")
-        if grid.shape != shape:
-            raise InvalidInputError("grid", f"must have shape {shape}, got {grid.shape}")
-        if noise_var is not None and not noise_var >= 0:
-            raise InvalidInputError("noise_var", f"must not be negative, got {noise_var}")
+class PuschSlotReceiver:
+    """Receives several UEs from one slot.
 
-    def _failed(self, grid: Array) -> PuschResult:
-        xp = array_module(grid)
-        return PuschResult(
-            tb=xp.zeros(self.config.tb_size_bits, dtype=xp.uint8),
-            crc_ok=False,
-            noise_var=float("nan"),
-            snr_db=float("nan"),
-            iterations=xp.zeros(0, dtype=xp.int32),
-            soft_buffer=None,
-        )
+    UEs on the same resource elements with the same DM-RS sequence and different ports (multi-user
+    MIMO) are separated together; all others are received one by one, and where they overlap they
+    are interference to each other, which "mmse_irc" can suppress.
+    """
+
+    def __init__(
+        self, configs: Sequence[PuschConfig], options: ReceiverOptions | None = None
+    ) -> None:
+        """`configs` is one configuration for each UE, all over the same carrier grid.
+
+        Raises:
+            InvalidInputError: no UE, different grids, or two UEs with the same DM-RS port on the
+                same pilots.
+        """
+        if not configs:
+            raise InvalidInputError("configs", "must name at least one UE")
+        grids = {(c.scs_khz, c.n_rx, c.grid_start_prb, c.grid_n_prb) for c in configs}
+        if len(grids) > 1:
+            raise InvalidInputError(
+                "configs",
+                "must share scs_khz, n_rx and the carrier grid",
+                remedy="set carrier_start_prb and carrier_n_prb alike",
+            )
+        self.configs = tuple(configs)
+        groups: dict[PuschConfig, list[int]] = {}
+        for index, config in enumerate(configs):
+            groups.setdefault(_shared_part(config, index), []).append(index)
+        self._groups = []
+        for members in groups.values():
+            users = [configs[index] for index in members]
+            ports = [port for user in users for port in user.ports]
+            if len(set(ports)) < len(ports):
+                raise InvalidInputError("dmrs_ports", f"taken twice among UEs {members}")
+            receive = GroupReceiver(
+                users, options or ReceiverOptions(), users[0].transform_precoding
+            )
+            self._groups.append((members, receive))
+
+    def __call__(
+        self,
+        grid: Array,
+        noise_var: float | None = None,
+        *,
+        slot_number: int | None = None,
+        soft_buffers: Sequence[Array | None] | None = None,
+    ) -> tuple[PuschResult, ...]:
+        """Receives one slot: a result for each configuration, in their order.
+
+        Args:
+            grid: complex64[rx, 14, 12 * carrier PRBs].
+            noise_var: variance of the complex noise on a resource element; None: estimated.
+            slot_number: slot within the frame; None: the first UE's configured one.
+            soft_buffers: each UE's soft buffer of earlier transmissions, or None.
+
+        Raises:
+            InvalidInputError: as PuschReceiver; or not one soft buffer a UE.
+        """
+        first = self.configs[0]
+        slot_number = first.slot_number if slot_number is None else slot_number
+        check_integer("slot_number", slot_number, 0, first.slots_per_frame - 1)
+        buffers = [None] * len(self.configs) if soft_buffers is None else list(soft_buffers)
+        if len(buffers) != len(self.configs):
+            raise InvalidInputError("soft_buffers", f"must be {len(self.configs)}, one a UE")
+        found: dict[int, PuschResult] = {}
+        for members, receive in self._groups:
+            own = [buffers[index] for index in members]
+            for index, result in zip(
+                members, receive(grid, noise_var, slot_number, own), strict=True
+            ):
+                found[index] = PuschResult(**vars(result))
+        return tuple(found[index] for index in range(len(self.configs)))
+
+
+def _shared_part(config: PuschConfig, index: int) -> PuschConfig:
+    """The configuration without what members of a multi-user group may differ in."""
+    if config.transform_precoding:
+        # One layer to a group; a different RNTI keeps two such UEs from being taken for one.
+        return replace(config, rnti=index)
+    return replace(
+        config,
+        n_layers=1,
+        dmrs_ports=(0,),
+        n_ports=None,
+        tpmi=0,
+        mcs_table=1,
+        mcs_index=0,
+        rnti=0,
+        n_id=0,
+        dmrs_n_id=config.n_id if config.dmrs_n_id is None else config.dmrs_n_id,
+        rv=0,
+        limited_buffer_bits=None,
+        n_overhead_re=0,
+        slot_number=0,
+        start_prb=config.allocated_prbs[0],
+        carrier_start_prb=config.grid_start_prb,
+        carrier_n_prb=config.grid_n_prb,
+    )

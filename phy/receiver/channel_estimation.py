@@ -1,143 +1,165 @@
-"""Channel and noise estimation from one comb of pilots.
-
-The least-squares estimates are smoothed and interpolated in frequency by a Wiener filter that
-assumes a flat delay profile up to a given delay, block by block, then linearly in time.
-
-Paper: Edfors et al., "OFDM channel estimation by singular value decomposition" (1998), for the
-robust design with a flat profile.
-"""
+"""Channel estimation from the DM-RS of one slot: least squares, Wiener in frequency and in time."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from phy.array import Array, array_module
-
-# A filter block: so many pilots in, so many subcarriers out (eight PRBs in, four out).
-_WINDOW_PILOTS = 48
-_BLOCK_SUBCARRIERS = 48
-_SNR_STEP_DB = 3
-_SNR_RANGE_DB = (-9, 39)
-_PILOT_SPACING = 2
+from phy.receiver import delay_profile, time_interpolation
+from phy.receiver.delay_profile import DelayProfile, DelayWindow
+from phy.receiver.offsets import symbol_times_s
+from phy.receiver.pilots import PilotReader
+from phy.receiver.time_interpolation import TimeModel
+from phy.receiver.wiener import FilterDesign, FrequencyFilter
+from phy.shared_channel.config import SharedChannelConfig
 
 
 @dataclass(frozen=True)
-class DelayWindow:
-    """Where the channel's energy is expected, in ns after the receiver's time reference."""
+class ChannelEstimate:
+    """What the pilots said.
 
-    earliest_ns: float = -100.0
-    latest_ns: float = 1200.0
-
-
-def least_squares(received: Array, pilots: Array) -> Array:
-    """Returns received / pilots: complex64[..., symbol, pilot], for pilots of equal power."""
-    xp = array_module(received)
-    power = xp.abs(pilots[..., :1]) ** 2
-    return received * pilots.conj() / power
-
-
-def noise_variance(estimates: Array) -> Array:
-    """Returns the noise variance of least-squares estimates.
-
-    A channel is smooth over neighbouring pilots, so their fourth difference is almost all noise;
-    a path with 1 us of delay at 30 kHz leaks 52 dB below its own power.
-
-    Args:
-        estimates: complex64[..., symbol, pilot], at least 6 pilots.
-
-    Returns:
-        float32[...], averaged over symbols and pilots.
+    Attributes:
+        raw: complex64[rx, layer, position, pilot], least-squares estimates.
+        at_positions: complex64[rx, layer, position, 12 n_prb], smoothed.
+        noise_var: variance of the complex noise on a resource element.
+        profiles: delay profile of each UE's layers.
+        motion: how each UE's channel moves.
+        residual_part: by CDM group, variance of what the estimates leave of the noise on the
+            DM-RS, relative to the noise.
     """
-    xp = array_module(estimates)
-    difference = xp.diff(estimates, n=4, axis=-1)
-    return (xp.abs(difference) ** 2).mean(axis=(-2, -1)) / 70.0
+
+    raw: Array
+    at_positions: Array
+    noise_var: float
+    profiles: tuple[DelayProfile, ...]
+    motion: tuple[TimeModel, ...]
+    residual_part: dict[int, float]
 
 
-class FrequencyInterpolator:
-    """Turns estimates on a comb of pilots into estimates on every subcarrier."""
+class ChannelEstimator:
+    """Estimates the channels of UEs that share an allocation and its DM-RS sequence."""
 
     def __init__(
-        self, n_pilots: int, offset: int, scs_khz: int, window: DelayWindow | None = None
+        self, users: Sequence[SharedChannelConfig], window: DelayWindow | None = None
     ) -> None:
-        """`offset` is the subcarrier of the first pilot; the others follow every second one."""
-        self._n_pilots = n_pilots
-        self._offset = offset
-        self._scs_khz = scs_khz
-        self._window = window or DelayWindow()
-        self._blocks = _blocks(n_pilots)
+        """`window` is where paths are expected if the allocation is too narrow to see them."""
+        self._config = config = users[0]
+        self.reader = PilotReader(users)
+        self._window = window or DelayWindow.within_cyclic_prefix(config.scs_khz)
+        self._n_users = len(users)
+        self._layers_of = [
+            [i for i, layer in enumerate(self.reader.layers) if layer.user == user]
+            for user in range(self._n_users)
+        ]
+        self._filters = {
+            offset: FrequencyFilter(config.prb_runs, self.reader.spacing, offset)
+            for offset in set(self.reader.offsets)
+        }
+        per_prb = 12 // self.reader.spacing
+        longest = max(count for _, count in config.prb_runs)
+        self._is_narrow = longest * per_prb < delay_profile.LEAST_PILOTS
+        self._longest_runs = [
+            slice(first * per_prb, (first + count) * per_prb)
+            for first, count in config.prb_runs
+            if count == longest
+        ]
 
-    def __call__(self, estimates: Array, snr_db: float) -> Array:
-        """Filters complex64[..., pilot] to complex64[..., subcarrier].
+    def __call__(
+        self, grid: Array, pilots: Array, slot_number: int, noise_var: float | None
+    ) -> ChannelEstimate:
+        """Estimates the channel of one slot.
 
-        `snr_db` is that of the estimates; the filter is designed for the nearest step.
+        Args:
+            grid: complex64[rx, 14, 12 n_prb], the allocation.
+            pilots: complex64[dmrs symbol, pilot] as sent.
+            slot_number: slot within the frame.
+            noise_var: variance of the complex noise on a resource element; None: estimated.
         """
-        xp = array_module(estimates)
-        low, high = _SNR_RANGE_DB
-        snr_db = low if np.isnan(snr_db) else min(max(snr_db, low), high)
-        step = _SNR_STEP_DB * round(snr_db / _SNR_STEP_DB)
-        out = xp.empty((*estimates.shape[:-1], _PILOT_SPACING * self._n_pilots), xp.complex64)
-        for n_in, n_out, lead, starts in self._blocks:
-            taps = xp.asarray(
-                _wiener(n_in, n_out, lead - self._offset, self._scs_khz, self._window, step)
+        raw = self.reader(grid, pilots)
+        known = noise_var
+        if known is None and self._is_narrow:
+            known = self.reader.spare_power(grid, pilots)
+        profiles, noise = self._profiles(raw, known)
+        smooth, error_var, residual_part = self._smooth(raw, profiles, noise)
+        motion = self._motion(smooth, slot_number, error_var)
+        if noise_var is None:
+            noise_var = noise / self.reader.noise_factor
+        return ChannelEstimate(raw, smooth, noise_var, profiles, motion, residual_part)
+
+    def _profiles(
+        self, raw: Array, noise_var: float | None
+    ) -> tuple[tuple[DelayProfile, ...], float]:
+        """Each UE's delay profile, and the variance of the noise on a least-squares estimate."""
+        given = None if noise_var is None else noise_var * self.reader.noise_factor
+        found = [self._profile(raw, layers, given) for layers in self._layers_of]
+        noise = float(np.mean([each for _, each in found])) if given is None else given
+        return tuple(profile for profile, _ in found), noise
+
+    def _profile(
+        self, raw: Array, layers: list[int], noise_var: float | None
+    ) -> tuple[DelayProfile, float]:
+        reader = self.reader
+        has_partner = any(reader.layers[layer].has_partner for layer in layers)
+        xp = array_module(raw)
+        runs = [raw[:, layers, :, run] for run in self._longest_runs]
+        part = runs[0] if len(runs) == 1 else xp.concatenate(runs, axis=2)
+        if not self._is_narrow:
+            return delay_profile.estimate(
+                part, reader.spacing, self._config.scs_khz, has_partner, noise_var
             )
-            pilots = np.asarray([pilot for pilot, _ in starts])[:, None] + np.arange(n_in)
-            targets = np.asarray([target for _, target in starts])[:, None] + np.arange(n_out)
-            out[..., xp.asarray(targets)] = estimates[..., xp.asarray(pilots)] @ taps
-        return out
+        power, noise_var = delay_profile.fit_flat(
+            part, reader.spacing, self._config.scs_khz, has_partner, self._window, noise_var
+        )
+        return delay_profile.flat_profile(power, self._window), noise_var
 
+    def _smooth(
+        self, raw: Array, profiles: tuple[DelayProfile, ...], noise: float
+    ) -> tuple[Array, float, dict[int, float]]:
+        """Returns the smoothed channel, the variance of its error and the residual parts."""
+        xp = array_module(raw)
+        config, reader = self._config, self.reader
+        shape = (*raw.shape[:3], 12 * config.n_prb)
+        smooth = xp.empty(shape, dtype=xp.complex64)
+        errors = []
+        followed = dict.fromkeys(reader.groups, 0.0)
+        n_codes = config.dmrs_length * (2 if config.dmrs_type == 2 else 1)
+        for offset, user, has_partner, layers in self._alike():
+            partner = self._partner(layers[0], profiles) if has_partner else None
+            design = FilterDesign(profiles[user], partner, noise, config.scs_khz)
+            filtered = self._filters[offset](raw[:, layers], design)
+            smooth[:, layers] = filtered.channel
+            errors.append(filtered.error_var)
+            for layer in layers:
+                # A layer and its partner follow the noise of one code together.
+                codes = 0.5 if has_partner else 1.0
+                group = reader.layers[layer].group
+                followed[group] += codes * (1 - filtered.residual_part) / n_codes
+        residual_part = {group: 1 - part for group, part in followed.items()}
+        return smooth, float(np.mean(errors)), residual_part
 
-def time_weights(pilot_symbols: tuple[int, ...], n_symbols: int) -> npt.NDArray[np.float32]:
-    """Returns linear interpolation weights in time: float32[n_symbols, pilot symbol].
+    def _alike(self) -> list[tuple[float, int, bool, list[int]]]:
+        """Layers that one filter serves: (offset, UE, has a partner, layers)."""
+        alike: dict[tuple[float, int, bool], list[int]] = {}
+        for index, (layer, offset) in enumerate(
+            zip(self.reader.layers, self.reader.offsets, strict=True)
+        ):
+            alike.setdefault((offset, layer.user, layer.has_partner), []).append(index)
+        return [(*key, layers) for key, layers in alike.items()]
 
-    Before the first and after the last pilot symbol the nearest estimate is held.
-    """
-    columns = [
-        np.interp(np.arange(n_symbols), pilot_symbols, unit) for unit in np.eye(len(pilot_symbols))
-    ]
-    return np.stack(columns, axis=1).astype(np.float32)
+    def _partner(self, layer: int, profiles: tuple[DelayProfile, ...]) -> DelayProfile:
+        """Profile of the layer on the same pilots with the other cover in frequency."""
+        own = self.reader.layers[layer]
+        other = next(each for each in self.reader.layers if each.port == own.port ^ 1)
+        return profiles[other.user]
 
-
-@lru_cache(maxsize=300)
-def _blocks(n_pilots: int) -> list[tuple[int, int, int, list[tuple[int, int]]]]:
-    """Groups of equal blocks: (pilots in, subcarriers out, first subcarrier out relative to the
-    first pilot in, [(first pilot, first subcarrier) of each block])."""
-    n_subcarriers = _PILOT_SPACING * n_pilots
-    n_in = min(_WINDOW_PILOTS, n_pilots)
-    n_out = min(_BLOCK_SUBCARRIERS, n_subcarriers)
-    margin = (_PILOT_SPACING * n_in - n_out) // (2 * _PILOT_SPACING)
-    groups: dict[int, list[tuple[int, int]]] = {}
-    starts = [*range(0, n_subcarriers - n_out, n_out), n_subcarriers - n_out]
-    for target in starts:
-        pilot = min(max(target // _PILOT_SPACING - margin, 0), n_pilots - n_in)
-        groups.setdefault(target - _PILOT_SPACING * pilot, []).append((pilot, target))
-    return [(n_in, n_out, lead, blocks) for lead, blocks in groups.items()]
-
-
-@lru_cache(maxsize=512)
-def _wiener(
-    n_in: int, n_out: int, lead: int, scs_khz: int, window: DelayWindow, snr_db: int
-) -> npt.NDArray[np.complex64]:
-    """Filter taps complex64[n_in, n_out]: R_hp (R_pp + I / SNR)^-1, transposed."""
-    pilots = _PILOT_SPACING * np.arange(n_in)
-    targets = lead + np.arange(n_out)
-    among = _correlation(pilots[:, None] - pilots[None, :], scs_khz, window)
-    cross = _correlation(targets[:, None] - pilots[None, :], scs_khz, window)
-    noise = 10 ** (-snr_db / 10) * np.eye(n_in)
-    taps = np.linalg.solve((among + noise).T, cross.T)
-    return np.ascontiguousarray(taps.astype(np.complex64))
-
-
-def _correlation(
-    distance: npt.NDArray[np.int64], scs_khz: int, window: DelayWindow
-) -> npt.NDArray[np.complex128]:
-    """Correlation over `distance` subcarriers of a channel with a flat delay profile."""
-    step = distance * (scs_khz * 1e-6)  # GHz, against ns
-    width = window.latest_ns - window.earliest_ns
-    centre = (window.latest_ns + window.earliest_ns) / 2
-    correlation: npt.NDArray[np.complex128] = np.exp(-2j * np.pi * step * centre)
-    correlation *= np.sinc(step * width)
-    return correlation
+    def _motion(self, smooth: Array, slot_number: int, error_var: float) -> tuple[TimeModel, ...]:
+        all_times: npt.NDArray[np.float64] = symbol_times_s(self._config.scs_khz, slot_number)
+        times = np.interp(self.reader.positions, np.arange(all_times.size), all_times)
+        return tuple(
+            time_interpolation.fit(smooth[:, layers], times, all_times, error_var)
+            for layers in self._layers_of
+        )

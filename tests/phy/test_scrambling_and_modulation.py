@@ -56,22 +56,90 @@ def test_every_label_is_mapped_as_the_spec_says(order) -> None:
     assert np.mean(np.abs(symbols) ** 2) == pytest.approx(1.0, abs=1e-6)
 
 
-@pytest.mark.parametrize("order", [1, 2, 4, 6, 8])
-def test_llrs_are_the_max_log_of_all_points(order, rng) -> None:
-    labels, points = constellation(order)
-    symbols = (rng.normal(size=200) + 1j * rng.normal(size=200)).astype(np.complex64)
-    noise_var = rng.uniform(0.05, 2.0, 200).astype(np.float32)
-    metric = -(np.abs(symbols[:, None] - points) ** 2) / noise_var[:, None]
-    expected = np.stack(
+def test_pi2_bpsk_turns_every_second_symbol_by_a_quarter() -> None:
+    bits = np.array([[0, 1, 0, 1, 1], [0, 0, 0, 0, 0]], np.uint8)
+    # TS 38.211 5.1.1, the formula as printed: i counts from the first symbol of the last axis.
+    expected = [
         [
-            metric[:, labels[:, bit] == 0].max(axis=1) - metric[:, labels[:, bit] == 1].max(axis=1)
+            np.exp(1j * math.pi / 2 * (i % 2)) / math.sqrt(2) * ((1 - 2 * b) + 1j * (1 - 2 * b))
+            for i, b in enumerate(row)
+        ]
+        for row in bits.tolist()
+    ]
+    symbols = modulation.map(bits, 1, pi2=True)
+    assert symbols.dtype == np.complex64
+    np.testing.assert_allclose(symbols, expected, atol=1e-6)
+
+
+def llr_by_all_points(symbols, noise_var, order, method) -> np.ndarray:
+    """Over the whole constellation in double precision: the largest, or the sum, of each side."""
+    labels, points = constellation(order)
+    metric = -(np.abs(symbols[:, None].astype(complex) - points) ** 2) / noise_var[:, None]
+    side = np.max if method == "max_log" else lambda m, axis: np.logaddexp.reduce(m, axis=axis)
+    return np.stack(
+        [
+            side(metric[:, labels[:, bit] == 0], axis=1)
+            - side(metric[:, labels[:, bit] == 1], axis=1)
             for bit in range(order)
         ],
         axis=1,
     ).reshape(-1)
-    llr = modulation.demap(symbols, noise_var, order)
+
+
+@pytest.mark.parametrize("method", ["max_log", "exact"])
+@pytest.mark.parametrize("order", [1, 2, 4, 6, 8])
+def test_llrs_are_those_of_all_points_of_the_constellation(order, method, rng) -> None:
+    symbols = (rng.normal(size=700) + 1j * rng.normal(size=700)).astype(np.complex64)
+    noise_var = rng.uniform(0.02, 2.0, 700).astype(np.float32)
+    llr = modulation.demap(symbols, noise_var, order, method=method)
     assert llr.dtype == np.float32
-    np.testing.assert_allclose(llr, expected, rtol=1e-3, atol=1e-3)
+    expected = llr_by_all_points(symbols, noise_var, order, method)
+    np.testing.assert_allclose(llr, expected, rtol=1e-3, atol=2e-3)
+
+
+def test_exact_llrs_are_not_max_log_ones_in_strong_noise() -> None:
+    symbols = np.array([0.1 + 0.2j], np.complex64)
+    exact = modulation.demap(symbols, 1.0, 6, method="exact")
+    assert np.abs(exact - modulation.demap(symbols, 1.0, 6)).max() > 0.1
+
+
+@pytest.mark.parametrize("order", [2, 4, 6, 8])
+def test_the_kernel_agrees_with_the_array_code(order, rng) -> None:
+    symbols = rng.normal(size=(3, 301, 2)).view(complex)[..., 0].astype(np.complex64)
+    noise_var = rng.uniform(0.01, 1.0, (3, 301)).astype(np.float32)
+    by_kernel = modulation.demap(symbols, noise_var, order)
+    by_arrays = modulation._array_llr(symbols, noise_var, order, "max_log")
+    assert by_kernel.shape == by_arrays.shape == (3, 301 * order)
+    np.testing.assert_allclose(by_kernel, by_arrays, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("order", "method"), [(1, "max_log"), (6, "max_log"), (4, "exact")])
+def test_descrambling_is_a_change_of_sign(order, method, rng) -> None:
+    symbols = rng.normal(size=(2, 300, 2)).view(complex)[..., 0].astype(np.complex64)
+    scrambling_bits = rng.integers(0, 2, (2, 300 * order), dtype=np.uint8)
+    scrambling_bits.setflags(write=False)
+    plain = modulation.demap(symbols, 0.3, order, method=method)
+    taken_off = modulation.demap(symbols, 0.3, order, method=method, scrambling=scrambling_bits)
+    assert np.array_equal(taken_off, np.where(scrambling_bits == 1, -plain, plain))
+
+
+@pytest.mark.parametrize("order", [1, 2, 4, 6, 8])
+@pytest.mark.parametrize("method", ["max_log", "exact"])
+def test_what_is_nan_stays_nan_and_alone(order, method) -> None:
+    symbols = np.full(4, 0.3 - 0.2j, np.complex64)
+    symbols[1] = np.nan * (1 + 1j)
+    noise_var = np.array([1, 1, 1, np.nan], np.float32)
+    llr = modulation.demap(symbols, noise_var, order, method=method).reshape(4, order)
+    assert np.isnan(llr).all(axis=1).tolist() == [False, True, False, True]
+    assert np.isfinite(llr[[0, 2]]).all()
+
+
+@given(n_symbols=st.integers(1, 9), seed=st.integers(0, 2**32 - 1))
+def test_pi2_bpsk_bits_come_back_with_the_llrs_of_bpsk(n_symbols, seed) -> None:
+    bits = np.random.default_rng(seed).integers(0, 2, (2, n_symbols), dtype=np.uint8)
+    llr = modulation.demap(modulation.map(bits, 1, pi2=True), 0.5, 1, pi2=True)
+    np.testing.assert_allclose(llr, modulation.demap(modulation.map(bits, 1), 0.5, 1), rtol=1e-5)
+    assert np.array_equal(llr < 0, bits == 1)
 
 
 @given(
@@ -99,6 +167,17 @@ def test_a_noiseless_symbol_has_finite_llrs() -> None:
         (lambda: modulation.map(np.zeros(4), 4), "bits"),
         (lambda: modulation.demap(np.zeros(4), 1.0, 4), "symbols"),
         (lambda: modulation.demap(np.zeros(4, np.complex64), 1.0, 10), "order"),
+        (lambda: modulation.demap(np.complex64(1), 1.0, 2), "symbols"),
+        (lambda: modulation.demap(np.zeros(4, np.complex64), np.ones(3), 2), "noise_var"),
+        (lambda: modulation.demap(np.zeros(4, np.complex64), 1.0, 2, method="log"), "method"),
+        (lambda: modulation.demap(np.zeros(4, np.complex64), 1.0, 2, pi2=True), "pi2"),
+        (
+            lambda: modulation.demap(
+                np.zeros(4, np.complex64), 1.0, 2, scrambling=np.zeros(4, np.uint8)
+            ),
+            "scrambling",
+        ),
+        (lambda: modulation.map(np.zeros(4, np.uint8), 2, pi2=True), "pi2"),
     ],
 )
 def test_wrong_arguments_are_named(call, field) -> None:

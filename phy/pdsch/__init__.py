@@ -1,0 +1,1 @@
+"""PDSCH: configuration, transmitter and receiver."""

@@ -1,0 +1,1 @@
+"""What PUSCH and PDSCH have in common: allocation, DM-RS, coding and resource mapping."""
