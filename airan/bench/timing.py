@@ -1,4 +1,4 @@
-"""Medians of interleaved runs, so that a slow moment of the machine hits ours and the peer alike."""
+"""Medians of interleaved runs, so that a slow moment of the machine hits both sides alike."""
 
 from __future__ import annotations
 
