@@ -108,6 +108,9 @@ def _pusch_config(config: PuschConfig) -> Any:
         slot_number=config.slot_number,
     )
     dmrs = nr.PUSCHDMRSConfig(
+        config_type=config.dmrs_type,
+        length=config.dmrs_length,
+        dmrs_port_set=list(config.ports),
         type_a_position=config.dmrs_type_a_position,
         additional_position=config.dmrs_additional_positions,
         num_cdm_groups_without_data=config.n_cdm_groups_without_data,
@@ -120,7 +123,9 @@ def _pusch_config(config: PuschConfig) -> Any:
         pusch_dmrs_config=dmrs,
         tb_config=block,
         num_layers=config.n_layers,
-        num_antenna_ports=config.n_layers,
+        num_antenna_ports=config.n_ports or config.n_layers,
+        precoding="non-codebook" if config.n_ports is None else "codebook",
+        tpmi=config.tpmi,
         mapping_type=config.mapping_type,
         symbol_allocation=[config.start_symbol, config.n_symbols],
         n_rnti=config.rnti,

@@ -75,7 +75,7 @@ def test_blocks_that_sionna_decodes_are_decoded_to_the_same_bits(
     sionna, tensor, rng, n_bits, e_bits, graph, snr_db
 ) -> None:
     encoder = sionna.ldpc.LDPC5GEncoder(n_bits, e_bits, bg=f"bg{graph}")
-    bits = rng.integers(0, 2, (24, n_bits), dtype=np.uint8)
+    bits = rng.integers(0, 2, (10, n_bits), dtype=np.uint8)
     noise_var = 10 ** (-snr_db / 10)
     sent = 1.0 - 2.0 * encoder(tensor(bits)).numpy()  # BPSK on the real axis
     received = sent + rng.normal(size=sent.shape) * np.sqrt(noise_var)
@@ -88,5 +88,5 @@ def test_blocks_that_sionna_decodes_are_decoded_to_the_same_bits(
     ours = ldpc.decode(soft, graph, encoder.z, n_iterations=20).bits[:, :n_bits]
 
     decoded = (theirs == bits).all(axis=1)
-    assert decoded.sum() >= 6, "too much noise for a comparison"
+    assert decoded.sum() >= 3, "too much noise for a comparison"
     assert np.array_equal(ours[decoded], bits[decoded])

@@ -40,6 +40,18 @@ def test_max_log_llrs_are_sionnas_with_the_sign_turned(
     assert np.allclose(ours, theirs, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("order", [2, 4, 6, 8])
+@pytest.mark.parametrize("noise_var", [1.0, 0.05])
+def test_exact_llrs_are_sionnas_with_the_sign_turned(
+    sionna, tensor, rng, order, noise_var
+) -> None:
+    symbols = noisy_symbols(rng, order, noise_var)
+    demapper = sionna.mapping.Demapper("app", "qam", order)
+    theirs = -demapper(tensor(symbols[None]), tensor(np.float32(noise_var))).numpy()[0]
+    ours = modulation.demap(symbols, noise_var, order, method="exact")
+    assert np.allclose(ours, theirs, rtol=1e-3, atol=2e-3)
+
+
 @pytest.mark.parametrize("slot_number", [0, 7])
 @pytest.mark.parametrize(("n_id", "n_scid"), [(0, 0), (1007, 1)])
 def test_dmrs_sequence_is_sionnas(sionna, slot_number, n_id, n_scid) -> None:
