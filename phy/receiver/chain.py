@@ -220,7 +220,7 @@ class GroupReceiver:
                     soft_buffer=found.soft_buffer,
                     sinr_db=measurements.sinr_db(noise[own]),
                     rsrp_db=self._rsrp_db(estimate, index),
-                    timing_offset_ns=estimate.profiles[index].mean_ns,
+                    timing_offset_ns=estimate.timing_offset_ns[index],
                     frequency_offset_hz=motion.frequency_offset_hz,
                 )
             )

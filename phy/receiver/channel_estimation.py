@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from phy.array import Array, array_module
 from phy.receiver import delay_profile, linear, time_interpolation
 from phy.receiver.delay_profile import DelayProfile, DelayWindow
-from phy.receiver.offsets import symbol_times_s
+from phy.receiver.offsets import symbol_times_s, timing_offset_ns
 from phy.receiver.pilots import PilotReader
 from phy.receiver.time_interpolation import TimeModel
 from phy.receiver.wiener import FilterDesign, FrequencyFilter
@@ -30,6 +31,7 @@ class ChannelEstimate:
         at_positions: complex64[rx, layer, position, 12 n_prb], smoothed.
         noise_var: variance of the complex noise on a resource element.
         profiles: delay profile of each UE's layers.
+        timing_offset_ns: mean delay of each UE's channel.
         motion: how each UE's channel moves.
         residual_part: by CDM group, variance of what the estimates leave of the noise on the
             DM-RS, relative to the noise.
@@ -39,6 +41,7 @@ class ChannelEstimate:
     at_positions: Array
     noise_var: float
     profiles: tuple[DelayProfile, ...]
+    timing_offset_ns: tuple[float, ...]
     motion: tuple[TimeModel, ...]
     residual_part: dict[int, float]
 
@@ -99,7 +102,18 @@ class ChannelEstimator:
         motion = self._motion(smooth, slot_number, error_var)
         if noise_var is None:
             noise_var = noise / self.reader.noise_factor
-        return ChannelEstimate(raw, smooth, noise_var, profiles, motion, residual_part)
+        return ChannelEstimate(
+            raw=raw,
+            at_positions=smooth,
+            noise_var=noise_var,
+            profiles=profiles,
+            timing_offset_ns=tuple(
+                self._timing(raw, layers, profile)
+                for layers, profile in zip(self._layers_of, profiles, strict=True)
+            ),
+            motion=motion,
+            residual_part=residual_part,
+        )
 
     def _profiles(
         self, raw: Array, noise_var: float | None
@@ -115,9 +129,7 @@ class ChannelEstimator:
     ) -> tuple[DelayProfile, float]:
         reader = self.reader
         has_partner = any(reader.layers[layer].has_partner for layer in layers)
-        xp = array_module(raw)
-        runs = [raw[:, layers, :, run] for run in self._longest_runs]
-        part = runs[0] if len(runs) == 1 else xp.concatenate(runs, axis=2)
+        part = self._on_longest_runs(raw, layers)
         if not self._is_narrow:
             return delay_profile.estimate(
                 part, reader.spacing, self._config.scs_khz, has_partner, noise_var
@@ -126,6 +138,23 @@ class ChannelEstimator:
             part, reader.spacing, self._config.scs_khz, has_partner, self._window, noise_var
         )
         return delay_profile.flat_profile(power, self._window), noise_var
+
+    def _on_longest_runs(self, raw: Array, layers: list[int]) -> Array:
+        """The estimates of some layers, with the longest runs of PRBs as if they were positions."""
+        runs = [raw[:, layers, :, run] for run in self._longest_runs]
+        return runs[0] if len(runs) == 1 else array_module(raw).concatenate(runs, axis=2)
+
+    def _timing(self, raw: Array, layers: list[int], profile: DelayProfile) -> float:
+        """Mean delay in ns: of the profile, or by the phase where it is only assumed."""
+        if not self._is_narrow:
+            return profile.mean_ns
+        reader = self.reader
+        lag = 2 if any(reader.layers[layer].has_partner for layer in layers) else 1
+        part = self._on_longest_runs(raw, layers)
+        if part.shape[-1] <= lag:
+            return math.nan
+        spacing_hz = 1e3 * reader.spacing * self._config.scs_khz
+        return timing_offset_ns(part, spacing_hz, lag)
 
     def _smooth(
         self, raw: Array, profiles: tuple[DelayProfile, ...], noise: float

@@ -1,59 +1,14 @@
-"""What a receiver reports of its signal: reference signal received power, and SINR.
-
-Spec: TS 38.215 5.1.1 (the definition of RSRP)
-"""
+"""What a receiver reports of its signal's quality."""
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from airan.core.errors import InvalidInputError
-from phy.array import Array, array_module, to_host
-from phy.checks import check_range
+from phy.array import Array, array_module
 
 # The demapper takes smaller noise variances as this, too.
 _LEAST_NOISE_VAR = 1.0e-10
-
-
-def rsrp_db(raw: Array, noise_var: float, pilot_power: float = 1.0) -> npt.NDArray[np.float64]:
-    """Estimates the reference signal received power of every port: float64[layer], in dB.
-
-    It is the linear mean of the power on the resource elements that carry the port's pilots, over
-    pilots and receive antennas, less the noise; 0 dB is a power of 1 on a resource element.
-
-    Args:
-        raw: complex64[rx, layer, dmrs symbol, pilot], least-squares estimates of the channel, that
-            is, received samples divided by pilots. Non-finite ones are left out.
-        noise_var: variance of the complex noise on a resource element.
-        pilot_power: power of the pilots that `raw` was divided by.
-
-    Returns:
-        dB; -inf where no more power than noise was found, NaN where no finite value was.
-
-    Raises:
-        InvalidInputError: wrong shape or dtype, a negative noise variance, or no pilot power.
-
-    Spec: TS 38.215 5.1.1
-    """
-    if getattr(getattr(raw, "dtype", None), "kind", None) != "c":
-        kind = getattr(raw, "dtype", type(raw).__name__)
-        raise InvalidInputError("raw", f"must be an array of complex numbers, got {kind}")
-    if raw.ndim != 4 or raw.size == 0:
-        raise InvalidInputError(
-            "raw", f"must have shape (rx, layer, dmrs symbol, pilot), got {raw.shape}"
-        )
-    check_range("noise_var", noise_var, 0.0, float("inf"))
-    check_range("pilot_power", pilot_power, 1e-12, 1e12)
-    xp = array_module(raw)
-    finite = xp.isfinite(raw)
-    usable = xp.where(finite, raw, 0).astype(xp.complex128)
-    total = np.asarray(to_host((usable.real**2 + usable.imag**2).sum(axis=(0, 2, 3))))
-    count = np.asarray(to_host(finite.sum(axis=(0, 2, 3))))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        power = pilot_power * (total / count) - noise_var
-        decibels: npt.NDArray[np.float64] = 10 * np.log10(np.maximum(power, 0.0))
-    return decibels
 
 
 def sinr_db(symbol_noise_var: Array) -> float:

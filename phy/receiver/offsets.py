@@ -68,7 +68,7 @@ def timing_offset_ns(raw: Array, pilot_spacing_hz: float, first_lag: int = 1) ->
     )
     if not np.any(products):
         return math.nan
-    return -1e9 * _best_frequency(products, lags * pilot_spacing_hz)
+    return -1e9 * best_frequency(products, lags * pilot_spacing_hz)
 
 
 def frequency_offset_hz(raw: Array, symbol_times_s: npt.ArrayLike) -> float:
@@ -104,7 +104,7 @@ def frequency_offset_hz(raw: Array, symbol_times_s: npt.ArrayLike) -> float:
     products = shared[first, second]
     if not np.any(products):
         return math.nan
-    return _best_frequency(products, times[second] - times[first])
+    return best_frequency(products, times[second] - times[first])
 
 
 def remove_timing_offset(grid: Array, offset_ns: float, scs_khz: int) -> Array:
@@ -157,10 +157,18 @@ def remove_frequency_offset(grid: Array, offset_hz: float, symbol_times_s: npt.A
     return grid * array_module(grid).asarray(_rotation(-offset_hz * times))[:, None]
 
 
-def _best_frequency(
+def best_frequency(
     products: npt.NDArray[np.complex128], distances: npt.NDArray[np.float64]
 ) -> float:
-    """The f that maximises Re sum(products exp(-j 2 pi f distances)): a search, then Newton."""
+    """Returns the f that maximises Re sum(products exp(-j 2 pi f distances)).
+
+    A search on a grid, then Newton's method.
+
+    Args:
+        products: complex128[pair], conj(first) * second of each pair, summed over all it was seen
+            on.
+        distances: float64[pair], how far apart the two are, positive; f has the inverse unit.
+    """
     limit = 1 / (2 * float(distances.min()))
     n_points = 2 * math.ceil(_POINTS_PER_TURN * limit * float(distances.max()))
     candidates = np.linspace(-limit, limit, n_points, endpoint=False)

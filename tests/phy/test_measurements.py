@@ -9,41 +9,6 @@ from airan.core.errors import InvalidInputError
 from phy.receiver import measurements
 
 
-def complex_noise(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    return (rng.standard_normal((*shape, 2)) @ (1, 1j) / np.sqrt(2)).astype(np.complex64)
-
-
-@pytest.mark.parametrize("pilot_power", [1.0, 2.0])
-@pytest.mark.parametrize("noise_var", [0.0, 0.01, 2.0])
-def test_rsrp_is_each_ports_received_pilot_power_without_noise(rng, pilot_power, noise_var) -> None:
-    levels_db = np.array([0.0, -7.0, 3.0])
-    amplitude = 10 ** (levels_db / 20)
-    phases = np.exp(2j * np.pi * rng.random((4, 3, 2, 600)))
-    raw = amplitude[:, None, None] * phases
-    raw = raw + math.sqrt(noise_var / pilot_power) * complex_noise(rng, *raw.shape)
-    found = measurements.rsrp_db(raw.astype(np.complex64), noise_var, pilot_power)
-    expected = levels_db + 10 * math.log10(pilot_power)
-    # Four standard deviations of the mean over 4800 samples, at the weakest port.
-    atol = {0.0: 1e-4, 0.01: 0.06, 2.0: 3.0}[noise_var]
-    np.testing.assert_allclose(found, expected, atol=atol)
-
-
-def test_rsrp_averages_power_over_antennas() -> None:
-    raw = np.zeros((2, 1, 1, 12), np.complex64)
-    raw[0] = 2.0
-    assert measurements.rsrp_db(raw, 0.0)[0] == pytest.approx(10 * math.log10(2.0))
-
-
-def test_rsrp_without_signal_is_minus_infinity_and_without_samples_unknown() -> None:
-    raw = np.zeros((2, 2, 1, 12), np.complex64)
-    raw[:, 1] = np.nan
-    found = measurements.rsrp_db(raw, 0.1)
-    assert found[0] == -math.inf
-    assert math.isnan(found[1])
-    raw[1, 1] = 3.0
-    assert measurements.rsrp_db(raw, 0.0)[1] == pytest.approx(20 * math.log10(3.0))
-
-
 @pytest.mark.parametrize("noise_var", [1e-6, 0.01, 1.0, 30.0])
 def test_equal_symbols_have_the_sinr_of_each(noise_var) -> None:
     found = measurements.sinr_db(np.full((2, 50), noise_var, np.float32))
@@ -75,11 +40,6 @@ RAW = np.ones((1, 1, 1, 12), np.complex64)
 @pytest.mark.parametrize(
     ("call", "field"),
     [
-        (lambda: measurements.rsrp_db(RAW.real, 0.0), "raw"),
-        (lambda: measurements.rsrp_db(RAW[0], 0.0), "raw"),
-        (lambda: measurements.rsrp_db(RAW, -1.0), "noise_var"),
-        (lambda: measurements.rsrp_db(RAW, float("nan")), "noise_var"),
-        (lambda: measurements.rsrp_db(RAW, 0.0, 0.0), "pilot_power"),
         (lambda: measurements.sinr_db(np.ones(3, int)), "symbol_noise_var"),
         (lambda: measurements.sinr_db(np.array([-1.0])), "symbol_noise_var"),
     ],
