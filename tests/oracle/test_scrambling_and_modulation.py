@@ -42,9 +42,7 @@ def test_max_log_llrs_are_sionnas_with_the_sign_turned(
 
 @pytest.mark.parametrize("order", [2, 4, 6, 8])
 @pytest.mark.parametrize("noise_var", [1.0, 0.05])
-def test_exact_llrs_are_sionnas_with_the_sign_turned(
-    sionna, tensor, rng, order, noise_var
-) -> None:
+def test_exact_llrs_are_sionnas_with_the_sign_turned(sionna, tensor, rng, order, noise_var) -> None:
     symbols = noisy_symbols(rng, order, noise_var)
     demapper = sionna.mapping.Demapper("app", "qam", order)
     theirs = -demapper(tensor(symbols[None]), tensor(np.float32(noise_var))).numpy()[0]

@@ -64,9 +64,7 @@ def test_both_sides_hop_alike_and_strangers_do_not(fields, rng) -> None:
     assert any(np.abs(pilots[slot] - other.pilots(slot)).max() > 0.5 for slot in range(6))
 
 
-@pytest.mark.parametrize(
-    ("n_ports", "n_layers"), [(2, 1), (2, 2), (4, 1), (4, 2), (4, 3), (4, 4)]
-)
+@pytest.mark.parametrize(("n_ports", "n_layers"), [(2, 1), (2, 2), (4, 1), (4, 2), (4, 3), (4, 4)])
 def test_every_precoder_of_the_codebook_comes_back(n_ports, n_layers, rng) -> None:
     for tpmi in range(precoding.n_tpmi(n_ports, n_layers)):
         config = PuschConfig(
