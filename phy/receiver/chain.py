@@ -247,6 +247,7 @@ class GroupReceiver:
             user.sch,
             soft_buffer,
             self._options.n_iterations,
+            n_threads=self._options.n_threads,
         )
 
     def _despread(self, symbols: Array, noise: Array) -> tuple[Array, Array]:
