@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from airan.bench import sionna_peer
 from airan.bench.link import OURS, PEER
+from airan.bench.rows import Row, hardware, row
 from airan.bench.statistics import Tally, falls_below
 from airan.core.errors import InvalidInputError
 from phy.nr import ldpc
@@ -118,6 +119,15 @@ class CodingGap:
     peer_snr_db: float | None
     gap_db: float | None
     ok: bool
+
+    def row(self, config: CodingConfig) -> Row:
+        """As a row: the SNR needed."""
+        name = f"ldpc K'={self.n_bits} R={self.code_rate:.2f} BLER {self.bler:g}"
+        measured_on = (
+            f"{hardware()}; simulated AWGN, {self.n_iterations} iterations, "
+            f"up to {config.n_blocks} code blocks a point"
+        )
+        return row(name, self.snr_db, "dB", measured_on, (self.peer, self.peer_snr_db))
 
 
 def compare(

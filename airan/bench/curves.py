@@ -47,8 +47,8 @@ def save_plot(points: Sequence[LinkPoint], title: str, path: Path) -> None:
             curve = [p for p in points if (p.channel, p.receiver) == (channel, receiver)]
             _draw(bler, throughput, curve, _COLOURS[index % len(_COLOURS)])
     bler.set_yscale("log")
-    bler.set_ylim(1e-3, 1.2)
-    bler.set_ylabel("block error rate (bars: 95% confidence)")
+    bler.set_ylim(0.5 / max(point.n_slots for point in points), 1.2)
+    bler.set_ylabel("block error rate (95% confidence; triangles: no error, upper limit)")
     throughput.set_ylabel("throughput in Mb/s")
     throughput.set_ylim(bottom=0)
     for axes in (bler, throughput):
@@ -63,21 +63,16 @@ def save_plot(points: Sequence[LinkPoint], title: str, path: Path) -> None:
 
 def _draw(bler: Axes, throughput: Axes, curve: Sequence[LinkPoint], colour: str) -> None:
     ours = curve[0].receiver == OURS
-    snr_db = [point.snr_db for point in curve]
     line = "-" if ours else "--"
     marker = "o" if ours else "s"
-    # Points without an error have no place on a logarithmic axis but that of their upper limit.
-    rates = [point.bler if point.n_errors else point.bler_high for point in curve]
+    faulty = [point for point in curve if point.n_errors]
     bars = (
-        [
-            rate - point.bler_low if point.n_errors else 0.0
-            for rate, point in zip(rates, curve, strict=True)
-        ],
-        [point.bler_high - rate for rate, point in zip(rates, curve, strict=True)],
+        [point.bler - point.bler_low for point in faulty],
+        [point.bler_high - point.bler for point in faulty],
     )
     bler.errorbar(
-        snr_db,
-        rates,
+        [point.snr_db for point in faulty],
+        [point.bler for point in faulty],
         yerr=bars,
         color=colour,
         linestyle=line,
@@ -87,8 +82,19 @@ def _draw(bler: Axes, throughput: Axes, curve: Sequence[LinkPoint], colour: str)
         capsize=2,
         elinewidth=0.8,
     )
+    # Where no block was wrong, only the upper limit has a place on a logarithmic axis.
+    faultless = [point for point in curve if not point.n_errors]
+    bler.plot(
+        [point.snr_db for point in faultless],
+        [point.bler_high for point in faultless],
+        color=colour,
+        linestyle="none",
+        marker="v",
+        markersize=5,
+        fillstyle="full" if ours else "none",
+    )
     throughput.plot(
-        snr_db,
+        [point.snr_db for point in curve],
         [point.throughput_mbps for point in curve],
         color=colour,
         linestyle=line,

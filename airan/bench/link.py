@@ -6,7 +6,7 @@ at every SNR, so curves are smooth, and a seed gives the same curves again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from airan.bench import sionna_peer
-from airan.bench.statistics import Tally, wilson_interval
+from airan.bench.rows import Row, hardware, row
+from airan.bench.statistics import Tally, falls_below, wilson_interval
 from airan.core.errors import InvalidInputError
 from phy import PuschConfig, PuschReceiver, PuschTransmitter, ReceiverOptions
 from phy.channel import FIXED_PROFILES, PROFILES, Channel, ChannelConfig
@@ -22,7 +23,13 @@ from phy.channel import FIXED_PROFILES, PROFILES, Channel, ChannelConfig
 CHANNELS = ("AWGN", *PROFILES, *FIXED_PROFILES)
 """Channels by name; a channel's place here is part of its seed."""
 
+DEFAULT_CHANNELS = ("AWGN", *PROFILES)
+"""What is simulated unless asked otherwise."""
+
 OURS, PEER = "airan", "Sionna"
+
+LEVEL = 0.1
+"""Block error rate at which receivers are compared."""
 
 _BATCH = 8  # slots that Sionna receives at once
 
@@ -55,7 +62,7 @@ class LinkConfig:
     """
 
     pusch: PuschConfig
-    channels: tuple[str, ...] = ("AWGN", *PROFILES)
+    channels: tuple[str, ...] = DEFAULT_CHANNELS
     snr_db: tuple[float, ...] = tuple(range(0, 21, 2))
     n_slots: int = 200
     max_errors: int = 50
@@ -79,6 +86,17 @@ class LinkConfig:
                 raise InvalidInputError(name, f"must be at least 1, got {getattr(self, name)}")
         if self.seed < 0:
             raise InvalidInputError("seed", f"must not be negative, got {self.seed}")
+
+    @property
+    def title(self) -> str:
+        """What is simulated, in a line."""
+        pusch = self.pusch
+        return (
+            f"PUSCH in simulated channels: {pusch.n_prb} PRBs at {pusch.scs_khz} kHz, "
+            f"MCS {pusch.mcs_index} of table {pusch.mcs_table}, {pusch.n_layers} layer(s), "
+            f"{pusch.n_rx} antennas, delay spread {self.delay_spread_ns:g} ns, "
+            f"Doppler {self.doppler_hz:g} Hz, {self.receiver.n_iterations} LDPC iterations"
+        )
 
     def radio(self, channel: str, snr_db: float) -> ChannelConfig:
         """The simulated channel of one point."""
@@ -151,6 +169,27 @@ def simulate(
             n_faultless = 0 if any(t.n_errors for t in tallies.values()) else n_faultless + 1
             for name, tally in tallies.items():
                 yield _point(config, (channel, name, snr_db), tally)
+
+
+def rows(config: LinkConfig, points: Sequence[LinkPoint]) -> list[Row]:
+    """Returns, for each channel, the SNR at which the block error rate falls below 10%."""
+    needed: dict[tuple[str, str], float | None] = {}
+    for channel, receiver in dict.fromkeys((p.channel, p.receiver) for p in points):
+        curve = [
+            (p.snr_db, p.bler) for p in points if (p.channel, p.receiver) == (channel, receiver)
+        ]
+        needed[channel, receiver] = falls_below(curve, LEVEL)
+    measured_on = f"{hardware()}; simulated channels, up to {config.n_slots} slots a point"
+    return [
+        row(
+            f"bler10 {channel}",
+            needed[channel, OURS],
+            "dB",
+            measured_on,
+            (sionna_peer.version(), needed[channel, PEER]) if config.sionna else None,
+        )
+        for channel in config.channels
+    ]
 
 
 def _receivers(config: LinkConfig) -> dict[str, _Receiver]:
