@@ -86,7 +86,7 @@ def decode(
         offset: for offset min-sum, LLR taken off the check-node minimum, [0, 10]; None: 0.5. Here
             the LLRs must be true ones, not merely in proportion.
         early_stop: stop a block as soon as all its checks hold; False: always run all iterations.
-        n_threads: threads that share the blocks.
+        n_threads: threads that share the blocks; worth it from about 50 large blocks on.
 
     Raises:
         InvalidInputError: wrong shape, dtype or range; the field is named.

@@ -41,16 +41,19 @@ def encode_blocks(info: Any, z: Any, steps: Any, word: Any, coded: Any) -> None:
     on.
     """
     n_info_bits = u64(info.shape[1])
-    for block in range(info.shape[0]):
-        word[:n_info_bits] = info[block]
-        word[n_info_bits:] = 0
+    for block in range(u64(info.shape[0])):
+        for i in range(n_info_bits):
+            word[i] = info[block, i]
+        for i in range(n_info_bits, u64(word.size)):
+            word[i] = 0
         for step in range(steps.shape[0]):
             source, turn, target = steps[step, 0], steps[step, 1], steps[step, 2]
             for i in range(z - turn):
                 word[target + i] ^= word[source + turn + i]
             for i in range(turn):
                 word[target + z - turn + i] ^= word[source + i]
-        coded[block] = word[u64(2) * z : u64(2) * z + u64(coded.shape[1])]
+        for i in range(u64(coded.shape[1])):
+            coded[block, i] = word[u64(2) * z + i]
 
 
 @njit(nogil=True, cache=True)
