@@ -25,7 +25,7 @@ _WANTED_THREADS = 384
 _LEAST_THREADS = 128
 # Registers that a thread needs besides messages: the extrinsic values and addresses of the
 # heaviest row, its smallest two, and what goes with them.
-_WORKING_REGISTERS = {1: 56, 2: 40}
+_WORKING_REGISTERS = {1: 69, 2: 50}
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,10 @@ class LdpcLayout:
     @property
     def shared_bytes(self) -> int:
         """Dynamic shared memory of a thread block: totals, the rows' own bits, messages."""
-        columns = self.graph.n_info_columns + self.n_rows
-        return 4 * self.size * (columns + self._message_words(self.n_register_rows))
+        n_own = self.n_rows - N_CORE_ROWS
+        words = self.graph.n_info_columns + N_CORE_ROWS + self._packed(n_own)
+        words += sum(self._packed(len(row)) for row in self.edges[self.n_register_rows :])
+        return 4 * self.size * words
 
     def n_thread_blocks(self, n_code_blocks: int) -> int:
         """Thread blocks for so many code blocks."""
@@ -124,10 +126,9 @@ class LdpcLayout:
         ]
         return "\n".join(lines) + "\n"
 
-    def _message_words(self, first_row: int) -> int:
-        """Words of shared memory a thread needs for the messages of the rows from `first_row`."""
-        weights = [len(row) for row in self.edges[first_row:]]
-        return sum((weight + 1) // 2 if self.message_bytes else weight for weight in weights)
+    def _packed(self, n_values: int) -> int:
+        """Words that so many values of one check take."""
+        return (n_values + 1) // 2 if self.message_bytes else n_values
 
 
 @lru_cache(maxsize=512)

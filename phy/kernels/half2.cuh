@@ -60,10 +60,6 @@ __device__ __forceinline__ unsigned bytes(unsigned a, unsigned b, unsigned digit
     return __byte_perm(a, b, digits);
 }
 
-// Keeps the compiler from knowing `value`, and so from computing all that depends on it once and
-// for all before a loop, where the results would not fit into the registers.
-__device__ __forceinline__ void forget(unsigned& value) { asm volatile("" : "+r"(value)); }
-
 #endif
 
 // The same whole number, up to 2048, in both halves.

@@ -32,7 +32,8 @@ constexpr int N_WORDS = (N_INFO_BITS + 31) / 32;
 constexpr int N_CODED_BITS = N_CODED_COLUMNS * Z;
 constexpr int N_REGISTER_EDGES = ROW_START[N_REGISTER_ROWS];
 constexpr unsigned OWN_AT = N_TOTALS * SIZE_BYTES;
-constexpr unsigned MESSAGES_AT = OWN_AT + N_OWN * SIZE_BYTES;
+constexpr int N_OWN_WORDS = MESSAGE_BYTES ? (N_OWN + 1) / 2 : N_OWN;
+constexpr unsigned MESSAGES_AT = OWN_AT + N_OWN_WORDS * SIZE_BYTES;
 constexpr bool ALL_ACTIVE = THREADS == SIZE;
 
 // 1536 + 128: added to a small whole number, it leaves the number + 128 in the low byte.
@@ -48,6 +49,11 @@ __device__ __forceinline__ Pair load_shared(unsigned at) {
 
 __device__ __forceinline__ void store_shared(unsigned at, Pair value) {
     *reinterpret_cast<Pair*>(shared + at) = value;
+}
+
+// A channel value pair with its bytes' bias and 0x66 in the higher bytes, in the decoder's units.
+__device__ __forceinline__ Pair from_bytes(unsigned biased) {
+    return fma(biased, both(LLR_UNITS), both(-1664 * LLR_UNITS));
 }
 
 struct Thread {
@@ -112,6 +118,15 @@ __device__ __forceinline__ void store_messages(Thread& thread, const Pair* messa
     }
 }
 
+// The channel values of the last bit of a row, which no other row has.
+template <int ROW>
+__device__ __forceinline__ Pair own_channel(const Thread& thread) {
+    constexpr int own = ROW - N_CORE_ROWS;
+    if constexpr (!MESSAGE_BYTES) return load_shared(thread.at + OWN_AT + own * SIZE_BYTES);
+    const unsigned word = load_shared(thread.at + OWN_AT + own / 2 * SIZE_BYTES);
+    return from_bytes(bytes(word, BYTE_BIAS_HIGH, own % 2 ? 0x4342 : 0x4140));
+}
+
 // One layer: takes the row's old messages out of the totals and puts the new ones in.
 template <int ROW>
 __device__ __forceinline__ void update_row(Thread& thread, Pair norm) {
@@ -122,7 +137,7 @@ __device__ __forceinline__ void update_row(Thread& thread, Pair norm) {
     load_messages<ROW>(thread, message);
     Pair own = 0, smallest = both(MESSAGE_LIMIT), second = smallest, signs = 0;
     if constexpr (has_own) {
-        own = load_shared(thread.at + OWN_AT + (ROW - N_CORE_ROWS) * SIZE_BYTES);
+        own = own_channel<ROW>(thread);
         smallest = smaller(smallest, magnitude(own));
         signs = own;
     }
@@ -168,7 +183,7 @@ __device__ __forceinline__ void update_rows(Thread& thread, Pair norm) {
 // Bits 15 and 31 tell whether the row's check fails, in the first and the second block of the pair;
 // with `STRICT` it also fails where one of its bits is undecided (zero).
 template <int ROW, bool STRICT>
-__device__ __forceinline__ Pair failures(const Thread& thread) {
+__device__ __forceinline__ Pair failures(Thread& thread) {
     constexpr int first = ROW_START[ROW], weight = ROW_START[ROW + 1] - first;
     Pair parity = 0, undecided = 0;
 #pragma unroll
@@ -186,7 +201,7 @@ __device__ __forceinline__ Pair failures(const Thread& thread) {
 }
 
 template <int ROW = 0>
-__device__ __forceinline__ Pair all_failures(const Thread& thread) {
+__device__ __forceinline__ Pair all_failures(Thread& thread) {
     Pair failed = failures<ROW, true>(thread);
     if constexpr (ROW + 1 < N_ROWS) failed |= all_failures<ROW + 1>(thread);
     return failed;
@@ -194,6 +209,7 @@ __device__ __forceinline__ Pair all_failures(const Thread& thread) {
 
 // What the thread block knows of its code blocks: the first and the second block of every pair.
 struct Blocks {
+    unsigned zero;                    // 0
     unsigned char failed[2 * PAIRS];  // some check does not hold
     unsigned char done[2 * PAIRS];    // decided and written, or not there at all
 };
@@ -208,9 +224,16 @@ __device__ __forceinline__ bool may_be_done(const Blocks& blocks, int pair) {
     return first || (!blocks.failed[2 * pair + 1] && !blocks.done[2 * pair + 1]);
 }
 
+// Gives the thread its place by a way the compiler cannot follow. If it knew that checking needs the
+// same addresses as updating, it would keep all of them in registers, which have no room for that.
+__device__ __forceinline__ void forget_place(Thread& thread, const Blocks& blocks) {
+    thread.at += *const_cast<const volatile unsigned*>(&blocks.zero);
+}
+
 // Finds out which code blocks fulfil all checks, in Blocks::failed; true if any does newly. One row
 // alone tells mostly that none does. Every thread must call this.
-__device__ __forceinline__ bool find_done(const Thread& thread, Blocks& blocks, int pair) {
+__device__ __forceinline__ bool find_done(Thread& thread, Blocks& blocks, int pair) {
+    forget_place(thread, blocks);
     note_failures(blocks, failures<0, false>(thread), pair);
     __syncthreads();
     if (!__syncthreads_or(may_be_done(blocks, pair))) return false;
@@ -253,10 +276,9 @@ __device__ __forceinline__ void write_results(
     }
 }
 
-// Two channel values as a word of binary16, in the units of the decoder.
-__device__ __forceinline__ Pair channel_values(unsigned char first, unsigned char second) {
-    const unsigned biased = (first | second << 16) ^ 0x00800080u | BYTE_BIAS_HIGH & 0xff00ff00u;
-    return fma(biased, both(LLR_UNITS), both(-1664 * LLR_UNITS));
+// Two channel values, biased to be positive, in the lower bytes of a word's halves.
+__device__ __forceinline__ unsigned channel_bytes(unsigned char first, unsigned char second) {
+    return (first | second << 16) ^ 0x00800080u;
 }
 
 __device__ __forceinline__ void load_channel(
@@ -265,13 +287,22 @@ __device__ __forceinline__ void load_channel(
     const bool has_first = block < n_blocks, has_second = block + 1 < n_blocks;
     const signed char* first = llr + static_cast<long long>(block) * N_CODED_BITS + check;
     const signed char* second = first + N_CODED_BITS;
+    const auto channel = [&](int column) {
+        const int place = (column - 2) * static_cast<int>(Z);
+        return channel_bytes(has_first ? first[place] : 0, has_second ? second[place] : 0);
+    };
     store_shared(at, 0);
     store_shared(at + SIZE_BYTES, 0);
+    constexpr int n_words = MESSAGE_BYTES ? N_TOTALS : N_TOTALS + N_OWN;
 #pragma unroll 8
-    for (int column = 2; column < N_TOTALS + N_OWN; ++column) {
-        const int place = (column - 2) * static_cast<int>(Z);
-        store_shared(at + column * SIZE_BYTES,
-                     channel_values(has_first ? first[place] : 0, has_second ? second[place] : 0));
+    for (int column = 2; column < n_words; ++column)
+        store_shared(at + column * SIZE_BYTES, from_bytes(channel(column) | BYTE_BIAS_HIGH & 0xff00ff00u));
+    if constexpr (!MESSAGE_BYTES) return;
+#pragma unroll 4
+    for (int own = 0; own < N_OWN; own += 2) {
+        const unsigned low = channel(N_TOTALS + own);
+        const unsigned high = own + 1 < N_OWN ? channel(N_TOTALS + own + 1) : 0;
+        store_shared(at + OWN_AT + own / 2 * SIZE_BYTES, bytes(low, high, 0x6420));
     }
 }
 
@@ -303,13 +334,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     if (ALL_ACTIVE || thread.active)
         load_channel(llr, thread.at, pair, first_block + 2 * pair, n_blocks);
     clear_messages(thread);
+    if (threadIdx.x == 0) blocks.zero = 0;
     if (threadIdx.x < 2 * PAIRS) {
         blocks.failed[threadIdx.x] = 0;
         blocks.done[threadIdx.x] = first_block + threadIdx.x >= n_blocks;
     }
     __syncthreads();
     for (int count = 1; count <= n_iterations; ++count) {
-        forget(thread.at);
         update_rows(thread, norm);
         const bool last = count == n_iterations;
         if (!last && !early_stop) continue;
