@@ -109,15 +109,11 @@ class LdpcLayout:
             "LLR_UNITS": self.llr_units,
         }
         starts = [0, *accumulate(len(row) for row in self.edges)]
-        columns = [{column for column, _ in row} for row in self.edges]
-        following = [*columns[1:], columns[0]]
-        waits = [int(bool(row & later)) for row, later in zip(columns, following, strict=True)]
-        waits[-1] = 1
         tables = {
             "ROW_START": starts,
             "COLUMN": [column for row in self.edges for column, _ in row],
             "SHIFT": [shift for row in self.edges for _, shift in row],
-            "WAIT": waits,
+            "WAIT": self._waits(),
         }
         lines = [f"constexpr int {name} = {value};" for name, value in numbers.items()]
         lines += [
@@ -125,6 +121,18 @@ class LdpcLayout:
             for name, values in tables.items()
         ]
         return "\n".join(lines) + "\n"
+
+    def _waits(self) -> list[int]:
+        """After which rows the threads must wait for each other: before a row touches a column that
+        a row since the last waiting has touched, and at the end."""
+        waits = []
+        touched: set[int] = set()
+        for row, following in zip(self.edges, self.edges[1:], strict=False):
+            touched |= {column for column, _ in row}
+            waits.append(int(any(column in touched for column, _ in following)))
+            if waits[-1]:
+                touched.clear()
+        return [*waits, 1]
 
     def _packed(self, n_values: int) -> int:
         """Words that so many values of one check take."""

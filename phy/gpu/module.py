@@ -5,17 +5,19 @@ CuPy is imported at the first use, so that importing `phy` needs neither it nor 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from importlib import resources
 from types import ModuleType
 from typing import Any
 
-from airan.core.errors import AiranError
+from airan.core.errors import UnavailableError
 
 _OPTIONS = ("-std=c++17", "--extra-device-vectorization")
 
 
-class GpuUnavailableError(AiranError):
+class GpuUnavailableError(UnavailableError):
     """There is no CuPy, no NVIDIA driver or no GPU to run kernels on."""
 
 
@@ -73,6 +75,16 @@ def function(name: str, entry: str, prelude: str = "", shared_bytes: int = 0) ->
     if shared_bytes > 48 * 1024:
         kernel.max_dynamic_shared_size_bytes = shared_bytes
     return kernel
+
+
+def launch(
+    kernel: Any, n_blocks: int, n_threads: int, arguments: Sequence[Any], shared_bytes: int, stream: Any
+) -> None:
+    """Queues a kernel on `stream` (None: CuPy's current one); allocates and waits for nothing."""
+    if n_blocks == 0:
+        return
+    with nullcontext() if stream is None else stream:
+        kernel((n_blocks,), (n_threads,), tuple(arguments), shared_mem=shared_bytes)
 
 
 def _read(name: str) -> str:

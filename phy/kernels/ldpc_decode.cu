@@ -18,7 +18,7 @@
 //
 // Before this text phy/gpu/ldpc_layout.py puts the constants in capitals and the graph:
 // COLUMN[e] and SHIFT[e] of edge e of the rows without their own last bits, ROW_START[row], and
-// WAIT[row], which says whether the next row shares a column with this one.
+// WAIT[row], which says whether threads wait for each other after the row.
 
 #include "half2.cuh"
 
@@ -214,7 +214,9 @@ struct Blocks {
     unsigned char done[2 * PAIRS];    // decided and written, or not there at all
 };
 
-__device__ __forceinline__ void note_failures(Blocks& blocks, Pair failed, int pair) {
+__device__ __forceinline__ void note_failures(
+    const Thread& thread, Blocks& blocks, Pair failed, int pair) {
+    if (!ALL_ACTIVE && !thread.active) return;
     if (failed & 0x00008000u) blocks.failed[2 * pair] = 1;
     if (failed & 0x80000000u) blocks.failed[2 * pair + 1] = 1;
 }
@@ -234,10 +236,10 @@ __device__ __forceinline__ void forget_place(Thread& thread, const Blocks& block
 // alone tells mostly that none does. Every thread must call this.
 __device__ __forceinline__ bool find_done(Thread& thread, Blocks& blocks, int pair) {
     forget_place(thread, blocks);
-    note_failures(blocks, failures<0, false>(thread), pair);
+    note_failures(thread, blocks, failures<0, false>(thread), pair);
     __syncthreads();
     if (!__syncthreads_or(may_be_done(blocks, pair))) return false;
-    note_failures(blocks, all_failures(thread), pair);
+    note_failures(thread, blocks, all_failures(thread), pair);
     __syncthreads();
     return __syncthreads_or(may_be_done(blocks, pair));
 }
