@@ -42,6 +42,7 @@ def link(
     slots: Annotated[int, typer.Option(help="Most slots of a point.")] = 200,
     max_errors: Annotated[int, typer.Option(help="Block errors that end a point.")] = 50,
     iterations: Annotated[int, typer.Option(help="LDPC iterations: our most, Sionna's all.")] = 10,
+    estimator: Annotated[str, typer.Option(help="Ours: wiener or ls.")] = "wiener",
     equaliser: Annotated[str, typer.Option(help="Ours: mmse, mmse_irc or zf.")] = "mmse",
     demapper: Annotated[str, typer.Option(help="Ours: max_log or exact.")] = "max_log",
     known_noise: Annotated[
@@ -74,7 +75,12 @@ def link(
         delay_spread_ns=delay_spread_ns,
         doppler_hz=doppler_hz,
         seed=seed,
-        receiver=ReceiverOptions(iterations, equaliser, demapper),  # type: ignore[arg-type]
+        receiver=ReceiverOptions(
+            n_iterations=iterations,
+            estimator=estimator,  # type: ignore[arg-type]
+            equaliser=equaliser,  # type: ignore[arg-type]
+            demapper=demapper,  # type: ignore[arg-type]
+        ),
         known_noise=known_noise,
         sionna=wants_sionna(sionna),
     )

@@ -17,7 +17,7 @@ from phy.array import Array, array_module, on_device
 from phy.checks import check_choice, check_integer
 from phy.nr import dmrs, layer_mapping, modulation, sch, transform_precoding
 from phy.receiver import covariance, measurements
-from phy.receiver.channel_estimation import ChannelEstimate, ChannelEstimator
+from phy.receiver.channel_estimation import ChannelEstimate, ChannelEstimator, EstimatorName
 from phy.receiver.delay_profile import DelayWindow
 from phy.receiver.equaliser import equalise
 from phy.shared_channel.config import N_SYMBOLS, SharedChannelConfig
@@ -37,6 +37,7 @@ class ReceiverOptions:
 
     Attributes:
         n_iterations: most LDPC iterations.
+        estimator: "wiener" (adaptive MMSE) or "ls" (least squares, interpolated linearly).
         equaliser: "mmse" (noise taken as white), "mmse_irc" (noise and interference of any spatial
             colour, measured on the DM-RS) or "zf".
         demapper: "max_log" or "exact".
@@ -49,6 +50,7 @@ class ReceiverOptions:
     """
 
     n_iterations: int = 10
+    estimator: EstimatorName = "wiener"
     equaliser: EqualiserName = "mmse"
     demapper: DemapperName = "max_log"
     delay_window: DelayWindow | None = None
@@ -56,6 +58,11 @@ class ReceiverOptions:
 
     def __post_init__(self) -> None:
         check_integer("n_iterations", self.n_iterations, 1, 1000)
+        check_choice("estimator", self.estimator, ("wiener", "ls"))
+        if self.estimator == "ls" and self.equaliser == "mmse_irc":
+            raise InvalidInputError(
+                "equaliser", "mmse_irc measures interference on what a Wiener estimate leaves"
+            )
         check_choice("equaliser", self.equaliser, ("mmse", "mmse_irc", "zf"))
         check_choice("demapper", self.demapper, ("max_log", "exact"))
         check_integer("n_threads", self.n_threads, 1, 256)
@@ -77,7 +84,7 @@ class GroupReceiver:
             raise InvalidInputError(
                 "equaliser", f"zf cannot separate {n_layers} layers on {self._config.n_rx} antennas"
             )
-        self._estimate = ChannelEstimator(users, options.delay_window)
+        self._estimate = ChannelEstimator(users, options.delay_window, options.estimator)
 
     def __call__(
         self,
@@ -213,7 +220,7 @@ class GroupReceiver:
                     soft_buffer=found.soft_buffer,
                     sinr_db=measurements.sinr_db(noise[own]),
                     rsrp_db=self._rsrp_db(estimate, index),
-                    timing_offset_ns=estimate.profiles[index].mean_ns,
+                    timing_offset_ns=estimate.timing_offset_ns[index],
                     frequency_offset_hz=motion.frequency_offset_hz,
                 )
             )
@@ -240,6 +247,7 @@ class GroupReceiver:
             user.sch,
             soft_buffer,
             self._options.n_iterations,
+            n_threads=self._options.n_threads,
         )
 
     def _despread(self, symbols: Array, noise: Array) -> tuple[Array, Array]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from phy.array import Array, array_module
-from phy.receiver import delay_profile, time_interpolation
+from phy.receiver import delay_profile, linear, time_interpolation
 from phy.receiver.delay_profile import DelayProfile, DelayWindow
-from phy.receiver.offsets import symbol_times_s
+from phy.receiver.offsets import symbol_times_s, timing_offset_ns
 from phy.receiver.pilots import PilotReader
 from phy.receiver.time_interpolation import TimeModel
 from phy.receiver.wiener import FilterDesign, FrequencyFilter
-from phy.shared_channel.config import SharedChannelConfig
+from phy.shared_channel.config import N_SYMBOLS, SharedChannelConfig
+
+EstimatorName: TypeAlias = Literal["wiener", "ls"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class ChannelEstimate:
         at_positions: complex64[rx, layer, position, 12 n_prb], smoothed.
         noise_var: variance of the complex noise on a resource element.
         profiles: delay profile of each UE's layers.
+        timing_offset_ns: mean delay of each UE's channel.
         motion: how each UE's channel moves.
         residual_part: by CDM group, variance of what the estimates leave of the noise on the
             DM-RS, relative to the noise.
@@ -36,6 +41,7 @@ class ChannelEstimate:
     at_positions: Array
     noise_var: float
     profiles: tuple[DelayProfile, ...]
+    timing_offset_ns: tuple[float, ...]
     motion: tuple[TimeModel, ...]
     residual_part: dict[int, float]
 
@@ -44,9 +50,14 @@ class ChannelEstimator:
     """Estimates the channels of UEs that share an allocation and its DM-RS sequence."""
 
     def __init__(
-        self, users: Sequence[SharedChannelConfig], window: DelayWindow | None = None
+        self,
+        users: Sequence[SharedChannelConfig],
+        window: DelayWindow | None = None,
+        method: EstimatorName = "wiener",
     ) -> None:
-        """`window` is where paths are expected if the allocation is too narrow to see them."""
+        """`window` is where paths are expected if the allocation is too narrow to see them; "ls"
+        interpolates least-squares estimates linearly, "wiener" smooths them."""
+        self._method = method
         self._config = config = users[0]
         self.reader = PilotReader(users)
         self._window = window or DelayWindow.within_cyclic_prefix(config.scs_khz)
@@ -84,11 +95,25 @@ class ChannelEstimator:
         if known is None and self._is_narrow:
             known = self.reader.spare_power(grid, pilots)
         profiles, noise = self._profiles(raw, known)
-        smooth, error_var, residual_part = self._smooth(raw, profiles, noise)
+        if self._method == "ls":
+            smooth, error_var, residual_part = self._interpolated(raw, noise)
+        else:
+            smooth, error_var, residual_part = self._smooth(raw, profiles, noise)
         motion = self._motion(smooth, slot_number, error_var)
         if noise_var is None:
             noise_var = noise / self.reader.noise_factor
-        return ChannelEstimate(raw, smooth, noise_var, profiles, motion, residual_part)
+        return ChannelEstimate(
+            raw=raw,
+            at_positions=smooth,
+            noise_var=noise_var,
+            profiles=profiles,
+            timing_offset_ns=tuple(
+                self._timing(raw, layers, profile)
+                for layers, profile in zip(self._layers_of, profiles, strict=True)
+            ),
+            motion=motion,
+            residual_part=residual_part,
+        )
 
     def _profiles(
         self, raw: Array, noise_var: float | None
@@ -104,9 +129,7 @@ class ChannelEstimator:
     ) -> tuple[DelayProfile, float]:
         reader = self.reader
         has_partner = any(reader.layers[layer].has_partner for layer in layers)
-        xp = array_module(raw)
-        runs = [raw[:, layers, :, run] for run in self._longest_runs]
-        part = runs[0] if len(runs) == 1 else xp.concatenate(runs, axis=2)
+        part = self._on_longest_runs(raw, layers)
         if not self._is_narrow:
             return delay_profile.estimate(
                 part, reader.spacing, self._config.scs_khz, has_partner, noise_var
@@ -115,6 +138,23 @@ class ChannelEstimator:
             part, reader.spacing, self._config.scs_khz, has_partner, self._window, noise_var
         )
         return delay_profile.flat_profile(power, self._window), noise_var
+
+    def _on_longest_runs(self, raw: Array, layers: list[int]) -> Array:
+        """The estimates of some layers, with the longest runs of PRBs as if they were positions."""
+        runs = [raw[:, layers, :, run] for run in self._longest_runs]
+        return runs[0] if len(runs) == 1 else array_module(raw).concatenate(runs, axis=2)
+
+    def _timing(self, raw: Array, layers: list[int], profile: DelayProfile) -> float:
+        """Mean delay in ns: of the profile, or by the phase where it is only assumed."""
+        if not self._is_narrow:
+            return profile.mean_ns
+        reader = self.reader
+        lag = 2 if any(reader.layers[layer].has_partner for layer in layers) else 1
+        part = self._on_longest_runs(raw, layers)
+        if part.shape[-1] <= lag:
+            return math.nan
+        spacing_hz = 1e3 * reader.spacing * self._config.scs_khz
+        return timing_offset_ns(part, spacing_hz, lag)
 
     def _smooth(
         self, raw: Array, profiles: tuple[DelayProfile, ...], noise: float
@@ -141,6 +181,19 @@ class ChannelEstimator:
         residual_part = {group: 1 - part for group, part in followed.items()}
         return smooth, float(np.mean(errors)), residual_part
 
+    def _interpolated(self, raw: Array, noise: float) -> tuple[Array, float, dict[int, float]]:
+        """As `_smooth`, by straight lines between the least-squares estimates."""
+        xp = array_module(raw)
+        config, reader = self._config, self.reader
+        smooth = xp.empty((*raw.shape[:3], 12 * config.n_prb), dtype=xp.complex64)
+        for offset, _, has_partner, layers in self._alike():
+            estimates, spacing, first = raw[:, layers], reader.spacing, offset
+            if has_partner:
+                estimates, spacing, first = linear.pairs(estimates), 2 * spacing, offset + 1
+            smooth[:, layers] = linear.in_frequency(estimates, config.prb_runs, spacing, first)
+        # Least squares explains every pilot it has; what a covariance is measured on is elsewhere.
+        return smooth, noise, dict.fromkeys(reader.groups, 1.0)
+
     def _alike(self) -> list[tuple[float, int, bool, list[int]]]:
         """Layers that one filter serves: (offset, UE, has a partner, layers)."""
         alike: dict[tuple[float, int, bool], list[int]] = {}
@@ -157,6 +210,9 @@ class ChannelEstimator:
         return profiles[other.user]
 
     def _motion(self, smooth: Array, slot_number: int, error_var: float) -> tuple[TimeModel, ...]:
+        if self._method == "ls":
+            weights = linear.time_weights(self.reader.positions, N_SYMBOLS)
+            return (TimeModel(float("nan"), 0.0, weights),) * self._n_users
         all_times: npt.NDArray[np.float64] = symbol_times_s(self._config.scs_khz, slot_number)
         times = np.interp(self.reader.positions, np.arange(all_times.size), all_times)
         return tuple(

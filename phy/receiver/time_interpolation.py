@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phy.array import Array, array_module, to_host
+from phy.receiver.offsets import best_frequency
 
 _ANGLES = np.sin((np.arange(64) + 0.5) * (np.pi / 64))
 # Arguments of J0 up to its first zero, where it can be inverted.
@@ -54,7 +55,8 @@ def fit(
     if times_s.size == 1:
         return TimeModel(float("nan"), 0.0, np.ones((symbol_times_s.size, 1), np.complex64))
     products = _products(channel)
-    offset_hz = _frequency_offset(products, times_s)
+    first, second = np.triu_indices(times_s.size, 1)
+    offset_hz = best_frequency(products[first, second], times_s[second] - times_s[first])
     doppler_hz = _doppler(products, times_s, error_var)
     power = max(float(np.real(np.diag(products)).mean()) - error_var, 1e-30)
     among = power * _bessel_j0(2 * np.pi * doppler_hz * np.subtract.outer(times_s, times_s))
@@ -73,20 +75,6 @@ def _products(channel: Array) -> npt.NDArray[np.complex128]:
     products = to_host(by_position.conj() @ by_position.T).astype(np.complex128)
     scaled: npt.NDArray[np.complex128] = products / by_position.shape[1]
     return scaled
-
-
-def _frequency_offset(
-    products: npt.NDArray[np.complex128], times_s: npt.NDArray[np.float64]
-) -> float:
-    """Slope of the phase over neighbouring positions; the shortest step unwraps the longer ones."""
-    steps = np.diff(times_s)
-    step_products = np.diagonal(products, 1)
-    shortest = int(steps.argmin())
-    coarse = np.angle(step_products[shortest]) / steps[shortest]
-    phases = coarse * steps + np.angle(step_products * np.exp(-1j * coarse * steps))
-    weights = np.abs(step_products) + 1e-30
-    slope = (weights * phases * steps).sum() / (weights * steps**2).sum()
-    return float(slope / (2 * np.pi))
 
 
 def _doppler(

@@ -58,7 +58,7 @@ class FrequencyFilter:
     """Filters estimates of one layer over the runs of PRBs of an allocation."""
 
     def __init__(self, runs: Sequence[tuple[int, int]], spacing: int, offset: float) -> None:
-        """`runs` are (first PRB, PRBs); estimates lie `spacing` subcarriers apart from `offset` on."""
+        """`runs` are (first PRB, PRBs); an estimate lies every `spacing` subcarriers."""
         self._spacing = spacing
         self._offset = offset
         self._per_prb = 12 // spacing

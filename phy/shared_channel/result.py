@@ -24,8 +24,9 @@ class SharedChannelResult:
         sinr_db: SINR of the data symbols after equalisation; NaN if the slot's samples were not
             finite.
         rsrp_db: reference signal received power of a port on an antenna, relative to 1 on a
-            resource element.
-        timing_offset_ns: mean delay of the channel's energy after the receiver's time reference.
+            resource element (TS 38.215 5.1.1).
+        timing_offset_ns: mean delay of the channel's energy after the receiver's timing; NaN
+            where one pilot alone cannot tell.
         frequency_offset_hz: mean rotation of the channel; NaN with a single DM-RS position.
     """
 

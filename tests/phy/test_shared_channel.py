@@ -157,6 +157,27 @@ def test_four_faded_layers_are_separated(equaliser, demapper, rng) -> None:
         assert np.array_equal(result.tb, tb)
 
 
+@pytest.mark.parametrize(("dmrs_type", "length"), [(1, 1), (2, 1), (1, 2)])
+def test_least_squares_works_too_and_wiener_does_better(dmrs_type, length, rng) -> None:
+    config = PuschConfig(
+        n_prb=51, mcs_index=10, n_layers=2, n_rx=4, dmrs_type=dmrs_type, dmrs_length=length
+    )
+    transmit = PuschTransmitter(config)
+    least_squares = PuschReceiver(config, options=ReceiverOptions(estimator="ls"))
+    tb = random_tb(config, rng)
+    sent = faded(transmit(tb), 4, rng)
+    assert least_squares(sent + 0.1 * noise(rng, *sent.shape)).crc_ok
+    good = {"ls": 0, "wiener": 0}
+    for _ in range(24):
+        tb = random_tb(config, rng)
+        sent = faded(transmit(tb), 4, rng)
+        received = sent + 1.1 * noise(rng, *sent.shape)
+        for estimator in good:
+            receive = PuschReceiver(config, options=ReceiverOptions(estimator=estimator))
+            good[estimator] += receive(received).crc_ok
+    assert good["wiener"] > good["ls"] + 2
+
+
 def test_pdsch_is_precoded_and_its_receiver_need_not_know(rng) -> None:
     weights = np.linalg.qr(noise(rng, 4, 2))[0]
     config = PdschConfig(
@@ -325,6 +346,8 @@ def test_wrong_options_and_weights_are_named() -> None:
     for make, field in (
         (lambda: ReceiverOptions(n_iterations=0), "n_iterations"),
         (lambda: ReceiverOptions(equaliser="best"), "equaliser"),  # type: ignore[arg-type]
+        (lambda: ReceiverOptions(estimator="ls", equaliser="mmse_irc"), "equaliser"),
+        (lambda: ReceiverOptions(estimator="none"), "estimator"),  # type: ignore[arg-type]
         (lambda: ReceiverOptions(demapper="soft"), "demapper"),  # type: ignore[arg-type]
         (
             lambda: PuschReceiver(
