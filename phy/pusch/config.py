@@ -108,6 +108,9 @@ class PuschConfig(SharedChannelConfig):
             return super()._pilot_row(slot_number, symbol)
         n_id = self.n_id if self.dmrs_n_id is None else self.dmrs_n_id
         length = 6 * self.n_prb
+        # Both symbols of double-symbol DM-RS carry the first one's sequence.
+        row = self.dmrs_symbols.index(symbol)
+        symbol = self.dmrs_symbols[row - row % self.dmrs_length]
         group, number = low_papr.pusch_group_and_number(
             n_id, slot_number, symbol, self.group_hopping, self.sequence_hopping, length
         )

@@ -61,6 +61,17 @@ def test_double_symbol_dm_rs_has_its_cover_in_time(rng) -> None:
         np.testing.assert_allclose(grid[0, symbol, 0::2], sign * pilots[row])
 
 
+@pytest.mark.parametrize("hopping", ["group_hopping", "sequence_hopping"])
+def test_hopping_double_symbol_dm_rs_repeats_its_first_symbols_sequence(hopping) -> None:
+    """TS 38.211 6.4.1.1.1.2: l is then the number of the pair's first symbol."""
+    config = PuschConfig(n_prb=12, transform_precoding=True, dmrs_length=2, **{hopping: True})
+    pairs = [config.pilots(slot).reshape(2, 2, -1) for slot in range(config.slots_per_frame)]
+    for first, second in pairs:
+        np.testing.assert_array_equal(first[0], first[1])
+        np.testing.assert_array_equal(second[0], second[1])
+    assert any(not np.array_equal(first[0], second[0]) for first, second in pairs)
+
+
 def test_data_goes_to_layers_in_turn(rng) -> None:
     config = PuschConfig(n_prb=1, mcs_index=3, n_layers=2)
     one = replace(config, n_layers=1)
