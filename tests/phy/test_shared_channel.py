@@ -258,6 +258,36 @@ def test_ues_on_the_same_prbs_are_separated_together(ports, rng) -> None:
         assert np.array_equal(result.tb, tb)
 
 
+def received_together(configs, rng) -> list[bool]:
+    """Whether each UE's block comes back when all send in one slot at 30 dB."""
+    tbs = [random_tb(config, rng) for config in configs]
+    total = sum(
+        faded(PuschTransmitter(config)(tb), config.n_rx, rng)
+        for config, tb in zip(configs, tbs, strict=True)
+    )
+    total = total + 0.03 * noise(rng, *total.shape)
+    return [
+        result.crc_ok and np.array_equal(result.tb, tb)
+        for result, tb in zip(PuschSlotReceiver(configs)(total), tbs, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("port", [1, 2])
+def test_ues_with_transform_precoding_are_separated_together(port, rng) -> None:
+    one = PuschConfig(n_prb=24, n_rx=4, transform_precoding=True, pi2_bpsk=True, rnti=5)
+    other = replace(one, rnti=6, mcs_index=0, dmrs_ports=(port,))
+    assert received_together([one, other], rng) == [True, True]
+
+
+def test_the_same_prbs_are_the_same_however_they_are_written(rng) -> None:
+    carrier = {"n_prb": 8, "n_rx": 4, "carrier_start_prb": 0, "carrier_n_prb": 20}
+    one = PuschConfig(start_prb=3, **carrier)
+    other = PuschConfig(prbs=tuple(range(3, 11)), rnti=2, dmrs_ports=(1,), **carrier)
+    assert received_together([one, other], rng) == [True, True]
+    with pytest.raises(InvalidInputError, match="dmrs_ports"):
+        PuschSlotReceiver([one, replace(other, dmrs_ports=(0,))])
+
+
 def test_ues_of_a_slot_must_fit_together() -> None:
     one = PuschConfig(n_prb=4)
     with pytest.raises(InvalidInputError, match="dmrs_ports"):
