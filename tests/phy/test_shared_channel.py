@@ -374,6 +374,8 @@ def test_bad_samples_outside_the_allocation_do_no_harm(bad, rng) -> None:
         ({"transform_precoding": True, "n_prb": 7}, "n_prb"),
         ({"transform_precoding": True, "prbs": (0, 1, 2, 4)}, "prbs"),
         ({"transform_precoding": True, "dmrs_type": 2}, "dmrs_type"),
+        ({"transform_precoding": True, "n_id": 1008}, "n_id"),
+        ({"transform_precoding": True, "dmrs_n_id": 1008}, "dmrs_n_id"),
         ({"pi2_bpsk": True}, "pi2_bpsk"),
     ],
 )
