@@ -74,7 +74,7 @@ class GroupReceiver:
     def __init__(
         self, users: Sequence[SharedChannelConfig], options: ReceiverOptions, spread: bool = False
     ) -> None:
-        """`spread` undoes transform precoding; the group is then a single UE."""
+        """`spread` undoes transform precoding, which all UEs of the group then have."""
         self._users = tuple(users)
         self._config = users[0]
         self._options = options
