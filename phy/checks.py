@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from airan.core.errors import InvalidInputError
 from phy.array import Array, array_module
@@ -21,9 +21,22 @@ def check_integer(field: str, value: object, low: int, high: int) -> None:
     check_range(field, value.__index__(), low, high)
 
 
+def check_integers(field: str, values: object) -> tuple[int, ...]:
+    """Returns `values` as a tuple of ints.
+
+    Raises:
+        InvalidInputError: no sequence, or not of integers.
+    """
+    if not isinstance(values, Iterable):
+        raise InvalidInputError(field, f"must be a tuple of integers, got {values!r}")
+    for value in values:
+        check_integer(field, value, -(1 << 63), (1 << 63) - 1)
+    return tuple(int(value) for value in values)
+
+
 def check_choice(field: str, value: object, choices: Collection[object]) -> None:
     """Raises InvalidInputError naming `field` unless `value` is one of `choices`."""
-    if value not in choices:
+    if value not in tuple(choices):
         raise InvalidInputError(field, f"must be one of {sorted(map(str, choices))}, got {value!r}")
 
 
