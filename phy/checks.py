@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
+from numbers import Real
 
 from airan.core.errors import InvalidInputError
 from phy.array import Array, array_module
@@ -12,6 +14,12 @@ def check_range(field: str, value: float, low: float, high: float) -> None:
     """Raises InvalidInputError naming `field` unless low <= value <= high (NaN fails)."""
     if not low <= value <= high:
         raise InvalidInputError(field, f"must lie in [{low}, {high}], got {value}")
+
+
+def check_variance(field: str, value: object) -> None:
+    """Raises InvalidInputError naming `field` unless `value` is a finite number, not negative."""
+    if not isinstance(value, Real) or not 0 <= value < math.inf:
+        raise InvalidInputError(field, f"must be a finite number, not negative, got {value!r}")
 
 
 def check_integer(field: str, value: object, low: int, high: int) -> None:

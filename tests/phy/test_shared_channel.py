@@ -21,6 +21,7 @@ from phy import (
     ReceiverOptions,
 )
 from phy.nr import dmrs
+from phy.receiver.delay_profile import DelayWindow
 
 
 def random_tb(config, rng) -> np.ndarray:
@@ -412,6 +413,9 @@ def test_wrong_options_and_weights_are_named() -> None:
             ),
             "equaliser",
         ),
+        (lambda: DelayWindow(100.0, -100.0), "latest_ns"),
+        (lambda: DelayWindow(float("nan")), "earliest_ns"),
+        (lambda: DelayWindow(0.0, 100.0, 50.0), "stragglers_ns"),
         (lambda: PdschConfig(n_prb=4, precoding_weights=((1, 1),)), "precoding_weights"),
         (lambda: PdschConfig(n_prb=4, precoding_weights=()), "precoding_weights"),
         (lambda: PdschConfig(n_prb=4, precoding_weights=((1e300,),)), "precoding_weights"),
