@@ -18,7 +18,7 @@ def check_range(field: str, value: float, low: float, high: float) -> None:
 
 def check_variance(field: str, value: object) -> None:
     """Raises InvalidInputError naming `field` unless `value` is a finite number, not negative."""
-    if not isinstance(value, Real) or not 0 <= value < math.inf:
+    if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
         raise InvalidInputError(field, f"must be a finite number, not negative, got {value!r}")
 
 

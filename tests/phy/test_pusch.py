@@ -177,6 +177,14 @@ def test_silence_and_noise_never_pass(scale, rng) -> None:
     assert not result.crc_ok
 
 
+@pytest.mark.parametrize("n_prb", [4, 20])
+def test_silence_has_no_offsets(n_prb) -> None:
+    result = PuschReceiver(PuschConfig(n_prb=n_prb))(np.zeros((2, 14, 12 * n_prb), np.complex64))
+    assert result.snr_db == -np.inf
+    assert np.isnan(result.timing_offset_ns)
+    assert np.isnan(result.frequency_offset_hz)
+
+
 @pytest.mark.parametrize("changed", [{"rnti": 2}, {"n_id": 9}, {"slot_number": 1}, {"rv": 2}])
 def test_a_receiver_set_otherwise_never_passes(changed, rng) -> None:
     config = PuschConfig(n_prb=10, mcs_index=16, rnti=1, n_id=8)
