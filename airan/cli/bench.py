@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,8 @@ SionnaFlag = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(help="Of everything random.")]
 
+_BUSY_LOAD = 0.7
+
 bench_app = typer.Typer(help="How fast and how good Layer 1 is.", no_args_is_help=True)
 
 
@@ -43,6 +46,12 @@ def phy(
     """Measure speed and memory: LDPC decoding, PUSCH reception, PDSCH transmission, import."""
     from airan.bench import speed
 
+    load = os.getloadavg()[0]
+    if load > _BUSY_LOAD:
+        errors.print(
+            f"other work keeps this machine busy (load average {load:.1f}): times will be too "
+            "long, and longer for whoever uses more threads"
+        )
     names = tuple(row) if row else None
     options = speed.SpeedOptions(rounds, wants_sionna(sionna), cores, names)
     rows = []

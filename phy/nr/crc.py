@@ -59,7 +59,7 @@ def parity(bits: Array, poly: Poly) -> Array:
     check_bits("bits", bits)
     xp = array_module(bits)
     register = (_kernel_register if xp is np else _array_register)(bits, poly)
-    shifts = xp.arange(n_parity - 1, -1, -1, dtype=xp.uint32)
+    shifts = xp.arange(n_parity, dtype=xp.uint32)[::-1]
     return ((register[..., None] >> shifts) & 1).astype(xp.uint8)
 
 
@@ -68,7 +68,12 @@ def _array_register(bits: Array, poly: Poly) -> Array:
     xp = array_module(bits)
     n_bits = bits.shape[-1]
     table = xp.asarray(_remainders(poly, _table_size(n_bits))[n_bits - 1 :: -1])
-    return xp.bitwise_xor.reduce(bits * table, axis=-1)
+    terms = bits * table
+    while terms.shape[-1] > 1:  # CuPy has no reduction by exclusive or
+        half = terms.shape[-1] // 2
+        folded = terms[..., :half] ^ terms[..., half : 2 * half]
+        terms = xp.concatenate([folded, terms[..., 2 * half :]], axis=-1)
+    return terms[..., 0]
 
 
 def _kernel_register(bits: npt.NDArray[np.uint8], poly: Poly) -> npt.NDArray[np.uint32]:

@@ -138,7 +138,8 @@ def demap(
         raise InvalidInputError("symbols", "must have at least one axis")
     xp = array_module(symbols)
     if pi2:
-        symbols = symbols * xp.resize(xp.asarray([1, -1j], xp.complex64), symbols.shape[-1])
+        odd = xp.arange(symbols.shape[-1]) % 2 == 1
+        symbols = symbols * xp.where(odd, np.complex64(-1j), np.complex64(1))
     symbols = symbols.astype(xp.complex64, copy=False)
     noise_var = _noise_for(symbols, noise_var)
     shape = (*symbols.shape[:-1], symbols.shape[-1] * order)

@@ -16,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from phy.array import Array, array_module, to_host
+from phy.checks import check_range
 
-LEAST_PILOTS = 48
-"""Fewer estimates than this resolve too little; a flat prior profile does better."""
+LEAST_PILOTS = 84
+"""Fewer estimates than this resolve too little, and a flat prior profile does better: the bins of a
+profile must be finer than what the Wiener filter's window of 64 pilots tells apart."""
 
 _SEGMENT = 256
 # Standard deviations of the averaged noise that a delay's power must rise above it to count.
@@ -35,11 +37,20 @@ class DelayWindow:
         earliest_ns: start of the window.
         latest_ns: its end.
         stragglers_ns: up to where a twentieth of the energy may lie; None: no later than the rest.
+
+    Raises:
+        InvalidInputError: a time is not within 0.1 ms, or the times do not rise.
     """
 
     earliest_ns: float = -100.0
     latest_ns: float = 1200.0
     stragglers_ns: float | None = None
+
+    def __post_init__(self) -> None:
+        check_range("earliest_ns", self.earliest_ns, -1e5, 1e5)
+        check_range("latest_ns", self.latest_ns, self.earliest_ns, 1e5)
+        if self.stragglers_ns is not None:
+            check_range("stragglers_ns", self.stragglers_ns, self.latest_ns, 1e5)
 
     @classmethod
     def within_cyclic_prefix(cls, scs_khz: int) -> DelayWindow:
@@ -56,10 +67,13 @@ class DelayProfile:
     Attributes:
         delay_ns: float64[path].
         power: float64[path], in the units of the estimates squared; never empty.
+        bin_ns: each power is spread evenly over so much delay around its path. Without, paths at
+            even distances would make the channel look periodic in frequency.
     """
 
     delay_ns: npt.NDArray[np.float64]
     power: npt.NDArray[np.float64]
+    bin_ns: float = 0.0
 
     def correlation(
         self, first: float, step: float, n: int, scs_khz: int
@@ -70,7 +84,9 @@ class DelayProfile:
         factors = np.empty((n, self.delay_ns.size), dtype=np.complex128)
         factors[:] = np.exp(turn * step)
         factors[0] = np.exp(turn * first) * self.power
+        distance = first + step * np.arange(n)
         correlation: npt.NDArray[np.complex128] = factors.cumprod(axis=0).sum(axis=1)
+        correlation *= np.sinc(distance * (scs_khz * 1e-6 * self.bin_ns))
         return correlation
 
     @property
@@ -85,9 +101,13 @@ def flat_profile(power: float, window: DelayWindow, step_ns: float = 50.0) -> De
     Paper: Edfors et al., "OFDM channel estimation by singular value decomposition" (1998).
     """
 
+    width_ns = window.latest_ns - window.earliest_ns
+    bin_ns = max(width_ns / max(1, round(width_ns / step_ns)), 1.0)
+
     def spread(power: float, start: float, end: float) -> DelayProfile:
-        n = max(2, math.ceil((end - start) / step_ns))
-        return DelayProfile(np.linspace(start, end, n), np.full(n, power / n))
+        n = max(1, math.ceil((end - start) / bin_ns - 1e-9))
+        delay_ns = (start + bin_ns * (np.arange(n) + 0.5)).astype(np.float64)
+        return DelayProfile(delay_ns, np.full(n, power / n), bin_ns)
 
     power = max(power, 1e-30)
     if window.stragglers_ns is None:
@@ -95,7 +115,9 @@ def flat_profile(power: float, window: DelayWindow, step_ns: float = 50.0) -> De
     most = spread(0.95 * power, window.earliest_ns, window.latest_ns)
     late = spread(0.05 * power, window.latest_ns, window.stragglers_ns)
     return DelayProfile(
-        np.concatenate([most.delay_ns, late.delay_ns]), np.concatenate([most.power, late.power])
+        np.concatenate([most.delay_ns, late.delay_ns]),
+        np.concatenate([most.power, late.power]),
+        bin_ns,
     )
 
 
@@ -122,10 +144,10 @@ def estimate(
     paths = np.flatnonzero(power > limit)
     if paths.size == 0:
         paths = np.asarray([int(power.argmax())])
-    delay_ns = index[paths] * (1e6 / (n * spacing * scs_khz))
-    return DelayProfile(
-        delay_ns.astype(np.float64), np.maximum(power[paths] - floor, 1e-30)
-    ), float(floor * n)
+    bin_ns = 1e6 / (n * spacing * scs_khz)
+    delay_ns = (index[paths] * bin_ns).astype(np.float64)
+    profile = DelayProfile(delay_ns, np.maximum(power[paths] - floor, 1e-30), bin_ns)
+    return profile, float(floor * n)
 
 
 def _spectrum(estimates: Array) -> tuple[npt.NDArray[np.float64], float]:
