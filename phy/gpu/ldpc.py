@@ -67,16 +67,18 @@ class LdpcDecoder:
     def launch(
         self,
         llr: Array,
+        llr_at: Array,
         control: Array,
         bits: Array,
         parity_ok: Array,
         iterations: Array,
         stream: Any = None,
     ) -> None:
-        """Queues the decoding of up to `llr.shape[0]` code blocks.
+        """Queues the decoding of up to `llr_at.shape[0]` code blocks.
 
         Args:
-            llr: int8[cb, N], positive means bit 0, 0 for what was not received.
+            llr: int8[...], positive means bit 0, 0 for what was not received.
+            llr_at: int32[cb], where the N LLRs of every code block begin, in units of 16.
             control: int32[4] on the device, see `decoder_control`.
             bits: uint32[cb, ceil(K / 32)] to fill, the first bit in the highest place.
             parity_ok: uint8[cb] to fill, 1 where every check of the rows in use holds.
@@ -88,9 +90,8 @@ class LdpcDecoder:
         """
         layout = self.layout
         n_words = -(-layout.graph.n_info_bits // 32)
-        n_blocks = llr.shape[0]
+        n_blocks = llr_at.shape[0]
         shapes = {
-            "llr": (llr, (n_blocks, layout.graph.n_coded_bits)),
             "control": (control, (4,)),
             "bits": (bits, (n_blocks, n_words)),
             "parity_ok": (parity_ok, (n_blocks,)),
@@ -103,7 +104,7 @@ class LdpcDecoder:
             self._kernel,
             layout.n_thread_blocks(n_blocks),
             layout.n_threads,
-            (llr, control, bits, parity_ok, iterations),
+            (llr, llr_at, control, bits, parity_ok, iterations),
             layout.shared_bytes,
             stream,
         )

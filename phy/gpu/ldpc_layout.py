@@ -102,7 +102,6 @@ class LdpcLayout:
             "BLOCKS_PER_SM": self.blocks_per_sm,
             "N_ROWS": self.n_rows,
             "N_INFO_COLUMNS": self.graph.n_info_columns,
-            "N_CODED_COLUMNS": self.graph.n_columns - 2,
             "N_REGISTER_ROWS": self.n_register_rows,
             "MESSAGE_BYTES": int(self.message_bytes),
             "MESSAGE_LIMIT": self.message_limit,
@@ -137,6 +136,11 @@ class LdpcLayout:
     def _packed(self, n_values: int) -> int:
         """Words that so many values of one check take."""
         return (n_values + 1) // 2 if self.message_bytes else n_values
+
+
+def llr_units_of_16(graph: BaseGraph) -> int:
+    """Room for one code block's N LLRs, in units of 16 bytes."""
+    return -(-graph.n_coded_bits // 16)
 
 
 @lru_cache(maxsize=512)

@@ -29,7 +29,6 @@ constexpr int N_TOTALS = N_INFO_COLUMNS + N_CORE_ROWS;
 constexpr int N_OWN = N_ROWS - N_CORE_ROWS;  // rows with a last bit of their own
 constexpr int N_INFO_BITS = N_INFO_COLUMNS * Z;
 constexpr int N_WORDS = (N_INFO_BITS + 31) / 32;
-constexpr int N_CODED_BITS = N_CODED_COLUMNS * Z;
 constexpr int N_REGISTER_EDGES = ROW_START[N_REGISTER_ROWS];
 constexpr unsigned OWN_AT = N_TOTALS * SIZE_BYTES;
 constexpr int N_OWN_WORDS = MESSAGE_BYTES ? (N_OWN + 1) / 2 : N_OWN;
@@ -284,11 +283,11 @@ __device__ __forceinline__ unsigned channel_bytes(unsigned char first, unsigned 
 }
 
 __device__ __forceinline__ void load_channel(
-    const signed char* llr, unsigned at, int pair, int block, int n_blocks) {
+    const signed char* llr, const int* llr_at, unsigned at, int block, int n_blocks) {
     const int check = threadIdx.x / PAIRS;
     const bool has_first = block < n_blocks, has_second = block + 1 < n_blocks;
-    const signed char* first = llr + static_cast<long long>(block) * N_CODED_BITS + check;
-    const signed char* second = first + N_CODED_BITS;
+    const signed char* first = llr + (has_first ? llr_at[block] * 16ll : 0) + check;
+    const signed char* second = llr + (has_second ? llr_at[block + 1] * 16ll : 0) + check;
     const auto channel = [&](int column) {
         const int place = (column - 2) * static_cast<int>(Z);
         return channel_bytes(has_first ? first[place] : 0, has_second ? second[place] : 0);
@@ -296,11 +295,11 @@ __device__ __forceinline__ void load_channel(
     store_shared(at, 0);
     store_shared(at + SIZE_BYTES, 0);
     constexpr int n_words = MESSAGE_BYTES ? N_TOTALS : N_TOTALS + N_OWN;
-#pragma unroll 8
+#pragma unroll
     for (int column = 2; column < n_words; ++column)
         store_shared(at + column * SIZE_BYTES, from_bytes(channel(column) | BYTE_BIAS_HIGH & 0xff00ff00u));
     if constexpr (!MESSAGE_BYTES) return;
-#pragma unroll 4
+#pragma unroll
     for (int own = 0; own < N_OWN; own += 2) {
         const unsigned low = channel(N_TOTALS + own);
         const unsigned high = own + 1 < N_OWN ? channel(N_TOTALS + own + 1) : 0;
@@ -317,10 +316,11 @@ __device__ __forceinline__ void clear_messages(Thread& thread) {
         store_shared(MESSAGES_AT + k * SIZE_BYTES + thread.at, MESSAGE_BYTES ? 0x80808080u : 0);
 }
 
-// llr: int8[cb, N], positive means bit 0. control: int32[4], number of code blocks, most
-// iterations, whether to stop a block as soon as its checks hold, bits of the normalisation as binary16.
+// llr: int8[...], positive means bit 0. llr_at: int32[cb], where the N LLRs of every code block begin
+// in it, in units of 16. control: int32[4], number of code blocks, most iterations, whether to stop
+// a block as soon as its checks hold, the normalisation as binary16.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
-    ldpc_decode(const signed char* llr, const int* control, unsigned* bits,
+    ldpc_decode(const signed char* llr, const int* llr_at, const int* control, unsigned* bits,
                 unsigned char* parity_ok, int* iterations) {
     __shared__ Blocks blocks;
     const Results results = {bits, parity_ok, iterations};
@@ -334,7 +334,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     thread.active = threadIdx.x < SIZE;
     thread.at = ALL_ACTIVE || thread.active ? threadIdx.x * 4 : 0;
     if (ALL_ACTIVE || thread.active)
-        load_channel(llr, thread.at, pair, first_block + 2 * pair, n_blocks);
+        load_channel(llr, llr_at, thread.at, first_block + 2 * pair, n_blocks);
     clear_messages(thread);
     if (threadIdx.x == 0) blocks.zero = 0;
     if (threadIdx.x < 2 * PAIRS) {

@@ -7,7 +7,7 @@ import pytest
 
 from phy.gpu import ldpc_twin
 from phy.gpu.ldpc import LdpcDecoder, decoder_control
-from phy.gpu.ldpc_layout import ldpc_layout
+from phy.gpu.ldpc_layout import ldpc_layout, llr_units_of_16
 from phy.nr import ldpc
 from phy.nr.base_graph import LIFTING_SIZES, lifted_graph
 
@@ -36,6 +36,15 @@ def received(base_graph, z, n_rows, noise_std, n_blocks, rng):
     return info, llr
 
 
+def scattered(llr, layout, rng):
+    """The blocks' LLRs in another order, with other things between, and where they are."""
+    room = llr_units_of_16(layout.graph)
+    row = rng.permutation(len(llr) + 2)[: len(llr)]
+    rows = rng.integers(-127, 128, (len(llr) + 2, 16 * room)).astype(np.int8)
+    rows[row, : llr.shape[1]] = llr
+    return rows, (row * room).astype(np.int32)
+
+
 def results(n_blocks, layout, xp=np):
     """Arrays for the kernel to fill, full of what it must not leave there."""
     n_words = -(-layout.graph.n_info_bits // 32)
@@ -59,7 +68,7 @@ def test_the_kernel_run_on_the_host_equals_its_twin(
     launch(
         *("ldpc_decode", "ldpc_decode", layout.prelude()),
         *(layout.n_thread_blocks(n_blocks), layout.n_threads),
-        *(llr, control, *found),
+        *(*scattered(llr, layout, rng), control, *found),
     )
     expected = ldpc_twin.decode(llr, layout, 6, 0.75, early_stop=early_stop)
     np.testing.assert_array_equal(found[0], expected.bits)
@@ -77,7 +86,8 @@ def test_the_kernel_on_the_gpu_equals_its_twin(
     _, llr = received(base_graph, z, n_rows, noise_std, 301, rng)
     control = decoder_control(301, 8, 0.75, early_stop=early_stop)
     found = results(301, decoder.layout, cp)
-    decoder.launch(cp.asarray(llr), cp.asarray(control), *found)
+    rows = scattered(llr, decoder.layout, rng)
+    decoder.launch(*map(cp.asarray, (*rows, control)), *found)
     expected = ldpc_twin.decode(llr, decoder.layout, 8, 0.75, early_stop=early_stop)
     np.testing.assert_array_equal(cp.asnumpy(found[0]), expected.bits)
     np.testing.assert_array_equal(cp.asnumpy(found[1]), expected.parity_ok)
