@@ -5,6 +5,7 @@ CuPy is imported at the first use, so that importing `phy` needs neither it nor 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import lru_cache
@@ -42,11 +43,12 @@ def require_cupy() -> ModuleType:
 
 
 def source(name: str, prelude: str = "") -> str:
-    """Returns the text of phy/kernels/`name`.cu, its own headers put in and `prelude` before it."""
-    text = _read(f"{name}.cu")
-    for header in ("half2.cuh",):
-        text = text.replace(f'#include "{header}"\n', _read(header).replace("#pragma once\n", ""))
-    return prelude + text
+    """Returns the text of phy/kernels/`name`.cu, our own headers put in and `prelude` before it."""
+
+    def header(include: re.Match[str]) -> str:
+        return _read(include[1]).replace("#pragma once\n", "")
+
+    return prelude + re.sub(r'#include "(\w+\.cuh)"\n', header, _read(f"{name}.cu"))
 
 
 @lru_cache(maxsize=512)

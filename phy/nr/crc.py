@@ -67,7 +67,7 @@ def _array_register(bits: Array, poly: Poly) -> Array:
     """The general way to the remainders, for any array module: uint32[...]."""
     xp = array_module(bits)
     n_bits = bits.shape[-1]
-    table = xp.asarray(_remainders(poly, _table_size(n_bits))[n_bits - 1 :: -1])
+    table = xp.asarray(high_powers(poly, _table_size(n_bits))[n_bits - 1 :: -1])
     terms = bits * table
     while terms.shape[-1] > 1:  # CuPy has no reduction by exclusive or
         half = terms.shape[-1] // 2
@@ -95,7 +95,7 @@ def _byte_table(poly: Poly) -> npt.NDArray[np.uint32]:
     """Remainders of all bytes, in the highest bits: uint32[256]."""
     degree = length(poly)
     # Remainders of a byte's bits, the last bit first.
-    powers = _remainders(poly, 8) << np.uint32(32 - degree)
+    powers = high_powers(poly, 8) << np.uint32(32 - degree)
     labels = np.arange(256)
     table = np.zeros(256, dtype=np.uint32)
     for bit in range(8):
@@ -141,7 +141,7 @@ def _table_size(n_bits: int) -> int:
 
 
 @lru_cache(maxsize=64)
-def _remainders(poly: str, n_powers: int) -> npt.NDArray[np.uint32]:
+def high_powers(poly: str, n_powers: int) -> npt.NDArray[np.uint32]:
     """x^(L + i) mod g for i = 0 .. n_powers - 1, built by doubling: uint32[n_powers]."""
     generator, degree = _POLYNOMIALS[poly]
     powers = [generator]

@@ -69,7 +69,7 @@ def rate_match(
             kernel_input(coded), runs, np.uint64(modulation_order), sent
         )
         return sent
-    ring = _ring(rv, base_graph, lifting_size, n_filler, n_ref)
+    ring = buffer_order(rv, base_graph, lifting_size, n_filler, n_ref)
     return _array_match(coded, ring, e_bits, modulation_order)
 
 
@@ -133,7 +133,7 @@ def rate_recover(
             kernel_input(llr), runs, np.uint64(modulation_order), recovered
         )
     else:
-        ring = _ring(rv, base_graph, lifting_size, n_filler, n_ref)
+        ring = buffer_order(rv, base_graph, lifting_size, n_filler, n_ref)
         _array_recover(llr, ring, modulation_order, recovered)
     filler_end = graph.n_info_bits - 2 * lifting_size
     recovered[:, filler_end - n_filler : filler_end] = FILLER_LLR
@@ -159,15 +159,15 @@ def _array_recover(
 def _runs(
     rv: int, base_graph: int, lifting_size: int, n_filler: int, n_ref: int | None
 ) -> npt.NDArray[np.uint64]:
-    """Start and length of the contiguous runs of `_ring`: uint64[n, 2]."""
-    ring = _ring(rv, base_graph, lifting_size, n_filler, n_ref)
+    """Start and length of the contiguous runs of `buffer_order`: uint64[n, 2]."""
+    ring = buffer_order(rv, base_graph, lifting_size, n_filler, n_ref)
     starts = np.flatnonzero(np.diff(ring, prepend=-2) != 1)
     lengths = np.diff(starts, append=ring.size)
     return np.stack([ring[starts], lengths], axis=1).astype(np.uint64)
 
 
 @lru_cache(maxsize=256)
-def _ring(
+def buffer_order(
     rv: int, base_graph: int, lifting_size: int, n_filler: int, n_ref: int | None
 ) -> npt.NDArray[np.intp]:
     """Positions of one turn of the circular buffer from the rv's start on, fillers left out."""

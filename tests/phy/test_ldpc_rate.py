@@ -53,7 +53,7 @@ def test_bits_are_selected_and_interleaved_as_the_spec_says(rate, seed) -> None:
     expected = coded[:, positions_by_the_spec(*rate)]
     assert np.array_equal(ldpc.rate_match(coded, *rate), expected)
     e_bits, rv, order, *rest = rate
-    by_arrays = ldpc_rate._array_match(coded, ldpc_rate._ring(rv, *rest), e_bits, order)
+    by_arrays = ldpc_rate._array_match(coded, ldpc_rate.buffer_order(rv, *rest), e_bits, order)
     assert np.array_equal(by_arrays, expected)
 
 
@@ -71,7 +71,7 @@ def test_recovery_adds_up_every_copy_of_a_bit(rate, seed) -> None:
     np.testing.assert_allclose(recovered, expected, atol=1e-4)
     _, rv, order, *rest = rate
     by_arrays = np.zeros_like(recovered)
-    ldpc_rate._array_recover(llr, ldpc_rate._ring(rv, *rest), order, by_arrays)
+    ldpc_rate._array_recover(llr, ldpc_rate.buffer_order(rv, *rest), order, by_arrays)
     by_arrays[:, filler_end - n_filler : filler_end] = ldpc.FILLER_LLR
     np.testing.assert_allclose(by_arrays, expected, atol=1e-4)
 
