@@ -169,6 +169,7 @@ inline int __syncthreads_and(int value) { return !__syncthreads_or(!value); }
 inline const unsigned* host_warp(unsigned value) {
     return host::meet(host::warp_meeting[threadIdx.x / 32], threadIdx.x % 32, value);
 }
+inline void __threadfence() {}
 inline void __syncwarp(unsigned = ~0u) { host_warp(0); }
 inline unsigned __ballot_sync(unsigned, int value) {
     const unsigned* values = host_warp(value != 0);

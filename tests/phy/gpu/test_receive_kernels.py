@@ -23,7 +23,7 @@ CONFIGS = [
     SchConfig(320, 0.2, 1, 1, 3000),
     SchConfig(9224, 0.85, 8, 1, 8 * 3000, rv=2),
     SchConfig(9224, 0.85, 4, 1, 4 * 5000, rv=3, limited_buffer_bits=9000),
-    SchConfig(2024, 0.6, 4, 4, 16 * 400, rv=1),
+    SchConfig(2024, 0.6, 4, 4, 16 * 700, rv=1),
 ]
 
 
@@ -200,7 +200,7 @@ def test_powers_are_those_of_the_crc(rng) -> None:
 
 
 def test_code_blocks_of_broken_bytes_are_refused() -> None:
-    config = SchConfig(2 * 4204 - 24, 0.2, 2, 1, 40000)
+    config = SchConfig(3 * 2803 - 24, 0.2, 2, 1, 40000)
     assert config.segmentation.n_code_blocks > 1
     with pytest.raises(InvalidInputError) as caught:
         plan_reception([config])
