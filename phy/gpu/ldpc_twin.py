@@ -130,7 +130,9 @@ def _half(values: Values) -> Values:
     return values.astype(np.float16).astype(np.float32)
 
 
-def _edges(row: int, layout: LdpcLayout) -> tuple[slice, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+def _edges(
+    row: int, layout: LdpcLayout
+) -> tuple[slice, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Message numbers, columns and bits of a row's edges: the bits are int[edge, Z]."""
     first = sum(len(other) for other in layout.edges[:row])
     columns, shifts = np.array(layout.edges[row]).T

@@ -80,7 +80,12 @@ def function(name: str, entry: str, prelude: str = "", shared_bytes: int = 0) ->
 
 
 def launch(
-    kernel: Any, n_blocks: int, n_threads: int, arguments: Sequence[Any], shared_bytes: int, stream: Any
+    kernel: Any,
+    n_blocks: int,
+    n_threads: int,
+    arguments: Sequence[Any],
+    shared_bytes: int,
+    stream: Any,
 ) -> None:
     """Queues a kernel on `stream` (None: CuPy's current one); allocates and waits for nothing."""
     if n_blocks == 0:

@@ -33,9 +33,7 @@ def rate_recover(
             at += e_bits
 
 
-def _recover_block(
-    llr: npt.NDArray[np.int8], tb: Reception, buffer: npt.NDArray[np.int8]
-) -> None:
+def _recover_block(llr: npt.NDArray[np.int8], tb: Reception, buffer: npt.NDArray[np.int8]) -> None:
     in_order = llr.reshape(-1, tb.modulation_order).T.reshape(-1)
     n_filler = tb.filler_end - tb.filler_start
     n_turn = tb.buffer_bits - n_filler

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -155,14 +155,25 @@ def plan_reception(
             word += reception.n_blocks * reception.bits_stride
         groups.append(Group(*key, slice(first_block, block), slice(first_word, word)))
     in_order = tuple(receptions[tb] for tb in range(len(configs)))
+    tb_of_block, index = of_blocks(in_order, block)
+    table = np.array(in_order, dtype=np.int32).reshape(len(in_order), -1)
+    soft_at, stride = (
+        table[tb_of_block, Reception._fields.index(f)] for f in ("soft_at", "soft_stride")
+    )
+    tb_weight = np.zeros(block, np.uint32)
+    for tb in in_order:
+        tb_weight[tb.first_block :][: tb.n_blocks] = weights(tb.n_blocks, tb.payload_bits)
     return ReceptionPlan(
         receptions=in_order,
         groups=tuple(groups),
         n_llr=int(llr_starts[-1]),
         n_words=word,
         n_tb_bytes=int(tb_starts[-1]),
-        n_soft_bytes=16 * max((r.soft_at + r.n_blocks * r.soft_stride for r in in_order), default=0),
-        **_of_blocks(in_order, block),
+        n_soft_bytes=16
+        * max((r.soft_at + r.n_blocks * r.soft_stride for r in in_order), default=0),
+        tb_of_block=tb_of_block,
+        llr_at=soft_at + index * stride,
+        tb_weight=tb_weight,
     )
 
 
@@ -189,15 +200,73 @@ def _soft_stride(config: SchConfig) -> int:
     return llr_units_of_16(lifted_graph(cut.base_graph, cut.lifting_size))
 
 
+class CircularBuffer(NamedTuple):
+    """The circular buffer of a transport block's code blocks. Places begin behind the punctured
+    2 Z bits.
+
+    Attributes:
+        n_bits: N_cb.
+        start: where the redundancy version starts, fillers not counted.
+        filler_start: first filler.
+        filler_end: the place behind the last filler.
+        payload_bits: bits of a code block that belong to the transport block and its CRC.
+    """
+
+    n_bits: int
+    start: int
+    filler_start: int
+    filler_end: int
+    payload_bits: int
+
+
+def buffer_of(config: SchConfig) -> CircularBuffer:
+    """Returns the circular buffer of a transport block's code blocks.
+
+    Raises:
+        InvalidInputError: a size that does not divide into whole bytes for every code block.
+    """
+    cut = config.segmentation
+    graph = lifted_graph(cut.base_graph, cut.lifting_size)
+    payload_bits = cut.block_bits - (24 if cut.n_code_blocks > 1 else 0)
+    if cut.n_code_blocks > 1 and payload_bits % 8:
+        raise InvalidInputError(
+            "tb_size_bits",
+            f"must cut into code blocks of whole bytes, got {config.tb_size_bits}",
+            remedy="use a size that phy.nr.tbs.size gives",
+        )
+    filler_end = graph.n_info_bits - 2 * cut.lifting_size
+    limit = config.limited_buffer_bits
+    first_place = int(_order(config)[0])
+    return CircularBuffer(
+        n_bits=graph.n_coded_bits if limit is None else min(graph.n_coded_bits, limit),
+        start=first_place - (cut.n_filler if first_place >= filler_end else 0),
+        filler_start=filler_end - cut.n_filler,
+        filler_end=filler_end,
+        payload_bits=payload_bits,
+    )
+
+
+def highest_row(config: SchConfig) -> int:
+    """Base-graph rows up to the last whose parity bits are sent."""
+    cut = config.segmentation
+    graph = lifted_graph(cut.base_graph, cut.lifting_size)
+    last = int(_order(config)[: max(config.block_lengths)].max())
+    n_columns = -(-(last + 1) // cut.lifting_size)
+    return max(n_columns - (graph.n_info_columns - 2), N_CORE_ROWS)
+
+
+def _order(config: SchConfig) -> npt.NDArray[np.intp]:
+    cut = config.segmentation
+    arguments = (cut.base_graph, cut.lifting_size, cut.n_filler, config.limited_buffer_bits)
+    return ldpc_rate.buffer_order(config.rv, *arguments)
+
+
 def _n_after(config: SchConfig, soft: SoftBuffer) -> int:
     """Places of the circular buffer up to the end of the last base-graph row that is heard of."""
     cut = config.segmentation
     graph = lifted_graph(cut.base_graph, cut.lifting_size)
-    arguments = (cut.base_graph, cut.lifting_size, cut.n_filler, config.limited_buffer_bits)
-    order = ldpc_rate.buffer_order(config.rv, *arguments)
-    last = int(order[: max(config.block_lengths)].max())
-    n_rows = max(-(-(last + 1) // cut.lifting_size) - (graph.n_info_columns - 2), N_CORE_ROWS)
-    return max((graph.n_info_columns - 2 + n_rows) * cut.lifting_size, soft.n_filled)
+    n_columns = graph.n_info_columns - 2 + highest_row(config)
+    return max(n_columns * cut.lifting_size, soft.n_filled)
 
 
 def _group_key(config: SchConfig, n_after: int) -> tuple[int, int, int]:
@@ -212,17 +281,7 @@ def _reception(config: SchConfig, soft: SoftBuffer, n_after: int) -> Reception:
     cut = config.segmentation
     graph = lifted_graph(cut.base_graph, cut.lifting_size)
     lengths = config.block_lengths
-    payload_bits = cut.block_bits - (24 if cut.n_code_blocks > 1 else 0)
-    if cut.n_code_blocks > 1 and payload_bits % 8:
-        raise InvalidInputError(
-            "tb_size_bits",
-            f"must cut into code blocks of whole bytes, got {config.tb_size_bits}",
-            remedy="use a size that phy.nr.tbs.size gives",
-        )
-    filler_end = graph.n_info_bits - 2 * cut.lifting_size
-    limit = config.limited_buffer_bits
-    arguments = (cut.base_graph, cut.lifting_size, cut.n_filler, limit)
-    first_place = int(ldpc_rate.buffer_order(config.rv, *arguments)[0])
+    buffer = buffer_of(config)
     return Reception(
         first_block=0,
         n_blocks=cut.n_code_blocks,
@@ -231,10 +290,10 @@ def _reception(config: SchConfig, soft: SoftBuffer, n_after: int) -> Reception:
         e_short=lengths[0],
         e_long=lengths[-1],
         modulation_order=config.modulation_order,
-        start=first_place - (cut.n_filler if first_place >= filler_end else 0),
-        buffer_bits=graph.n_coded_bits if limit is None else min(graph.n_coded_bits, limit),
-        filler_start=filler_end - cut.n_filler,
-        filler_end=filler_end,
+        start=buffer.start,
+        buffer_bits=buffer.n_bits,
+        filler_start=buffer.filler_start,
+        filler_end=buffer.filler_end,
         soft_at=soft.at,
         soft_stride=_soft_stride(config),
         n_before=soft.n_filled,
@@ -242,35 +301,34 @@ def _reception(config: SchConfig, soft: SoftBuffer, n_after: int) -> Reception:
         bits_at=0,
         bits_stride=-(-graph.n_info_bits // 32),
         block_bits=cut.block_bits,
-        payload_bits=payload_bits,
+        payload_bits=buffer.payload_bits,
         tb_bits=config.tb_size_bits,
         tb_crc_bits=crc.length(cut.tb_crc),
         tb_at=0,
     )
 
 
-class _OfBlocks(NamedTuple):
-    tb_of_block: npt.NDArray[np.int32]
-    llr_at: npt.NDArray[np.int32]
-    tb_weight: npt.NDArray[np.uint32]
+class _Placed(Protocol):
+    @property
+    def first_block(self) -> int: ...
+    @property
+    def n_blocks(self) -> int: ...
 
 
-def _of_blocks(receptions: Sequence[Reception], n_blocks: int) -> dict[str, npt.NDArray[np.generic]]:
-    """The tables with one entry for each code block."""
-    found = _OfBlocks(
-        np.zeros(n_blocks, np.int32), np.zeros(n_blocks, np.int32), np.zeros(n_blocks, np.uint32)
-    )
-    for number, tb in enumerate(receptions):
-        blocks = slice(tb.first_block, tb.first_block + tb.n_blocks)
-        index = np.arange(tb.n_blocks)
-        found.tb_of_block[blocks] = number
-        found.llr_at[blocks] = tb.soft_at + index * tb.soft_stride
-        found.tb_weight[blocks] = _weights(tb.n_blocks, tb.payload_bits)
-    return found._asdict()
+def of_blocks(
+    tbs: Sequence[_Placed], n_blocks: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Returns every code block's transport block, and its number within it: int32[n_blocks]."""
+    numbers = np.zeros((2, n_blocks), np.int32)
+    for number, tb in enumerate(tbs):
+        mine = slice(tb.first_block, tb.first_block + tb.n_blocks)
+        numbers[:, mine] = np.full(tb.n_blocks, number), np.arange(tb.n_blocks)
+    return numbers[0], numbers[1]
 
 
 @lru_cache(maxsize=256)
-def _weights(n_blocks: int, payload_bits: int) -> npt.NDArray[np.uint32]:
-    """x^n modulo CRC24A's generator, for the n bits behind each code block: uint32[n_blocks]."""
-    table = _powers("24A", (n_blocks - 1) * payload_bits + 1)
-    return table[:: payload_bits][:n_blocks][::-1].copy()
+def weights(n_blocks: int, payload_bits: int, n_missing: int = 0) -> npt.NDArray[np.uint32]:
+    """x^n modulo CRC24A's generator for the n bits behind each code block's payload, of which the
+    last code block has `n_missing` fewer: uint32[n_blocks]."""
+    n_behind = np.maximum(np.arange(n_blocks)[::-1] * payload_bits - n_missing, 0)
+    return _powers("24A", int(n_behind[0]) + 1)[n_behind]

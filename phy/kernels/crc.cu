@@ -1,4 +1,5 @@
-// CRC checks of decoded code blocks and transport blocks, and the transport blocks put together.
+// The CRCs of transport blocks to be sent; CRC checks of decoded code blocks and transport blocks, and
+// the transport blocks put together.
 //
 // Spec: TS 38.212 5.1, 5.2.2, 6.2.1
 //
@@ -7,6 +8,7 @@
 // transport block's CRC is the sum over its code blocks of their own remainders times the power of x
 // that stands for the bits behind; the code block that comes last to the sum draws the conclusion.
 
+#include "bits.cuh"
 #include "transport.cuh"
 
 constexpr int N_THREADS = 128;
@@ -19,14 +21,6 @@ struct Verdict {
     int n_arrived;
     int unused;
 };
-
-// remainder * weight modulo the generator of CRC24A, by the lanes of a warp together.
-__device__ __forceinline__ unsigned times_weight(unsigned remainder, unsigned weight) {
-    const unsigned lane = threadIdx.x % 32;
-    for (unsigned i = 0; i < lane && i < 24; ++i)
-        weight = weight & 0x800000u ? (weight << 1 & 0xffffffu) ^ 0x864cfbu : weight << 1;
-    return __reduce_xor_sync(~0u, lane < 24 && remainder >> lane & 1 ? weight : 0);
-}
 
 // power_24b, power_tb: uint32[8448], x^i modulo the generators; power_16 likewise for CRC16.
 // tb_weight: uint32[cb], x^n modulo CRC24A's generator for the n bits behind the code block's.
@@ -96,4 +90,43 @@ extern "C" __global__ void __launch_bounds__(N_THREADS)
     verdict->remainder = 0;
     verdict->n_wrong = 0;
     verdict->n_arrived = 0;
+}
+
+// The state of a transport block while its code blocks come in; all zero between launches.
+struct Sum {
+    unsigned remainder;
+    int n_arrived;
+};
+
+// tbs: packed transport blocks, readable 4 bytes beyond the last. blocks of all sizes: code block b
+// of the launch belongs to tb_of_block[b]. tb_weight: uint32[cb], x^n modulo CRC24A's generator, for
+// the n bits of the transport block behind the code block's. Writes crc: uint32[tb].
+extern "C" __global__ void __launch_bounds__(N_THREADS)
+    tb_crc(const unsigned* tbs, const Transmission* transmissions, const int* tb_of_block,
+           const int* index_of_block, const unsigned* tb_weight, const unsigned* powers,
+           const int* control, Sum* sums, unsigned* crc) {
+    __shared__ unsigned found[N_WARPS];
+    const int block = blockIdx.x;
+    if (block >= control[0]) return;
+    const int number = tb_of_block[block], index = index_of_block[block];
+    const Transmission tb = transmissions[number];
+    const int n_bits = own_bits(tb, index);
+    const unsigned first_byte = tb.tb_at + index * (tb.payload_bits / 8);
+    const unsigned* power = powers + (tb.tb_crc_bits == 24 ? 1 : 2) * N_POWERS;
+    const auto word_at = [&](int word) { return from_byte(tbs, first_byte + 4 * word); };
+    const unsigned sum = remainder(word_at, n_bits, n_bits - 1 + tb.tb_crc_bits, power);
+    if (threadIdx.x % 32 == 0) found[threadIdx.x / 32] = sum;
+    __syncthreads();
+    if (threadIdx.x >= 32) return;
+    unsigned total = 0;
+    for (int warp = 0; warp < N_WARPS; ++warp) total ^= found[warp];
+    if (tb.n_blocks > 1) total = times_weight(total, tb_weight[block]);
+    if (threadIdx.x != 0) return;
+    atomicXor(&sums[number].remainder, total);
+    __threadfence();
+    if (atomicAdd(&sums[number].n_arrived, 1) + 1 < tb.n_blocks) return;
+    __threadfence();
+    crc[number] = atomicXor(&sums[number].remainder, 0);
+    sums[number].remainder = 0;
+    sums[number].n_arrived = 0;
 }

@@ -29,3 +29,34 @@ struct Reception {
     int tb_at;             // byte where the transport block is put
     int unused[2];
 };
+
+// A transport block that is sent.
+struct Transmission {
+    int first_block;       // number of its first code block in the launch of its size
+    int n_blocks;          // C
+    int tb_at;             // byte where it begins, a multiple of 4
+    int tb_bits;           // A
+    int tb_crc_bits;       // 24 or 16
+    int block_bits;        // K', with CRC, without fillers
+    int payload_bits;      // of those, the ones that belong to the transport block and its CRC
+    int n_rows;            // base-graph rows whose parity bits are sent
+    int n_short;           // code blocks with e_short bits; the others, behind them, have e_long
+    int e_short, e_long;
+    int modulation_order;  // Qm
+    int start;             // where the redundancy version starts, fillers not counted
+    int buffer_bits;       // N_cb
+    int filler_start, filler_end;
+    int scrambling_at;     // word where its scrambling sequence begins
+    int symbols_at;        // symbol where its first layer begins
+    int n_layers;
+    int layer_stride;      // symbols from one layer to the next
+    int points_at;         // first point of its constellation
+    int number;            // of the transport block
+    int unused[2];
+};
+
+// Bits of the transport block in a code block.
+__device__ __forceinline__ int own_bits(const Transmission& tb, int index) {
+    const int left = tb.tb_bits - index * tb.payload_bits;
+    return left < tb.payload_bits ? left : tb.payload_bits;
+}

@@ -68,7 +68,7 @@ def _kernel_steps(base_graph: int, lifting_size: int) -> npt.NDArray[np.uint64]:
         row_sum = (graph.n_columns + row) * z
         steps += [(column * z, s, row_sum) for column, s in graph.row(row) if column < first]
         steps.append((row_sum, 0, total))
-    steps.append((total, -_core_shift(graph) % z, first * z))
+    steps.append((total, -core_shift(graph) % z, first * z))
     for row in range(N_CORE_ROWS - 1):
         new = first + 1 + row
         known = [(column, s) for column, s in graph.row(row) if first <= column < new]
@@ -79,7 +79,7 @@ def _kernel_steps(base_graph: int, lifting_size: int) -> npt.NDArray[np.uint64]:
     return np.array(steps, dtype=np.uint64)
 
 
-def _core_shift(graph: BaseGraph) -> int:
+def core_shift(graph: BaseGraph) -> int:
     """How far the sum of the core rows is turned against the first parity column.
 
     Added up, the rows leave the first parity column alone, shifted by the one shift that occurs an
@@ -132,7 +132,7 @@ class _Word:
         rows = [graph.row(row) for row in range(N_CORE_ROWS)]
         sums = [self.check_sum([edge for edge in row if edge[0] < first]) for row in rows]
         total = sums[0] ^ sums[1] ^ sums[2] ^ sums[3]
-        self.append(self._xp.roll(total, _core_shift(graph) % z, axis=1))
+        self.append(self._xp.roll(total, core_shift(graph) % z, axis=1))
         for index, row in enumerate(rows[:-1]):
             known = [edge for edge in row if first <= edge[0] <= first + index]
             self.append(sums[index] ^ self.check_sum(known))

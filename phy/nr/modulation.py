@@ -48,7 +48,7 @@ def _levels(order: int) -> npt.NDArray[np.float32]:
 
 
 @lru_cache(maxsize=5)
-def _points(order: int) -> npt.NDArray[np.complex64]:
+def points(order: int) -> npt.NDArray[np.complex64]:
     """Constellation by label, first bit most significant: complex64[2^Q_m]."""
     if order == 1:
         points = np.array([1 + 1j, -1 - 1j], dtype=np.complex64) / np.float32(math.sqrt(2))
@@ -95,7 +95,7 @@ def map(bits: Array, order: int, *, pi2: bool = False) -> Array:
     label = groups[..., 0]
     for bit in range(1, order):
         label = (label << 1) | groups[..., bit]
-    symbols = xp.asarray(_points(order))[label]
+    symbols = xp.asarray(points(order))[label]
     if pi2:
         symbols[..., 1::2] *= np.complex64(1j)
     return symbols

@@ -20,9 +20,7 @@ _HEADER = Path(__file__).with_name("cuda_on_host.h")
 _SHARED = "extern __shared__ unsigned char shared[];"
 
 
-def launch(
-    name: str, entry: str, prelude: str, grid: int, block: int, *arguments: Any
-) -> None:
+def launch(name: str, entry: str, prelude: str, grid: int, block: int, *arguments: Any) -> None:
     """Runs `entry` of phy/kernels/`name`.cu on NumPy arrays and int32 values."""
     library = _library(name, entry, prelude)
     places = []
@@ -50,7 +48,9 @@ extern "C" void launch(unsigned grid, unsigned block, void** arguments) {{
     host_launch({entry}, grid, block, arguments);
 }}
 """
-    folder = Path(tempfile.gettempdir()) / f"airan-host-kernels-{hashlib.md5(text.encode()).hexdigest()}"
+    folder = (
+        Path(tempfile.gettempdir()) / f"airan-host-kernels-{hashlib.md5(text.encode()).hexdigest()}"
+    )
     folder.mkdir(exist_ok=True)
     library = folder / "kernel.so"
     if not library.exists():
