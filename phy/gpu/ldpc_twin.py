@@ -147,13 +147,12 @@ def _update_row(state: _State, row: int, layout: LdpcLayout, norm: np.float32) -
     heard = extrinsic
     if own >= 0:
         heard = np.concatenate([extrinsic, state.own[:, own : own + 1]], axis=1)
-    limit = np.full_like(heard[:, :1], layout.message_limit)
-    magnitude = np.sort(np.concatenate([np.abs(heard), limit, limit], axis=1), axis=1)
-    smallest, second = magnitude[:, :1], magnitude[:, 1:2]
+    magnitude = np.abs(heard)
+    smallest, second = _two_smallest(magnitude, np.float32(layout.message_limit))
     odd = np.logical_xor.reduce(np.signbit(heard), axis=1, keepdims=True)
     sign = np.where(odd, np.float32(-1), np.float32(1))
     to_others, to_smallest = _rounded(smallest * norm) * sign, _rounded(second * norm) * sign
-    is_smallest = (np.abs(heard) == smallest).astype(np.float32)
+    is_smallest = (magnitude == smallest).astype(np.float32)
     new = is_smallest * (to_smallest - to_others) + to_others
     new *= np.where(np.signbit(heard), np.float32(-1), np.float32(1))
     total = _half(heard + new)
@@ -164,6 +163,15 @@ def _update_row(state: _State, row: int, layout: LdpcLayout, norm: np.float32) -
         state.message[:, which] += np.float32(0)  # a byte knows no negative zero
     if own >= 0:
         state.own_total[:, own] = total[:, n_edges]
+
+
+def _two_smallest(magnitude: Values, limit: np.float32) -> tuple[Values, Values]:
+    """The smallest and the second smallest along the edges, at most `limit`: float32[n, 1, Z]."""
+    smallest = magnitude.min(axis=1, keepdims=True)
+    is_smallest = magnitude == smallest
+    others = np.where(is_smallest, limit, magnitude).min(axis=1, keepdims=True)
+    tie = is_smallest.sum(axis=1, keepdims=True) > 1
+    return np.minimum(smallest, limit), np.minimum(np.where(tie, smallest, others), limit)
 
 
 def _rounded(values: Values) -> Values:

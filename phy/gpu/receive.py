@@ -49,9 +49,9 @@ def to_device(plan: ReceptionPlan) -> DeviceTables:
     cupy = require_cupy()
     return DeviceTables(
         cupy.asarray(plan.table),
-        cupy.asarray(plan.tb_of_block),
-        cupy.asarray(plan.llr_at),
-        cupy.asarray(plan.tb_weight),
+        cupy.asarray(plan.blocks.tb_of_block),
+        cupy.asarray(plan.blocks.llr_at),
+        cupy.asarray(plan.blocks.tb_weight),
         cupy.asarray([plan.n_blocks], dtype=cupy.int32),
     )
 

@@ -38,7 +38,7 @@ class SoftBuffer(NamedTuple):
 
 
 class Reception(NamedTuple):
-    """What the kernels are told of a received transport block: struct Reception of transport.cuh."""
+    """What the kernels know of a received transport block: struct Reception in transport.cuh."""
 
     first_block: int
     n_blocks: int
@@ -76,6 +76,21 @@ class Group(NamedTuple):
     words: slice
 
 
+class BlockTables(NamedTuple):
+    """One entry for each code block.
+
+    Attributes:
+        tb_of_block: int32[cb], its transport block.
+        llr_at: int32[cb], where its soft buffer begins, in units of 16 bytes.
+        tb_weight: uint32[cb], x^n modulo CRC24A's generator, for the n bits of the transport block
+            behind the code block's own.
+    """
+
+    tb_of_block: npt.NDArray[np.int32]
+    llr_at: npt.NDArray[np.int32]
+    tb_weight: npt.NDArray[np.uint32]
+
+
 @dataclass(frozen=True)
 class ReceptionPlan:
     """The tables for decoding a set of transport blocks.
@@ -83,11 +98,8 @@ class ReceptionPlan:
     Attributes:
         receptions: one for each transport block, in the order given.
         groups: the decoder's launches.
-        tb_of_block: int32[cb], the transport block of every code block.
-        llr_at: int32[cb], where every code block's soft buffer begins, in units of 16 bytes.
-        tb_weight: uint32[cb], x^n modulo CRC24A's generator, for the n bits of the transport block
-            behind the code block's own.
-        n_llr: LLRs received, all transport blocks one after the other.
+        blocks: the tables of the code blocks.
+        n_llr: LLRs received, each transport block's beginning at a multiple of 16.
         n_words: words of decoded bits.
         n_tb_bytes: bytes of all transport blocks, each beginning at a multiple of 16.
         n_soft_bytes: bytes of soft buffers, where the plan has placed them itself.
@@ -95,9 +107,7 @@ class ReceptionPlan:
 
     receptions: tuple[Reception, ...]
     groups: tuple[Group, ...]
-    tb_of_block: npt.NDArray[np.int32]
-    llr_at: npt.NDArray[np.int32]
-    tb_weight: npt.NDArray[np.uint32]
+    blocks: BlockTables
     n_llr: int
     n_words: int
     n_tb_bytes: int
@@ -106,7 +116,7 @@ class ReceptionPlan:
     @property
     def n_blocks(self) -> int:
         """Code blocks."""
-        return self.tb_of_block.size
+        return self.blocks.tb_of_block.size
 
     @property
     def table(self) -> npt.NDArray[np.int32]:
@@ -125,7 +135,7 @@ def plan_reception(
     """Makes the tables for transport blocks received in one go.
 
     Args:
-        configs: how each was coded; their LLRs lie one transport block after the other.
+        configs: how each was coded.
         soft_buffers: where each keeps its LLRs; None: all new, one after the other.
 
     Raises:
@@ -135,7 +145,7 @@ def plan_reception(
         soft_buffers = _new_buffers(configs)
     n_afters = [_n_after(*pair) for pair in zip(configs, soft_buffers, strict=True)]
     keys = [_group_key(*pair) for pair in zip(configs, n_afters, strict=True)]
-    llr_starts = np.cumsum([0, *(config.n_coded_bits for config in configs)])
+    llr_starts = np.cumsum([0, *(-(-config.n_coded_bits // 16) * 16 for config in configs)])
     tb_starts = np.cumsum([0, *(-(-config.tb_size_bits // 128) * 16 for config in configs)])
     receptions: dict[int, Reception] = {}
     groups = []
@@ -155,14 +165,6 @@ def plan_reception(
             word += reception.n_blocks * reception.bits_stride
         groups.append(Group(*key, slice(first_block, block), slice(first_word, word)))
     in_order = tuple(receptions[tb] for tb in range(len(configs)))
-    tb_of_block, index = of_blocks(in_order, block)
-    table = np.array(in_order, dtype=np.int32).reshape(len(in_order), -1)
-    soft_at, stride = (
-        table[tb_of_block, Reception._fields.index(f)] for f in ("soft_at", "soft_stride")
-    )
-    tb_weight = np.zeros(block, np.uint32)
-    for tb in in_order:
-        tb_weight[tb.first_block :][: tb.n_blocks] = weights(tb.n_blocks, tb.payload_bits)
     return ReceptionPlan(
         receptions=in_order,
         groups=tuple(groups),
@@ -171,10 +173,19 @@ def plan_reception(
         n_tb_bytes=int(tb_starts[-1]),
         n_soft_bytes=16
         * max((r.soft_at + r.n_blocks * r.soft_stride for r in in_order), default=0),
-        tb_of_block=tb_of_block,
-        llr_at=soft_at + index * stride,
-        tb_weight=tb_weight,
+        blocks=_block_tables(in_order, block),
     )
+
+
+def _block_tables(receptions: Sequence[Reception], n_blocks: int) -> BlockTables:
+    tb_of_block, index = of_blocks(receptions, n_blocks)
+    llr_at = np.zeros(n_blocks, np.int32)
+    tb_weight = np.zeros(n_blocks, np.uint32)
+    for tb in receptions:
+        mine = slice(tb.first_block, tb.first_block + tb.n_blocks)
+        llr_at[mine] = tb.soft_at + index[mine] * tb.soft_stride
+        tb_weight[mine] = weights(tb.n_blocks, tb.payload_bits)
+    return BlockTables(tb_of_block, llr_at, tb_weight)
 
 
 @lru_cache(maxsize=1)

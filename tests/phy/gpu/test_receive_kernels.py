@@ -28,18 +28,20 @@ CONFIGS = [
 
 
 def received(configs, rng, level=24):
-    """Transport blocks and int8 LLRs of all of them, one after the other, with some noise."""
+    """Transport blocks and int8 LLRs of all of them, with some noise, as a plan places them."""
     tbs = [rng.integers(0, 2, config.tb_size_bits, dtype=np.uint8) for config in configs]
-    sent = np.concatenate([sch.encode(*pair) for pair in zip(tbs, configs, strict=True)])
-    noisy = level * (1.0 - 2.0 * sent + 0.2 * rng.standard_normal(sent.size))
-    llr = np.clip(np.rint(noisy), -127, 127).astype(np.int8)
-    return tbs, np.concatenate([llr, np.zeros(-llr.size % 16, np.int8)])
+    llr = []
+    for tb, config in zip(tbs, configs, strict=True):
+        noisy = 1.0 - 2.0 * sch.encode(tb, config) + 0.2 * rng.standard_normal(config.n_coded_bits)
+        llr.append(np.clip(np.rint(level * noisy), -127, 127).astype(np.int8))
+        llr.append(np.zeros(-config.n_coded_bits % 16, np.int8))
+    return tbs, np.concatenate(llr)
 
 
 def recover_on_host(llr, plan, soft, stage_bytes):
     launch(
         *("rate_recover", "rate_recover", "", plan.n_blocks, 256),
-        *(llr, plan.table, plan.tb_of_block, np.array([plan.n_blocks], np.int32), soft),
+        *(llr, plan.table, plan.blocks.tb_of_block, np.array([plan.n_blocks], np.int32), soft),
         stage_bytes,
     )
 
@@ -54,7 +56,7 @@ def check_on_host(bits, parity_ok, plan):
     )
     launch(
         *("crc", "check_and_join", "", plan.n_blocks, 128),
-        *(bits, parity_ok, plan.table, plan.tb_of_block, plan.tb_weight, powers()),
+        *(bits, parity_ok, plan.table, plan.blocks.tb_of_block, plan.blocks.tb_weight, powers()),
         *(np.array([plan.n_blocks], np.int32), verdicts),
         *(found.tb_bytes, found.block_ok, found.crc_ok),
     )
@@ -68,7 +70,7 @@ def decoded(llr, plan, n_iterations=6):
     parity_ok = np.zeros(plan.n_blocks, np.uint8)
     for group in plan.groups:
         layout = ldpc_layout(group.base_graph, group.lifting_size, group.n_rows)
-        places = 16 * plan.llr_at[group.blocks].astype(int)
+        places = 16 * plan.blocks.llr_at[group.blocks].astype(int)
         rows = places[:, None] + np.arange(layout.graph.n_coded_bits)
         used = (layout.graph.n_info_columns - 2 + group.n_rows) * group.lifting_size
         values = np.where(np.arange(rows.shape[1]) < used, llr[rows], np.int8(0))
@@ -119,14 +121,14 @@ def test_retransmissions_are_added_up(rng) -> None:
     config = SchConfig(4000, 0.9, 4, 1, 4400)
     again = SchConfig(4000, 0.9, 4, 1, 4400, rv=2)
     tb = rng.integers(0, 2, config.tb_size_bits, dtype=np.uint8)
-    soft = np.zeros(0, np.int8)
+    plan = plan_reception([config])
+    soft = dirty(plan.n_soft_bytes, rng)
     crc_ok = []
     for transmission in (config, again):
         sent = 1.0 - 2.0 * sch.encode(tb, transmission)
         llr = np.clip(np.rint(20 * (sent + 0.75 * rng.standard_normal(sent.size))), -127, 127)
         filled = plan.receptions[0].n_after if crc_ok else 0
         plan = plan_reception([transmission], [SoftBuffer(0, filled)])
-        soft = soft if crc_ok else dirty(plan.n_soft_bytes, rng)
         receive_twin.rate_recover(llr.astype(np.int8), plan, soft)
         found = receive_twin.check_and_join(*decoded(soft, plan, 12), plan)
         crc_ok.append(int(found.crc_ok[0]))
