@@ -15,7 +15,7 @@ from typing import Any
 
 from airan.core.errors import UnavailableError
 
-_OPTIONS = ("-std=c++17", "--extra-device-vectorization")
+_OPTIONS = ("-std=c++17",)
 
 
 class GpuUnavailableError(UnavailableError):
