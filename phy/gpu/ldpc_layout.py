@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
 
+from airan.core.errors import InvalidInputError
 from phy.checks import check_integer
 from phy.nr.base_graph import N_CORE_ROWS, BaseGraph, lifted_graph
 
-# Of one multiprocessor of the H100 (compute capability 9.0).
-_REGISTERS = 65536
+# Of one multiprocessor of the H100 (compute capability 9.0); each of its four parts has its own
+# registers and takes every fourth warp.
+_N_PARTS = 4
+_REGISTERS_OF_PART = 16384
 _MAX_REGISTERS = 255
 _SHARED_BYTES = 227 * 1024
 _SHARED_BYTES_OF_BLOCK = 1024  # what the driver takes of every block
@@ -40,6 +43,9 @@ class LdpcLayout:
         blocks_per_sm: thread blocks meant to share a multiprocessor.
         n_register_rows: rows whose messages stay in registers.
         message_bytes: the other rows' messages are bytes, not words.
+        sums_of_four: of every four edges, how many find the row's smallest values by additions, not
+            by comparisons; the result is the same, but other units of the multiprocessor do the
+            work.
     """
 
     base_graph: int
@@ -49,6 +55,7 @@ class LdpcLayout:
     blocks_per_sm: int
     n_register_rows: int
     message_bytes: bool
+    sums_of_four: int = 1
 
     @property
     def graph(self) -> BaseGraph:
@@ -104,6 +111,7 @@ class LdpcLayout:
             "N_INFO_COLUMNS": self.graph.n_info_columns,
             "N_REGISTER_ROWS": self.n_register_rows,
             "MESSAGE_BYTES": int(self.message_bytes),
+            "SUMS_OF_FOUR": self.sums_of_four,
             "MESSAGE_LIMIT": self.message_limit,
             "LLR_UNITS": self.llr_units,
         }
@@ -154,28 +162,28 @@ def ldpc_layout(base_graph: int, lifting_size: int, n_rows: int) -> LdpcLayout:
     check_integer("n_rows", n_rows, N_CORE_ROWS, graph.n_rows)
     n_pairs = max(1, _LEAST_THREADS // lifting_size)
     n_threads = -(-lifting_size * n_pairs // 32) * 32
-    blocks_per_sm = max(1, _WANTED_THREADS // n_threads)
-    registers = min(_REGISTERS // (blocks_per_sm * n_threads) // 8 * 8, _MAX_REGISTERS)
-    room = registers - _WORKING_REGISTERS[base_graph]
-    shared_room = _SHARED_BYTES // blocks_per_sm - _SHARED_BYTES_OF_BLOCK - _STATE_BYTES
-
-    def layout(message_bytes: bool) -> LdpcLayout:
-        weights = [len(row) - (index >= N_CORE_ROWS) for index, row in enumerate(_rows(graph))]
-        ends = list(accumulate(weights[:n_rows]))
-        n_register_rows = sum(end <= room for end in ends)
-        return LdpcLayout(
-            graph.number,
-            graph.lifting_size,
-            n_rows,
-            n_pairs,
-            blocks_per_sm,
-            max(n_register_rows, N_CORE_ROWS),
-            message_bytes,
-        )
-
-    words = layout(message_bytes=False)
-    return words if words.shared_bytes <= shared_room else layout(message_bytes=True)
+    most_blocks = max(1, (_WANTED_THREADS + n_threads // 2) // n_threads)
+    for blocks_per_sm in range(most_blocks, 0, -1):
+        shared_room = _SHARED_BYTES // blocks_per_sm - _SHARED_BYTES_OF_BLOCK - _STATE_BYTES
+        for message_bytes in (False, True):
+            layout = LdpcLayout(
+                graph.number,
+                graph.lifting_size,
+                n_rows,
+                n_pairs,
+                blocks_per_sm,
+                _register_rows(graph, n_rows, blocks_per_sm * n_threads),
+                message_bytes,
+            )
+            if layout.shared_bytes <= shared_room:
+                return layout
+    raise InvalidInputError("n_rows", f"{n_rows} rows find no room in a multiprocessor")
 
 
-def _rows(graph: BaseGraph) -> list[list[tuple[int, int]]]:
-    return [graph.row(row) for row in range(graph.n_rows)]
+def _register_rows(graph: BaseGraph, n_rows: int, threads_per_sm: int) -> int:
+    """Rows whose messages fit into the registers, the first four in any case."""
+    warps_of_part = -(-threads_per_sm // (32 * _N_PARTS))
+    registers = min(_REGISTERS_OF_PART // (32 * warps_of_part) // 8 * 8, _MAX_REGISTERS)
+    room = registers - _WORKING_REGISTERS[graph.number]
+    weights = [len(graph.row(row)) - (row >= N_CORE_ROWS) for row in range(n_rows)]
+    return max(sum(end <= room for end in accumulate(weights)), N_CORE_ROWS)

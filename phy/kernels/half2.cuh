@@ -48,6 +48,13 @@ __device__ __forceinline__ Pair magnitude(Pair a) {
     return d;
 }
 
+// a - b where that is positive, else 0.
+__device__ __forceinline__ Pair excess(Pair a, Pair b) {
+    Pair d;
+    asm("fma.rn.relu.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(b), "r"(0xbc00bc00u), "r"(a));
+    return d;
+}
+
 // 1.0 where a equals b, else 0.0.
 __device__ __forceinline__ Pair equal(Pair a, Pair b) {
     Pair d;

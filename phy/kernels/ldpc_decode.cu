@@ -145,8 +145,15 @@ __device__ __forceinline__ void update_row(Thread& thread, Pair norm) {
         at[k] = turned(thread.at, SHIFT[first + k]) + COLUMN[first + k] * SIZE_BYTES;
         extrinsic[k] = subtract(load_shared(at[k]), message[k]);
         signs ^= extrinsic[k];
-        second = smaller(second, larger(magnitude(extrinsic[k]), smallest));
-        smallest = smaller(smallest, magnitude(extrinsic[k]));
+        const Pair size = magnitude(extrinsic[k]);
+        if (k % 4 < SUMS_OF_FOUR) {
+            const Pair step = excess(smallest, size);
+            second = smaller(second, add(size, step));
+            smallest = subtract(smallest, step);
+        } else {
+            second = smaller(second, larger(size, smallest));
+            smallest = smaller(smallest, size);
+        }
     }
     // An edge hears the smallest of the others: the second smallest if its own is the smallest
     // (with a tie the two are equal), with the product of the others' signs. Adding 1024 rounds.

@@ -148,6 +148,11 @@ def _best_normalisations(base_graph: int) -> npt.NDArray[np.int16]:
     return np.rint(best).astype(np.int16)
 
 
+def best_normalisation(base_graph: int, n_rows: int) -> float:
+    """Returns the measured best factor on the check-node minimum for `n_rows` rows in use."""
+    return float(_best_normalisations(base_graph)[n_rows]) / 32
+
+
 def _share(work: Callable[[slice], None], n_items: int, n_threads: int) -> None:
     """Runs `work` on contiguous parts of `n_items`, each in a thread of its own."""
     n_parts = min(n_threads, n_items)

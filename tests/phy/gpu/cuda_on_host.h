@@ -233,6 +233,7 @@ inline Pair subtract(Pair a, Pair b) { return HOST_PAIR(of(a) - of(b)); }
 inline Pair fma(Pair a, Pair b, Pair c) { return HOST_PAIR(of(a) * of(b) + of(c)); }
 inline Pair smaller(Pair a, Pair b) { return HOST_PAIR(std::fmin(of(a), of(b))); }
 inline Pair larger(Pair a, Pair b) { return HOST_PAIR(std::fmax(of(a), of(b))); }
+inline Pair excess(Pair a, Pair b) { return HOST_PAIR(std::fmax(of(a) - of(b), 0.0)); }
 inline Pair magnitude(Pair a) { return a & 0x7fff7fffu; }
 inline Pair equal(Pair a, Pair b) { return HOST_PAIR(of(a) == of(b) ? 1.0 : 0.0); }
 inline unsigned bytes(unsigned a, unsigned b, unsigned digits) { return __byte_perm(a, b, digits); }

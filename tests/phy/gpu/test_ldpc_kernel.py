@@ -44,7 +44,7 @@ HOST_CASES = [
     (in_registers(1, 96, 6), 0.4),
     (in_words(1, 13, 9), 0.45),
     (in_bytes(2, 36, 11), 0.6),
-    (in_registers(2, 3, 22), 0.7),
+    (replace(in_registers(2, 3, 22), sums_of_four=3), 0.7),
 ]
 
 
