@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.progress import Progress
 
 from airan.bench import sionna_peer
@@ -162,7 +163,9 @@ def wants_sionna(asked: bool | None) -> bool:
     if asked:
         sionna_peer.require()
     elif asked is None and not sionna_peer.available():
-        errors.print(f"Sionna is not installed, so nothing is compared; {sionna_peer.INSTALL}")
+        errors.print(
+            f"Sionna is not installed, so nothing is compared; {escape(sionna_peer.INSTALL)}"
+        )
     return sionna_peer.available() if asked is None else asked
 
 

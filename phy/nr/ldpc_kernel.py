@@ -35,8 +35,9 @@ i64 = np.int64
 
 CHANNEL_LIMIT = np.float32(2047.0)
 MESSAGE_LIMIT = np.int16(1023)
-# The mean absolute LLR of a block becomes this; small against the limits, large against rounding.
-MEAN_LEVEL = np.float32(64.0)
+# The mean absolute LLR of a block becomes this: small against the limits, and large enough for the
+# least sure bits of 256QAM, a tenth of the mean, to be large against rounding.
+MEAN_LEVEL = np.float32(192.0)
 # LLRs from here on are fillers or certainty, and are left out of the mean.
 CERTAIN_LLR = np.float32(5.0e3)
 MAX_ROW_WEIGHT = 32

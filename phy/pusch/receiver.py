@@ -37,6 +37,8 @@ class PuschReceiver:
             InvalidInputError: `n_iterations` is out of range, or an option that the configuration
                 does not allow.
         """
+        if options is not None and (n_iterations != 10 or delay_window is not None):
+            raise InvalidInputError("options", "already holds n_iterations and delay_window")
         if options is None:
             options = ReceiverOptions(n_iterations=n_iterations, delay_window=delay_window)
         self.config = config

@@ -65,8 +65,8 @@ def test_the_kernel_does_what_the_textbook_does_in_whole_numbers(base_graph, z, 
     n = lifted_graph(base_graph, z).n_coded_bits
     llr = np.zeros((8, n), np.float32)
     for row, n_sent in zip(llr, [n, 30 * z] * 4, strict=True):
-        # Mean magnitude 64, the kernel's own level, so that it rounds nothing.
-        magnitude = rng.permuted(np.resize([8, 120, 56, 72], n_sent))
+        # Mean magnitude 192, the kernel's own level, so that it rounds nothing.
+        magnitude = rng.permuted(np.resize([24, 360, 168, 216], n_sent))
         row[:n_sent] = magnitude * rng.choice([-1, 1], n_sent, p=[0.05, 0.95])
     found = ldpc.decode(llr, base_graph, z, 8, normalisation=0.75)
     for block in range(len(llr)):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airan.core.errors import InvalidInputError
-from phy.nr import crc, ldpc, mcs, sch, tbs
+from phy.nr import crc, ldpc, mcs, modulation, sch, tbs
 from phy.nr.sch import SchConfig
 from phy.nr.segmentation import block_lengths, segment
 
@@ -222,3 +222,18 @@ def test_wrong_arrays_are_named() -> None:
         with pytest.raises(InvalidInputError) as caught:
             call()
         assert caught.value.field == field
+
+
+def test_256qam_at_its_highest_rate_decodes_one_decibel_from_where_it_must_fail(rng) -> None:
+    # The surest of its bits have LLRs thirty times those of the least sure, which decide.
+    config = SchConfig(
+        tb_size_bits=67584, code_rate=948 / 1024, modulation_order=8, n_layers=1, n_coded_bits=73440
+    )
+    n_good = 0
+    for _ in range(4):
+        tb = rng.integers(0, 2, config.tb_size_bits, dtype=np.uint8)
+        symbols = modulation.map(sch.encode(tb, config), 8)
+        noise = rng.standard_normal((2, symbols.size)) * np.sqrt(10**-2.57 / 2)
+        llr = modulation.demap(symbols + noise[0] + 1j * noise[1], 10**-2.57, 8)
+        n_good += np.array_equal(sch.decode(llr, config).tb, tb)
+    assert n_good == 4

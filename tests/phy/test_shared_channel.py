@@ -406,6 +406,10 @@ def test_wrong_options_and_weights_are_named() -> None:
         (lambda: ReceiverOptions(equaliser="best"), "equaliser"),  # type: ignore[arg-type]
         (lambda: ReceiverOptions(estimator="ls", equaliser="mmse_irc"), "equaliser"),
         (lambda: ReceiverOptions(estimator="none"), "estimator"),  # type: ignore[arg-type]
+        (
+            lambda: PuschReceiver(PuschConfig(n_prb=4), 5, options=ReceiverOptions()),
+            "options",
+        ),
         (lambda: ReceiverOptions(demapper="soft"), "demapper"),  # type: ignore[arg-type]
         (
             lambda: PuschReceiver(
