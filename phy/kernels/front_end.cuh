@@ -1,0 +1,101 @@
+// What the front end's kernels share: the structures that phy/gpu/front_end_layout.py packs.
+// All fields are four bytes wide, so host and device agree on the layout without padding.
+#pragma once
+
+#include <cuda_fp16.h>
+
+const int MAX_POSITIONS = 4;
+const int MAX_CODES = 4;
+const int MAX_PAIRS = 6;
+const int N_SYMBOLS = 14;
+
+// One UE of the slot. Described field by field in phy/gpu/front_end_layout.py.
+struct Ue {
+  int grid_offset;
+  int grid_width;
+  int n_rx;
+  int first_subcarrier;
+  int n_subcarriers;
+  int n_layers;
+  int n_positions;
+  int dmrs_length;
+  int dmrs_symbol[MAX_POSITIONS];
+  int n_codes;
+  int code_comb[MAX_CODES];
+  int code_sign[MAX_CODES];
+  int code_layer[MAX_CODES][2];
+  int code_filter[MAX_CODES];
+  int pilot_offset;
+  int pilot_stride;
+  float pilot_scale;
+  int n_groups_without_data;
+  int n_data_symbols;
+  int data_symbol[N_SYMBOLS];
+  int data_start[N_SYMBOLS];
+  int data_step[N_SYMBOLS];
+  int modulation_order;
+  int llr_offset;
+  float llr_scale;
+  int scrambling_offset;
+  float noise_var;
+  float noise_scale;
+  int channel_offset;
+  int is_irc;
+  float time_weights[N_SYMBOLS][MAX_POSITIONS][2];
+};
+
+// What a slot says about one UE.
+struct UeResult {
+  float position_power[MAX_POSITIONS];
+  float product[MAX_PAIRS][2];
+  float measured_noise_var;
+  float noise_var;
+  float symbol_noise_var;
+  float capacity;
+  int is_bad;
+};
+
+__device__ __forceinline__ bool is_finite(float value) { return fabsf(value) < 3.4e38f; }
+
+// Copies the UE's description to shared memory; the caller synchronises.
+__device__ __forceinline__ void fetch(Ue* to, const Ue* from, int thread, int n_threads) {
+  const int* source = reinterpret_cast<const int*>(from);
+  int* target = reinterpret_cast<int*>(to);
+  for (int i = thread; i < int(sizeof(Ue) / 4); i += n_threads) target[i] = source[i];
+}
+
+// The least-squares estimate at one pilot: what arrived, turned back by the pilot. `word_bits` are
+// the pilot's two Gold bits; 1 / (sqrt(2) beta) is applied by the caller.
+__device__ __forceinline__ float2 turn_back(float2 sample, unsigned word_bits) {
+  const float in_phase = (word_bits & 1u) ? -1.0f : 1.0f;
+  const float quadrature = (word_bits & 2u) ? -1.0f : 1.0f;
+  return make_float2(sample.x * in_phase + sample.y * quadrature,
+                     sample.y * in_phase - sample.x * quadrature);
+}
+
+// Least-squares estimate of one code (CDM group and cover in time) at pilot `pilot` of a position,
+// times `pilot_scale`; covers in frequency stay in.
+__device__ __forceinline__ float2 least_squares(const Ue& ue, const __half2* grid,
+                                                const unsigned* pilots, int code, int position,
+                                                int rx, int pilot) {
+  const int subcarrier = ue.first_subcarrier + 2 * pilot + ue.code_comb[code];
+  const int word = ue.pilot_offset + position * ue.dmrs_length * ue.pilot_stride + (pilot >> 4);
+  const int shift = 2 * (pilot & 15);
+  const __half2* sample = grid + ue.grid_offset + subcarrier +
+                          (rx * N_SYMBOLS + ue.dmrs_symbol[position]) * ue.grid_width;
+  float2 sum = turn_back(__half22float2(*sample), pilots[word] >> shift);
+  if (ue.dmrs_length == 2) {
+    const float sign = float(ue.code_sign[code]);
+    const float2 second = turn_back(__half22float2(sample[ue.grid_width]),
+                                    pilots[word + ue.pilot_stride] >> shift);
+    sum.x += sign * second.x;
+    sum.y += sign * second.y;
+  }
+  return make_float2(sum.x * ue.pilot_scale, sum.y * ue.pilot_scale);
+}
+
+// Where the channel of one UE lies: [position][rx][layer][subcarrier].
+__device__ __forceinline__ long channel_index(const Ue& ue, int position, int rx, int layer) {
+  return ue.channel_offset +
+         long((position * ue.n_rx + rx) * ue.n_layers + layer) * ue.n_subcarriers;
+}
