@@ -75,7 +75,7 @@ def estimate(
         float16[position, rx, layer, subcarrier, 2], and a UE_RESULT without the equaliser's part.
     """
     raw = least_squares(ue, grid, pilots)
-    n_codes, n_rx, n_positions, n_pilots = raw.shape
+    n_codes, n_rx, n_positions = raw.shape[:3]
     n_subcarriers = int(ue["n_subcarriers"])
     channel = np.zeros((n_positions, n_rx, int(ue["n_layers"]), n_subcarriers), np.complex64)
     residual = 0.0
@@ -110,7 +110,7 @@ def _put(
 
 
 def _result(ue: np.void, channel: npt.NDArray[np.complex64], residual: float) -> np.void:
-    result = np.zeros(1, UE_RESULT)[0]
+    result: np.void = np.zeros(1, UE_RESULT)[0]
     n_positions = channel.shape[0]
     result["position_power"][:n_positions] = (np.abs(channel) ** 2).mean(axis=(1, 2, 3))
     for index, (one, other) in enumerate(PAIRS):

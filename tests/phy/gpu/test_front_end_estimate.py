@@ -1,4 +1,4 @@
-"""Channel estimation on the GPU: the twin against the CPU's receiver, the kernel against the twin."""
+"""Channel estimation on the GPU: the twin against the receiver, the kernel against the twin."""
 
 from __future__ import annotations
 
