@@ -102,7 +102,7 @@ def tune(
     of_code = [kinds.index(has_partner[code]) for code in codes(config)]
     return sets, UeTuning(
         filter_sets=tuple(first_set + index for index in of_code),
-        residual_part=float(np.mean([sets[index].residual_part for index in of_code])),
+        residual_parts=tuple(sets[index].residual_part for index in of_code),
         time_weights=estimate.motion[0].weights,
         is_irc=is_irc,
     )

@@ -51,7 +51,8 @@ UE_DESCRIPTOR = np.dtype(
         ("llr_scale", "<f4"),
         ("scrambling_offset", "<i4"),  # words before its scrambling sequence
         ("noise_var", "<f4"),  # of the noise on a resource element; negative: measured
-        ("noise_scale", "<f4"),  # that noise relative to the mean squared residual
+        ("estimate_gain", "<f4"),  # that noise relative to an estimate's
+        ("residual_part", "<f4", MAX_CODES),  # a residual's variance relative to an estimate's noise
         ("channel_offset", "<i4"),  # values before its channel estimates
         ("is_irc", "<i4"),  # whiten noise and interference
         ("time_weights", "<f4", (N_SYMBOLS, MAX_POSITIONS, 2)),  # real and imaginary parts
@@ -78,7 +79,7 @@ class UePlacement:
     Attributes:
         grid: samples before its cell's grid [rx, 14, subcarrier].
         pilots: words before its packed pilots.
-        channel: values before its channel estimates.
+        channel: values before its channel estimates, a multiple of 4.
         llr: bytes before its LLRs, a multiple of 16.
         scrambling: words before its packed scrambling sequence.
     """
@@ -96,14 +97,15 @@ class UeTuning:
 
     Attributes:
         filter_sets: row in the table of taps for each of the UE's codes, in `codes`' order.
-        residual_part: variance of the DM-RS residual on an estimate, relative to its noise.
+        residual_parts: variance of the residual on the estimates of each code, relative to their
+            noise.
         time_weights: complex64[14, position].
         noise_var: variance of the noise on a resource element; None: measured in the slot.
         is_irc: whiten noise and interference.
     """
 
     filter_sets: tuple[int, ...]
-    residual_part: float
+    residual_parts: tuple[float, ...]
     time_weights: npt.NDArray[np.complex64]
     noise_var: float | None = None
     is_irc: bool = False
@@ -148,9 +150,8 @@ def describe(config: PuschConfig, placement: UePlacement, tuning: UeTuning) -> n
     ue["channel_offset"], ue["is_irc"] = placement.channel, tuning.is_irc
     _describe_pilots(ue, config, placement, tuning)
     _describe_data(ue, config, placement)
-    reader = PilotReader([config])
     ue["noise_var"] = -1.0 if tuning.noise_var is None else tuning.noise_var
-    ue["noise_scale"] = 1 / (reader.noise_factor * tuning.residual_part)
+    ue["estimate_gain"] = 1 / PilotReader([config]).noise_factor
     weights = tuning.time_weights
     ue["time_weights"][:, : weights.shape[1], 0] = weights.real
     ue["time_weights"][:, : weights.shape[1], 1] = weights.imag
@@ -170,6 +171,7 @@ def _describe_pilots(
     for index, (group, sign) in enumerate(found):
         ue["code_comb"][index], ue["code_sign"][index] = group, sign
         ue["code_filter"][index] = tuning.filter_sets[index]
+        ue["residual_part"][index] = max(tuning.residual_parts[index], 1e-3)
     for layer, port in enumerate(config.ports):
         ue["code_layer"][found.index(code_of(port)), port % 2] = layer
     ue["pilot_offset"] = placement.pilots
@@ -190,6 +192,13 @@ def _describe_data(ue: np.void, config: PuschConfig, placement: UePlacement) -> 
     ue["modulation_order"] = config.mcs.modulation_order
     ue["llr_offset"], ue["scrambling_offset"] = placement.llr, placement.scrambling
     ue["llr_scale"] = llr_scale(config.mcs.modulation_order, config.mcs.code_rate)
+
+
+def channel_values(config: PuschConfig) -> int:
+    """Values of the UE's channel estimates, a multiple of 4; three layers take the room of four."""
+    n_positions = len(config.dmrs_symbols) // config.dmrs_length
+    stride = 4 if config.n_layers == 3 else config.n_layers
+    return n_positions * config.n_rx * 12 * config.n_prb * stride
 
 
 def llr_scale(modulation_order: int, code_rate: float) -> float:

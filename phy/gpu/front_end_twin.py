@@ -57,6 +57,15 @@ def least_squares(
     return np.stack(out).astype(np.complex64)
 
 
+def channel_of(ue: np.void, channel: npt.NDArray[np.float16]) -> npt.NDArray[np.float16]:
+    """Returns a UE's estimates float16[position, rx, subcarrier, layer, 2], a view of all UEs'."""
+    n_layers = int(ue["n_layers"])
+    stride = 4 if n_layers == 3 else n_layers
+    shape = (int(ue["n_positions"]), int(ue["n_rx"]), int(ue["n_subcarriers"]), stride, 2)
+    own = channel[int(ue["channel_offset"]) :][: int(np.prod(shape[:-1]))]
+    return own.reshape(shape)[..., :n_layers, :]
+
+
 def estimate(
     ue: np.void,
     grid: npt.NDArray[np.float16],
@@ -72,7 +81,7 @@ def estimate(
         taps: float16[filter set, 64, 132, 2].
 
     Returns:
-        float16[position, rx, layer, subcarrier, 2], and a UE_RESULT without the equaliser's part.
+        float16[position, rx, subcarrier, layer, 2], and a UE_RESULT without the equaliser's part.
     """
     raw = least_squares(ue, grid, pilots)
     n_codes, n_rx, n_positions = raw.shape[:3]
@@ -99,7 +108,7 @@ def estimate(
                 rebuilt = rebuilt + alternating * (even - odd)
             seen = raw[code, ..., first // 2 : (first + count) // 2]
             residual += float((np.abs(seen - rebuilt[..., comb::2]) ** 2).sum(dtype=np.float64))
-    return _pairs(channel), _result(ue, channel, residual / raw.size)
+    return _pairs(channel.swapaxes(2, 3)), _result(ue, channel, residual / raw.size)
 
 
 def _put(
@@ -117,7 +126,8 @@ def _result(ue: np.void, channel: npt.NDArray[np.complex64], residual: float) ->
         if other < n_positions:
             product = (channel[one].conj() * channel[other]).mean()
             result["product"][index] = product.real, product.imag
-    measured = np.float32(residual * ue["noise_scale"])
+    parts = ue["residual_part"][: int(ue["n_codes"])]
+    measured = np.float32(residual * ue["estimate_gain"] / parts.mean())
     result["measured_noise_var"] = measured
     noise_var = measured if ue["noise_var"] < 0 else ue["noise_var"]
     result["is_bad"] = not np.isfinite(measured)

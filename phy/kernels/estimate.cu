@@ -19,13 +19,6 @@ const int THREADS = 128;
 const int WARPS = THREADS / 32;
 const int PARTIALS = 20;       // sums of a block: 4 powers, 6 products, residual; padded
 
-__device__ __forceinline__ void multiply_add(float2& sum, float2 a, float2 b) {
-  sum.x = fmaf(a.x, b.x, sum.x);
-  sum.x = fmaf(-a.y, b.y, sum.x);
-  sum.y = fmaf(a.x, b.y, sum.y);
-  sum.y = fmaf(a.y, b.x, sum.y);
-}
-
 __device__ __forceinline__ float2 swap_halves(float2 value) {
   return make_float2(__shfl_xor_sync(0xffffffffu, value.x, 16),
                      __shfl_xor_sync(0xffffffffu, value.y, 16));
@@ -35,7 +28,7 @@ __device__ __forceinline__ float2 swap_halves(float2 value) {
 //   grid_samples  half2[...], the cells' resource grids
 //   pilots        packed Gold bits, two a pilot
 //   taps          half2[filter set][64 pilots][132 columns]
-//   channel       half2[...], out: [position][rx][layer][subcarrier] of each UE
+//   channel       half2[...], out: [position][rx][subcarrier][layer] of each UE
 //   partial       float[UE][tile][20], out
 extern "C" __global__ void __launch_bounds__(THREADS)
 estimate(const Ue* ues, const __half2* grid_samples, const unsigned* pilots, const __half2* taps,
@@ -87,7 +80,8 @@ estimate(const Ue* ues, const __half2* grid_samples, const unsigned* pilots, con
         float2 value = make_float2(0.0f, 0.0f);
         if (code < ue.n_codes && ue.code_filter[code] == set && rx < ue.n_rx &&
             position < ue.n_positions && first_pilot + pilot < n_pilots)
-          value = least_squares(ue, grid_samples, pilots, code, position, rx, first_pilot + pilot);
+          value = least_squares(ue, grid_samples, pilots, ue.code_comb[code], ue.code_sign[code],
+                                position, rx, first_pilot + pilot);
         raw[pilot * ROW_STRIDE + row] = value;
       }
       __syncthreads();
@@ -108,7 +102,7 @@ estimate(const Ue* ues, const __half2* grid_samples, const unsigned* pilots, con
         for (int m = 0; m < 4; ++m) {
           const float2 weight = tap[pilot * TAP_STRIDE + column + 16 * m + 1 - comb];
 #pragma unroll
-          for (int row = 0; row < 4; ++row) multiply_add(sum[row][m], from[row], weight);
+          for (int row = 0; row < 4; ++row) add_product(sum[row][m], from[row], weight);
         }
       }
 
@@ -157,7 +151,7 @@ estimate(const Ue* ues, const __half2* grid_samples, const unsigned* pilots, con
           }
           const int position = row % padded, rx = first_rx + row / padded;
           if (is_inside && layer >= 0 && position < ue.n_positions && rx < ue.n_rx)
-            channel[channel_index(ue, position, rx, layer) + first_target + offset] =
+            channel[channel_index(ue, position, rx, first_target + offset) + layer] =
                 __floats2half2_rn(h[row].x, h[row].y);
         }
       }
@@ -231,7 +225,10 @@ finish_estimates(const Ue* ues, const float* partial, UeResult* results, int n_t
   }
   const float n_residuals =
       0.5f * ue.n_subcarriers * float(ue.n_rx) * ue.n_positions * ue.n_codes;
-  const float measured = total[16] / n_residuals * ue.noise_scale;
+  float residual_part = 0.0f;
+  for (int code = 0; code < ue.n_codes; ++code) residual_part += ue.residual_part[code];
+  const float measured =
+      total[16] / n_residuals * ue.estimate_gain * ue.n_codes / residual_part;
   const float noise_var = ue.noise_var < 0.0f ? measured : ue.noise_var;
   const bool is_good = is_finite(measured);
   result.measured_noise_var = measured;

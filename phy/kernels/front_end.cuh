@@ -38,7 +38,8 @@ struct Ue {
   float llr_scale;
   int scrambling_offset;
   float noise_var;
-  float noise_scale;
+  float estimate_gain;
+  float residual_part[MAX_CODES];
   int channel_offset;
   int is_irc;
   float time_weights[N_SYMBOLS][MAX_POSITIONS][2];
@@ -73,29 +74,66 @@ __device__ __forceinline__ float2 turn_back(float2 sample, unsigned word_bits) {
                      sample.y * in_phase - sample.x * quadrature);
 }
 
-// Least-squares estimate of one code (CDM group and cover in time) at pilot `pilot` of a position,
-// times `pilot_scale`; covers in frequency stay in.
+// Least-squares estimate at pilot `pilot` of a DM-RS position, times `pilot_scale`. `comb` is the
+// CDM group's first subcarrier, `sign` the cover of a position's second symbol; covers in frequency
+// stay in.
 __device__ __forceinline__ float2 least_squares(const Ue& ue, const __half2* grid,
-                                                const unsigned* pilots, int code, int position,
-                                                int rx, int pilot) {
-  const int subcarrier = ue.first_subcarrier + 2 * pilot + ue.code_comb[code];
+                                                const unsigned* pilots, int comb, int sign,
+                                                int position, int rx, int pilot) {
+  const int subcarrier = ue.first_subcarrier + 2 * pilot + comb;
   const int word = ue.pilot_offset + position * ue.dmrs_length * ue.pilot_stride + (pilot >> 4);
   const int shift = 2 * (pilot & 15);
   const __half2* sample = grid + ue.grid_offset + subcarrier +
                           (rx * N_SYMBOLS + ue.dmrs_symbol[position]) * ue.grid_width;
   float2 sum = turn_back(__half22float2(*sample), pilots[word] >> shift);
   if (ue.dmrs_length == 2) {
-    const float sign = float(ue.code_sign[code]);
     const float2 second = turn_back(__half22float2(sample[ue.grid_width]),
                                     pilots[word + ue.pilot_stride] >> shift);
-    sum.x += sign * second.x;
-    sum.y += sign * second.y;
+    sum.x += float(sign) * second.x;
+    sum.y += float(sign) * second.y;
   }
   return make_float2(sum.x * ue.pilot_scale, sum.y * ue.pilot_scale);
 }
 
-// Where the channel of one UE lies: [position][rx][layer][subcarrier].
-__device__ __forceinline__ long channel_index(const Ue& ue, int position, int rx, int layer) {
-  return ue.channel_offset +
-         long((position * ue.n_rx + rx) * ue.n_layers + layer) * ue.n_subcarriers;
+// Layers of one subcarrier lie side by side, so that one load takes them all; three take the room
+// of four.
+__device__ __forceinline__ int layer_stride(const Ue& ue) {
+  return ue.n_layers == 3 ? 4 : ue.n_layers;
 }
+
+// Where a UE's channel lies: [position][rx][subcarrier][layer].
+__device__ __forceinline__ unsigned channel_index(const Ue& ue, int position, int rx,
+                                                  int subcarrier) {
+  return unsigned(ue.channel_offset) +
+         unsigned((position * ue.n_rx + rx) * ue.n_subcarriers + subcarrier) * layer_stride(ue);
+}
+
+// Adds a * b, and conj(a) * b, to a complex sum.
+__device__ __forceinline__ void add_product(float2& sum, float2 a, float2 b) {
+  sum.x = fmaf(a.x, b.x, sum.x);
+  sum.x = fmaf(-a.y, b.y, sum.x);
+  sum.y = fmaf(a.x, b.y, sum.y);
+  sum.y = fmaf(a.y, b.x, sum.y);
+}
+
+__device__ __forceinline__ void add_conjugate_product(float2& sum, float2 a, float2 b) {
+  add_product(sum, make_float2(a.x, -a.y), b);
+}
+
+// Covariances are taken over subbands of about 8 PRB, as in phy/receiver/covariance.py; their
+// bounds lie on whole pilots.
+const int MAX_SUBBANDS = 34;
+
+__device__ __forceinline__ int subbands(const Ue& ue) { return max(1, ue.n_subcarriers / 96); }
+
+__device__ __forceinline__ int first_pilot_of(const Ue& ue, int subband) {
+  return subband * (ue.n_subcarriers >> 1) / subbands(ue);
+}
+
+__device__ __forceinline__ int subband_of(const Ue& ue, int subcarrier) {
+  const int n_pilots = ue.n_subcarriers >> 1;
+  return (((subcarrier >> 1) + 1) * subbands(ue) - 1) / n_pilots;
+}
+
+// A subband's whitening: 1 / noise, unused, then the rows of the lower triangle.
+const int WHITENING_STRIDE = 2 + 16 * 17;

@@ -12,6 +12,7 @@ from phy.gpu.front_end_filters import COLUMNS, WINDOW, FilterSet, tune
 from phy.gpu.front_end_layout import (
     UE_DESCRIPTOR,
     UePlacement,
+    channel_values,
     describe,
     pack_bits,
     pack_grid,
@@ -65,10 +66,9 @@ def pack(
         samples.append(pack_grid(grid).reshape(-1, 2))
         pilots.append(pack_pilots(config, config.slot_number).reshape(-1))
         scrambling.append(pack_bits(config.scrambling_sequence))
-        n_positions = estimate.at_positions.shape[2]
         at["grid"] += samples[-1].shape[0]
         at["pilots"] += pilots[-1].size
-        at["channel"] += n_positions * config.n_rx * config.n_layers * 12 * config.n_prb
+        at["channel"] += channel_values(config)
         at["llr"] += -(-config.sch.n_coded_bits // 16) * 16
         at["scrambling"] += scrambling[-1].size
     return PackedSlot(
