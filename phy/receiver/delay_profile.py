@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from phy.array import Array, array_module, to_host
 
-LEAST_PILOTS = 48
-"""Fewer estimates than this resolve too little; a flat prior profile does better."""
+LEAST_PILOTS = 84
+"""Fewer estimates than this resolve too little, and a flat prior profile does better: the bins of a
+profile must be finer than what the Wiener filter's window of 64 pilots tells apart."""
 
 _SEGMENT = 256
 # Standard deviations of the averaged noise that a delay's power must rise above it to count.
