@@ -52,7 +52,11 @@ UE_DESCRIPTOR = np.dtype(
         ("scrambling_offset", "<i4"),  # words before its scrambling sequence
         ("noise_var", "<f4"),  # of the noise on a resource element; negative: measured
         ("estimate_gain", "<f4"),  # that noise relative to an estimate's
-        ("residual_part", "<f4", MAX_CODES),  # a residual's variance relative to an estimate's noise
+        (
+            "residual_part",
+            "<f4",
+            MAX_CODES,
+        ),  # a residual's variance relative to an estimate's noise
         ("channel_offset", "<i4"),  # values before its channel estimates
         ("is_irc", "<i4"),  # whiten noise and interference
         ("time_weights", "<f4", (N_SYMBOLS, MAX_POSITIONS, 2)),  # real and imaginary parts

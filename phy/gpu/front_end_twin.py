@@ -7,6 +7,8 @@ import numpy.typing as npt
 
 from phy.gpu.front_end_filters import WINDOW, tile_windows
 from phy.gpu.front_end_layout import PAIRS, UE_RESULT
+from phy.nr import layer_mapping, modulation
+from phy.receiver.equaliser import equalise as separate
 
 _LEAST_NOISE = np.float32(1e-12)
 
@@ -31,30 +33,29 @@ def allocation(ue: np.void, grid: npt.NDArray[np.float16]) -> npt.NDArray[np.com
 
 
 def least_squares(
-    ue: np.void, grid: npt.NDArray[np.float16], pilots: npt.NDArray[np.uint32]
+    ue: np.void, grid: npt.NDArray[np.float16], pilots: npt.NDArray[np.uint32], comb: int, sign: int
 ) -> npt.NDArray[np.complex64]:
-    """Returns estimates complex64[code, rx, position, pilot], covers in frequency left in."""
-    samples = allocation(ue, grid)
+    """Returns estimates complex64[rx, position, pilot], covers in frequency left in.
+
+    `comb` is the CDM group's first subcarrier, `sign` the cover of a position's second symbol.
+    """
+    samples = allocation(ue, grid)[..., comb::2]
     length, n_positions = int(ue["dmrs_length"]), int(ue["n_positions"])
-    n_pilots = int(ue["n_subcarriers"]) // 2
+    n_pilots = samples.shape[-1]
     stride, offset = int(ue["pilot_stride"]), int(ue["pilot_offset"])
     words = pilots[offset : offset + n_positions * length * stride].reshape(-1, stride)
     bits = np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=1, bitorder="little")
     signs = (1 - 2 * bits[:, : 2 * n_pilots].astype(np.float32)).reshape(-1, n_pilots, 2)
     turn = signs[..., 0] - np.complex64(1j) * signs[..., 1]
-    out = []
-    for code in range(int(ue["n_codes"])):
-        by_position = []
-        for position in range(n_positions):
-            symbol = int(ue["dmrs_symbol"][position])
-            comb = samples[..., int(ue["code_comb"][code]) :: 2]
-            total = comb[:, symbol] * turn[position * length]
-            if length == 2:
-                second = comb[:, symbol + 1] * turn[position * length + 1]
-                total = total + np.float32(ue["code_sign"][code]) * second
-            by_position.append(total * ue["pilot_scale"])
-        out.append(np.stack(by_position, axis=1))
-    return np.stack(out).astype(np.complex64)
+    out = np.empty((samples.shape[0], n_positions, n_pilots), np.complex64)
+    for position in range(n_positions):
+        symbol = int(ue["dmrs_symbol"][position])
+        total = samples[:, symbol] * turn[position * length]
+        if length == 2:
+            second = samples[:, symbol + 1] * turn[position * length + 1]
+            total = total + np.float32(sign) * second
+        out[:, position] = total * ue["pilot_scale"]
+    return out
 
 
 def channel_of(ue: np.void, channel: npt.NDArray[np.float16]) -> npt.NDArray[np.float16]:
@@ -83,8 +84,14 @@ def estimate(
     Returns:
         float16[position, rx, subcarrier, layer, 2], and a UE_RESULT without the equaliser's part.
     """
-    raw = least_squares(ue, grid, pilots)
-    n_codes, n_rx, n_positions = raw.shape[:3]
+    n_codes = int(ue["n_codes"])
+    raw = np.stack(
+        [
+            least_squares(ue, grid, pilots, int(comb), int(sign))
+            for comb, sign in zip(ue["code_comb"][:n_codes], ue["code_sign"], strict=False)
+        ]
+    )
+    n_rx, n_positions = raw.shape[1:3]
     n_subcarriers = int(ue["n_subcarriers"])
     channel = np.zeros((n_positions, n_rx, int(ue["n_layers"]), n_subcarriers), np.complex64)
     residual = 0.0
@@ -133,3 +140,143 @@ def _result(ue: np.void, channel: npt.NDArray[np.complex64], residual: float) ->
     result["is_bad"] = not np.isfinite(measured)
     result["noise_var"] = 1e30 if result["is_bad"] else max(noise_var, _LEAST_NOISE)
     return result
+
+
+def whiten(
+    ue: np.void,
+    grid: npt.NDArray[np.float16],
+    pilots: npt.NDArray[np.uint32],
+    channel: npt.NDArray[np.float16],
+) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.complex64], npt.NDArray[np.float32]]:
+    """Twin of `whiten_*` for one UE.
+
+    Args:
+        ue: its record.
+        grid: float16[sample, 2] of all cells.
+        pilots: packed pilots of all UEs.
+        channel: float16[position, rx, subcarrier, layer, 2], its estimates.
+
+    Returns:
+        The estimates whitened, complex64[subband, rx, rx], the whitening matrices, and
+        float32[subband], 1 / noise after them.
+    """
+    residuals = _residuals(ue, grid, pilots, _complex(channel))
+    n_rx = int(ue["n_rx"])
+    whitened = np.empty_like(channel)
+    matrices, inverse_noise = [], []
+    bounds = subband_bounds(int(ue["n_subcarriers"]))
+    for first, last in zip(bounds, bounds[1:], strict=False):
+        part = residuals[..., first:last].swapaxes(0, 1).reshape(n_rx, -1)
+        n_samples = part.shape[1]
+        covariance = part @ part.conj().T
+        noise = max(np.trace(covariance).real / (n_rx * n_samples), _LEAST_NOISE)
+        covariance = covariance / (noise * n_samples) + np.float32(n_rx / n_samples) * np.eye(n_rx)
+        matrix = np.linalg.inv(np.linalg.cholesky(covariance)).astype(np.complex64)
+        own = np.s_[:, :, 2 * first : 2 * last]
+        whitened[own] = _pairs(np.einsum("ij,pjsl->pisl", matrix, _complex(channel[own])))
+        matrices.append(matrix)
+        inverse_noise.append(1 / noise)
+    return whitened, np.stack(matrices), np.asarray(inverse_noise, np.float32)
+
+
+def subband_bounds(n_subcarriers: int) -> list[int]:
+    """First pilot of each subband, and the end of the last."""
+    n_subbands = max(1, n_subcarriers // 96)
+    return [subband * (n_subcarriers // 2) // n_subbands for subband in range(n_subbands + 1)]
+
+
+def _residuals(
+    ue: np.void,
+    grid: npt.NDArray[np.float16],
+    pilots: npt.NDArray[np.uint32],
+    channel: npt.NDArray[np.complex64],
+) -> npt.NDArray[np.complex64]:
+    """What the estimates leave unexplained, as strong as the noise on a resource element:
+    complex64[source, rx, position, pilot]. A source is a code in use, or a CDM group that carries
+    neither data nor DM-RS of this UE."""
+    n_codes = int(ue["n_codes"])
+    combs = ue["code_comb"][:n_codes].tolist()
+    alternating = 1 - 2 * (np.arange(int(ue["n_subcarriers"]) // 2) % 2).astype(np.float32)
+    out = []
+    for code, comb in enumerate(combs):
+        residual = least_squares(ue, grid, pilots, comb, int(ue["code_sign"][code]))
+        for cover, layer in enumerate(ue["code_layer"][code]):
+            if layer >= 0:
+                seen = channel[:, :, comb::2, layer].swapaxes(0, 1)
+                residual = residual - (alternating if cover else np.float32(1)) * seen
+        out.append(residual * np.sqrt(ue["estimate_gain"] / ue["residual_part"][code]))
+    for comb in range(int(ue["n_groups_without_data"])):
+        if comb not in combs:
+            out.append(least_squares(ue, grid, pilots, comb, 1) * np.sqrt(ue["estimate_gain"]))
+    return np.stack(out)
+
+
+def equalise(
+    ue: np.void,
+    grid: npt.NDArray[np.float16],
+    channel: npt.NDArray[np.float16],
+    scrambling: npt.NDArray[np.uint32],
+    result: np.void,
+    whitening: tuple[npt.NDArray[np.complex64], npt.NDArray[np.float32]] | None = None,
+) -> npt.NDArray[np.int8]:
+    """Twin of `equalise_*` and `finish_equaliser` for one UE.
+
+    Args:
+        ue: its record.
+        grid: float16[sample, 2] of all cells.
+        channel: float16[position, rx, subcarrier, layer, 2], its estimates, whitened if it asks.
+        scrambling: packed sequences of all UEs.
+        result: of `estimate`; the equaliser's part is filled in.
+        whitening: matrices and 1 / noise of `whiten`, if the UE asks for it.
+
+    Returns:
+        int8[coded bit], LLRs times the UE's scale.
+    """
+    samples = allocation(ue, grid)
+    estimates = _complex(channel)
+    n_subcarriers = samples.shape[-1]
+    inverse_noise = np.full(n_subcarriers, 1 / result["noise_var"], np.float32)
+    if whitening is not None:
+        bounds = 2 * np.asarray(subband_bounds(n_subcarriers))
+        subband = np.searchsorted(bounds, np.arange(n_subcarriers), side="right") - 1
+        samples = np.einsum("sij,jts->its", whitening[0][subband], samples)
+        inverse_noise = whitening[1][subband]
+    scale = np.sqrt(inverse_noise)
+    symbols, noise = [], []
+    for index in range(int(ue["n_data_symbols"])):
+        symbol, step = int(ue["data_symbol"][index]), int(ue["data_step"][index])
+        own = slice(step - 1, None, step)
+        parts = ue["time_weights"][symbol, : estimates.shape[0]]
+        weights = parts[:, 0] + np.complex64(1j) * parts[:, 1]
+        h = np.einsum("p,prsl->rls", weights, estimates)[..., own] * scale[own]
+        with np.errstate(invalid="ignore", over="ignore"):
+            found = separate(samples[:, symbol, own] * scale[own], h)
+        symbols.append(found[0])
+        noise.append(found[1])
+    return _soft_bits(ue, np.hstack(symbols), np.hstack(noise), scrambling, result)
+
+
+def _soft_bits(
+    ue: np.void,
+    symbols: npt.NDArray[np.complex64],
+    noise: npt.NDArray[np.float32],
+    scrambling: npt.NDArray[np.uint32],
+    result: np.void,
+) -> npt.NDArray[np.int8]:
+    """complex64[layer, n] symbols and their noise to int8[coded bit]; a resource element with
+    anything that is not finite gives zeros."""
+    is_good = np.isfinite(np.abs(symbols).sum(axis=0) + noise.sum(axis=0))
+    result["is_bad"] |= not is_good.all()
+    result["symbol_noise_var"] = np.where(is_good, noise, 0).mean(dtype=np.float64)
+    capacity = np.log2(1 + 1 / np.maximum(noise, np.float32(1e-10)))
+    result["capacity"] = np.where(is_good, capacity, 0).mean(dtype=np.float64)
+    symbols = np.where(is_good, symbols, 0)
+    noise = np.where(is_good, noise, np.float32(1e10))
+    llr = modulation.demap(
+        layer_mapping.unmap(symbols), layer_mapping.unmap(noise), int(ue["modulation_order"])
+    )
+    first = int(ue["scrambling_offset"])
+    words = np.ascontiguousarray(scrambling[first : first + -(-llr.size // 32)])
+    bits = np.unpackbits(words.view(np.uint8), bitorder="little")[: llr.size]
+    llr = llr * (1 - 2 * bits.astype(np.float32)) * ue["llr_scale"]
+    return np.clip(np.rint(llr), -127, 127).astype(np.int8)
