@@ -56,7 +56,7 @@ UE_DESCRIPTOR = np.dtype(
             "residual_part",
             "<f4",
             MAX_CODES,
-        ),  # a residual's variance relative to an estimate's noise
+        ),  # residual's variance over the estimates' noise
         ("channel_offset", "<i4"),  # values before its channel estimates
         ("is_irc", "<i4"),  # whiten noise and interference
         ("time_weights", "<f4", (N_SYMBOLS, MAX_POSITIONS, 2)),  # real and imaginary parts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 
@@ -165,7 +167,7 @@ def whiten(
     whitened = np.empty_like(channel)
     matrices, inverse_noise = [], []
     bounds = subband_bounds(int(ue["n_subcarriers"]))
-    for first, last in zip(bounds, bounds[1:], strict=False):
+    for first, last in pairwise(bounds):
         part = residuals[..., first:last].swapaxes(0, 1).reshape(n_rx, -1)
         n_samples = part.shape[1]
         covariance = part @ part.conj().T
@@ -279,4 +281,5 @@ def _soft_bits(
     words = np.ascontiguousarray(scrambling[first : first + -(-llr.size // 32)])
     bits = np.unpackbits(words.view(np.uint8), bitorder="little")[: llr.size]
     llr = llr * (1 - 2 * bits.astype(np.float32)) * ue["llr_scale"]
-    return np.clip(np.rint(llr), -127, 127).astype(np.int8)
+    soft_bits: npt.NDArray[np.int8] = np.clip(np.rint(llr), -127, 127).astype(np.int8)
+    return soft_bits
