@@ -14,8 +14,6 @@ import numpy as np
 
 from phy.gpu.front_end_plan import FrontEndLimits, Stage, buffers, launches
 
-_OPTIONS = ("-std=c++17",)
-
 
 class FrontEnd:
     """Kernels, and the device memory they work on, for slots within `limits`.
@@ -37,7 +35,7 @@ class FrontEnd:
         self._calls = []
         for launch in launches(limits):
             if launch.source not in modules:
-                modules[launch.source] = _module(launch.source)
+                modules[launch.source] = _module(launch.source, sum(limits.kernel_antennas))
             kernel = modules[launch.source].get_function(launch.kernel)
             arguments = tuple(
                 self.arrays[each] if isinstance(each, str) else np.int32(each)
@@ -84,10 +82,10 @@ def _allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
     return cp.zeros(shape, dtype)
 
 
-def _module(source: str) -> Any:
+def _module(source: str, antennas: int) -> Any:
     folder = resources.files("phy").joinpath("kernels")
     code = folder.joinpath(source).read_text("utf-8")
     # One text for NVRTC, whatever folder it runs in.
     header = folder.joinpath("front_end.cuh").read_text("utf-8").replace("#pragma once", "")
     code = code.replace('#include "front_end.cuh"', header)
-    return cp.RawModule(code=code, options=_OPTIONS)
+    return cp.RawModule(code=code, options=("-std=c++17", f"-DANTENNAS={antennas}"))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from phy.gpu.front_end_layout import UeTuning, code_of, codes
+from phy.gpu.front_end_layout import PAIRS, UeTuning, code_of, codes
 from phy.pusch.config import PuschConfig
 from phy.receiver.channel_estimation import ChannelEstimate
+from phy.receiver.offsets import symbol_times_s
 from phy.receiver.pilots import PilotReader
+from phy.receiver.time_interpolation import TimeModel, fit_products
 from phy.receiver.wiener import FilterDesign, window_taps
 
 WINDOW = 64
@@ -32,10 +34,12 @@ class FilterSet:
     Attributes:
         taps: float16[64, 132, 2], real and imaginary parts by pilot and target.
         residual_part: variance of the residual at the pilots relative to the estimates' noise.
+        error_part: variance of the noise left on a subcarrier, likewise.
     """
 
     taps: npt.NDArray[np.float16]
     residual_part: float
+    error_part: float
 
 
 def tile_windows(n_subcarriers: int) -> list[tuple[int, int, int]]:
@@ -60,13 +64,18 @@ def design_filter(design: FilterDesign, n_subcarriers: int) -> FilterSet:
     table = np.zeros((WINDOW, COLUMNS, 2), np.float16)
     table[:n_in, : len(targets), 0] = taps.real
     table[:n_in, : len(targets), 1] = taps.imag
+    windows = tile_windows(n_subcarriers)
     seen = np.concatenate(
         [
             np.arange(first // _SPACING, (first + count) // _SPACING) - pilot
-            for first, count, pilot in tile_windows(n_subcarriers)
+            for first, count, pilot in windows
         ]
     )
-    return FilterSet(table, float(residual_parts[seen].mean()))
+    found = np.concatenate(
+        [first + np.arange(count) - _SPACING * pilot + 1 for first, count, pilot in windows]
+    )
+    gains = (np.abs(taps) ** 2).sum(axis=0)
+    return FilterSet(table, float(residual_parts[seen].mean()), float(gains[found].mean()))
 
 
 def tune(
@@ -103,6 +112,33 @@ def tune(
     return sets, UeTuning(
         filter_sets=tuple(first_set + index for index in of_code),
         residual_parts=tuple(sets[index].residual_part for index in of_code),
+        error_part=float(np.mean([sets[index].error_part for index in of_code])),
         time_weights=estimate.motion[0].weights,
         is_irc=is_irc,
     )
+
+
+def follow(
+    config: PuschConfig, slot_number: int, result: np.void, tuning: UeTuning
+) -> tuple[UeTuning, TimeModel]:
+    """Returns the tuning for the slots to come, with weights in time for the motion that a slot
+    showed, and that motion.
+
+    Args:
+        config: the UE.
+        slot_number: the slot that was measured.
+        result: its UE_RESULT.
+        tuning: what the slot was received with.
+    """
+    reader = PilotReader([config])
+    all_times = symbol_times_s(config.scs_khz, slot_number)
+    times = np.interp(reader.positions, np.arange(all_times.size), all_times)
+    power = result["position_power"][: times.size].astype(np.float64)
+    products = np.diag(power).astype(np.complex128)
+    for (one, other), (real, imaginary) in zip(PAIRS, result["product"], strict=True):
+        if other < times.size:
+            products[one, other] = complex(real, imaginary)
+            products[other, one] = complex(real, -imaginary)
+    noise = float(result["noise_var"]) * reader.noise_factor
+    motion = fit_products(products, times, all_times, noise * tuning.error_part)
+    return replace(tuning, time_weights=motion.weights), motion

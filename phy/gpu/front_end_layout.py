@@ -103,6 +103,7 @@ class UeTuning:
         filter_sets: row in the table of taps for each of the UE's codes, in `codes`' order.
         residual_parts: variance of the residual on the estimates of each code, relative to their
             noise.
+        error_part: variance of the noise left in the channel, relative to the estimates' noise.
         time_weights: complex64[14, position].
         noise_var: variance of the noise on a resource element; None: measured in the slot.
         is_irc: whiten noise and interference.
@@ -110,6 +111,7 @@ class UeTuning:
 
     filter_sets: tuple[int, ...]
     residual_parts: tuple[float, ...]
+    error_part: float
     time_weights: npt.NDArray[np.complex64]
     noise_var: float | None = None
     is_irc: bool = False

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from phy.gpu.front_end_filters import FilterSet, tune
 from phy.gpu.front_end_layout import (
     UePlacement,
+    UeTuning,
     channel_values,
     describe,
     pack_bits,
@@ -36,6 +37,7 @@ class PackedSlot:
         taps: float16[filter set, 64, 132, 2].
         scrambling: uint32[word].
         estimates: what the CPU's receiver made of each UE's grid.
+        tunings: what the UEs' records were made with.
     """
 
     limits: FrontEndLimits
@@ -45,6 +47,7 @@ class PackedSlot:
     taps: npt.NDArray[np.float16]
     scrambling: npt.NDArray[np.uint32]
     estimates: tuple[ChannelEstimate, ...]
+    tunings: tuple[UeTuning, ...]
 
     @property
     def inputs(self) -> dict[str, npt.NDArray[np.generic]]:
@@ -85,7 +88,7 @@ def pack(
         is_irc: UEs ask for whitening.
     """
     tables: list[FilterSet] = []
-    records, estimates = [], []
+    records, estimates, tunings = [], [], []
     starts = np.cumsum([0, *(grid.size for grid in grids)])
     placements = place(configs, starts[:-1].tolist())
     for config, grid, placement in zip(configs, grids, placements, strict=True):
@@ -96,6 +99,7 @@ def pack(
         tables += sets
         records.append(describe(config, placement, tuning))
         estimates.append(estimate)
+        tunings.append(tuning)
     pilots = np.concatenate([pack_pilots(c, c.slot_number).reshape(-1) for c in configs])
     scrambling = np.concatenate([pack_bits(c.scrambling_sequence) for c in configs])
     last, n_bits = placements[-1], configs[-1].sch.n_coded_bits
@@ -119,4 +123,5 @@ def pack(
         taps=np.stack([each.taps for each in tables]),
         scrambling=scrambling,
         estimates=tuple(estimates),
+        tunings=tuple(tunings),
     )

@@ -230,7 +230,15 @@ __device__ __forceinline__ void whiten(const Ue* ues, const __half2* grid, const
     whiten<RX>(ues, grid, pilots, channel, whitening);                                            \
   }
 
+#if ANTENNAS & 2
 WHITEN(2)
+#endif
+#if ANTENNAS & 4
 WHITEN(4)
+#endif
+#if ANTENNAS & 8
 WHITEN(8)
+#endif
+#if ANTENNAS & 16
 WHITEN(16)
+#endif

@@ -358,10 +358,18 @@ __device__ __forceinline__ void equalise(const Ue* ues, const __half2* grid,
                  symbols_per_block);                                                              \
   }
 
+#if ANTENNAS & 2
 EQUALISE(2)
+#endif
+#if ANTENNAS & 4
 EQUALISE(4)
+#endif
+#if ANTENNAS & 8
 EQUALISE(8)
+#endif
+#if ANTENNAS & 16
 EQUALISE(16)
+#endif
 
 // Adds up the blocks' sums in their order. grid: (UEs); block: 32.
 extern "C" __global__ void __launch_bounds__(32)

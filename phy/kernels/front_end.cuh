@@ -4,6 +4,11 @@
 
 #include <cuda_fp16.h>
 
+// Numbers of receive antennas that kernels are wanted for, added up: fewer compile faster.
+#ifndef ANTENNAS
+#define ANTENNAS (2 | 4 | 8 | 16)
+#endif
+
 const int MAX_POSITIONS = 4;
 const int MAX_CODES = 4;
 const int MAX_PAIRS = 6;

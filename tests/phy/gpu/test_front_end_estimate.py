@@ -10,6 +10,7 @@ import pytest
 
 import phy
 from phy.gpu import front_end_twin as twin
+from phy.gpu.front_end_filters import follow
 from phy.gpu.front_end_layout import UE_DESCRIPTOR, UE_RESULT
 
 from .slots import Slot, simulate
@@ -63,3 +64,17 @@ def test_noise_is_measured_from_the_residual(rng) -> None:
         _, result = twin.estimate(ue, packed.samples, packed.pilots, packed.taps)
         tolerance = 0.1 if config.n_prb >= 16 else 0.35
         assert result["noise_var"] == pytest.approx(0.01, rel=tolerance), config
+
+
+def test_motion_is_followed_from_what_the_kernels_sum_up(rng) -> None:
+    slot = received(rng)
+    packed = slot.packed
+    for index, config in enumerate(slot.configs):
+        _, result = twin.estimate(packed.ues[index], packed.samples, packed.pilots, packed.taps)
+        tuning, motion = follow(config, config.slot_number, result, packed.tunings[index])
+        expected = packed.estimates[index].motion[0]
+        np.testing.assert_allclose(tuning.time_weights, expected.weights, atol=0.03)
+        if not np.isnan(expected.frequency_offset_hz):
+            assert motion.frequency_offset_hz == pytest.approx(
+                expected.frequency_offset_hz, abs=1.0
+            )
