@@ -212,16 +212,17 @@ def llr_scale(modulation_order: int, code_rate: float) -> float:
 
     At the SINR that the MCS needs (2 dB above the capacity of its spectral efficiency) the bits
     of a constellation's closest neighbours have LLRs of mean m = 4 a^2 SINR, with a its smallest
-    amplitude, and variance 2 m. Two standard deviations above that mean become 32: steps are
-    small beside the LLRs' own spread, the surest bits saturate at 127, and the scale is the same
-    for all transmissions of a transport block, so that they may be added up.
+    amplitude, and variance 2 m. Two standard deviations above that mean become 48: steps are
+    small beside the LLRs' own spread, and the surest bits saturate at 127, which min-sum decoders
+    prefer to messages without bound. The scale is the same for all transmissions of a transport
+    block with one modulation, so that they may be added up.
     """
     sinr = 10**0.2 * (2 ** (modulation_order * code_rate) - 1)
     # The levels of one dimension are +-1, +-3, ... times a, for a mean power of 1/2.
     n_levels = 2 ** (modulation_order // 2)
     smallest_squared = 1.5 / (n_levels**2 - 1)
     mean = 4 * smallest_squared * sinr
-    return float(32 / (mean + 2 * np.sqrt(2 * mean)))
+    return float(48 / (mean + 2 * np.sqrt(2 * mean)))
 
 
 def pilot_words(config: PuschConfig) -> int:
