@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airan.core.errors import InvalidInputError
-from phy import PuschConfig, PuschReceiver, PuschTransmitter
+from phy import PuschConfig, PuschReceiver, PuschTransmitter, ReceiverOptions
 from phy.channel import Channel, ChannelConfig
 from phy.nr import modulation, sch
 
@@ -177,6 +177,14 @@ def test_silence_and_noise_never_pass(scale, rng) -> None:
     assert not result.crc_ok
 
 
+@pytest.mark.parametrize("n_prb", [4, 20])
+def test_silence_has_no_offsets(n_prb) -> None:
+    result = PuschReceiver(PuschConfig(n_prb=n_prb))(np.zeros((2, 14, 12 * n_prb), np.complex64))
+    assert result.snr_db == -np.inf
+    assert np.isnan(result.timing_offset_ns)
+    assert np.isnan(result.frequency_offset_hz)
+
+
 @pytest.mark.parametrize("changed", [{"rnti": 2}, {"n_id": 9}, {"slot_number": 1}, {"rv": 2}])
 def test_a_receiver_set_otherwise_never_passes(changed, rng) -> None:
     config = PuschConfig(n_prb=10, mcs_index=16, rnti=1, n_id=8)
@@ -188,13 +196,20 @@ def test_a_receiver_set_otherwise_never_passes(changed, rng) -> None:
     assert not PuschReceiver(PuschConfig(**(fields | changed)))(grid).crc_ok
 
 
-def test_strength_and_phase_of_the_signal_do_not_matter(rng) -> None:
+@pytest.mark.parametrize("equaliser", ["mmse", "mmse_irc", "zf"])
+def test_strength_and_phase_of_the_signal_do_not_matter(equaliser, rng) -> None:
+    """Samples may be volts at an antenna, too: -100 dBm are some 1e-7."""
     config = PuschConfig(n_prb=10, mcs_index=20)
     tb = random_tb(config, rng)
     grid = Channel(ChannelConfig("AWGN", snr_db=25.0), rng)(PuschTransmitter(config)(tb))
-    receive = PuschReceiver(config)
-    for gain in (1e-6, 1.0, -1j, 3000.0):
-        assert np.array_equal(receive((gain * grid).astype(np.complex64)).tb, tb)
+    receive = PuschReceiver(config, options=ReceiverOptions(equaliser=equaliser))
+    plain = receive(grid)
+    for gain in (1e-12, 1e-9, 1e-7, 1.0, -1j, 3000.0, 1e9):
+        result = receive((gain * grid).astype(np.complex64))
+        assert result.crc_ok
+        assert np.array_equal(result.tb, tb)
+        assert result.snr_db == pytest.approx(plain.snr_db, abs=0.01)
+        assert result.sinr_db == pytest.approx(plain.sinr_db, abs=0.01)
 
 
 def test_a_retransmission_is_combined_with_the_soft_buffer(rng) -> None:
@@ -249,6 +264,9 @@ def test_wrong_grids_and_blocks_are_named() -> None:
         (lambda: receive([1, 2]), "grid"),
         (lambda: receive(grid, noise_var=-1.0), "noise_var"),
         (lambda: receive(grid, noise_var=float("nan")), "noise_var"),
+        (lambda: receive(grid, noise_var=float("inf")), "noise_var"),
+        (lambda: receive(grid, noise_var="0.1"), "noise_var"),
+        (lambda: receive(grid, noise_var=np.ones(2)), "noise_var"),
         (lambda: receive(grid, slot_number=20), "slot_number"),
         (lambda: transmit(np.zeros(3, np.uint8)), "tb"),
         (lambda: transmit(np.zeros(config.tb_size_bits)), "tb"),
