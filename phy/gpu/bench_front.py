@@ -32,7 +32,7 @@ _PEAK = PuschConfig(n_prb=273, n_layers=4, n_rx=4, mcs_index=27, mcs_table=1)
 _CHECKED = (
     {"n_prb": 52, "n_layers": 4, "n_rx": 4, "mcs_index": 27},
     {"n_prb": 11, "n_layers": 1, "n_rx": 2, "n_cdm_groups_without_data": 1, "mcs_index": 3},
-    {"n_prb": 5, "n_layers": 2, "n_rx": 3, "start_prb": 3, "carrier_start_prb": 0},
+    {"n_prb": 5, "n_layers": 2, "n_rx": 3, "start_prb": 93, "carrier_start_prb": 90},
     {"n_prb": 33, "n_layers": 3, "n_rx": 4, "dmrs_additional_positions": 2, "mcs_index": 12},
     {"n_prb": 20, "n_layers": 4, "n_rx": 8, "dmrs_length": 2, "dmrs_ports": (0, 1, 4, 6)},
     {"n_prb": 9, "n_layers": 2, "n_rx": 2, "dmrs_ports": (1, 3), "n_symbols": 9},
@@ -79,7 +79,8 @@ def time_all(
 
     Returns:
         For each number of UEs: "ues", and in microseconds the medians "total" (one graph of the
-        whole front end) and of each stage alone, "estimate", "whiten", "equalise", "measure".
+        whole front end) and of each stage alone: "generate", "estimate", "whiten", "equalise",
+        "measure".
     """
     rng = np.random.default_rng(1)
     grids = [_received(_PEAK, rng, is_irc) for _ in range(2)]
@@ -94,7 +95,7 @@ def time_all(
         front_end.launch(stream)
         stream.synchronize()
         row = {"ues": float(n), "total": _median_us(front_end, stream, None, n_repeats)}
-        for stage in ("estimate", "whiten", "equalise", "measure"):
+        for stage in ("generate", "estimate", "whiten", "equalise", "measure"):
             if stage != "whiten" or is_irc:
                 row[stage] = _median_us(front_end, stream, stage, n_repeats)
         rows.append(row)

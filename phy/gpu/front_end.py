@@ -11,8 +11,9 @@ from typing import Any
 
 import cupy as cp
 import numpy as np
+import numpy.typing as npt
 
-from phy.gpu.front_end_plan import FrontEndLimits, Stage, buffers, launches
+from phy.gpu.front_end_plan import FrontEndLimits, Stage, buffers, constants, launches
 
 
 class FrontEnd:
@@ -31,6 +32,7 @@ class FrontEnd:
             name: _allocate(shape, np.dtype(dtype))
             for name, (shape, dtype) in buffers(limits).items()
         }
+        self.upload(**constants())
         modules: dict[str, Any] = {}
         self._calls = []
         for launch in launches(limits):
@@ -54,7 +56,7 @@ class FrontEnd:
                 if stages is None or launch.stage in stages:
                     kernel(launch.grid, (launch.n_threads,), arguments)
 
-    def upload(self, **inputs: np.ndarray[Any, Any]) -> None:
+    def upload(self, **inputs: npt.NDArray[Any]) -> None:
         """Copies host arrays into the fronts of the buffers they are named after; waits.
 
         Records that `ues` leaves over are emptied. For benches and tests: a slot runtime copies

@@ -17,6 +17,11 @@ from phy.pusch.config import PuschConfig
 from phy.receiver.pilots import PilotReader
 from phy.shared_channel.config import N_SYMBOLS
 
+CHUNK_BITS = 512
+"""Pseudo-random bits that are generated together."""
+
+CHUNK_WORDS = CHUNK_BITS // 32
+
 MAX_POSITIONS = 4
 MAX_CODES = 4
 PAIRS = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
@@ -38,8 +43,13 @@ UE_DESCRIPTOR = np.dtype(
         ("code_sign", "<i4", MAX_CODES),  # cover of a position's second symbol
         ("code_layer", "<i4", (MAX_CODES, 2)),  # layer without and with alternating cover, or -1
         ("code_filter", "<i4", MAX_CODES),  # filter set
-        ("pilot_offset", "<i4"),  # words before its pilots
-        ("pilot_stride", "<i4"),  # words of a DM-RS symbol
+        ("slot_number", "<i4"),  # within the frame
+        ("pilot_n_id", "<i4"),
+        ("pilot_n_scid", "<i4"),
+        ("pilot_first_chunk", "<i4"),  # chunks of the DM-RS sequence before what is generated
+        ("pilot_first_bit", "<i4"),  # of the first pilot, within that
+        ("pilot_offset", "<i4"),  # words before its pilots, a multiple of 16
+        ("pilot_stride", "<i4"),  # words of a DM-RS symbol, a multiple of 16
         ("pilot_scale", "<f4"),  # 1 / (sqrt(2) beta dmrs_length)
         ("n_groups_without_data", "<i4"),
         ("n_data_symbols", "<i4"),
@@ -49,7 +59,9 @@ UE_DESCRIPTOR = np.dtype(
         ("modulation_order", "<i4"),
         ("llr_offset", "<i4"),  # bytes before its LLRs, a multiple of 16
         ("llr_scale", "<f4"),
-        ("scrambling_offset", "<i4"),  # words before its scrambling sequence
+        ("scrambling_offset", "<i4"),  # words before its scrambling sequence, a multiple of 16
+        ("scrambling_c_init", "<i4"),
+        ("n_coded_bits", "<i4"),
         ("noise_var", "<f4"),  # of the noise on a resource element; negative: measured
         ("estimate_gain", "<f4"),  # that noise relative to an estimate's
         (
@@ -82,10 +94,10 @@ class UePlacement:
 
     Attributes:
         grid: samples before its cell's grid [rx, 14, subcarrier].
-        pilots: words before its packed pilots.
+        pilots: words before its packed pilots, a multiple of 16.
         channel: values before its channel estimates, a multiple of 4.
         llr: bytes before its LLRs, a multiple of 16.
-        scrambling: words before its packed scrambling sequence.
+        scrambling: words before its packed scrambling sequence, a multiple of 16.
     """
 
     grid: int = 0
@@ -180,6 +192,9 @@ def _describe_pilots(
         ue["residual_part"][index] = max(tuning.residual_parts[index], 1e-3)
     for layer, port in enumerate(config.ports):
         ue["code_layer"][found.index(code_of(port)), port % 2] = layer
+    ue["slot_number"], ue["pilot_n_scid"] = config.slot_number, config.dmrs_n_scid
+    ue["pilot_n_id"] = config.n_id if config.dmrs_n_id is None else config.dmrs_n_id
+    ue["pilot_first_chunk"], ue["pilot_first_bit"] = divmod(_first_pilot_bit(config), CHUNK_BITS)
     ue["pilot_offset"] = placement.pilots
     ue["pilot_stride"] = pilot_words(config)
     beta = dmrs.amplitude(config.n_cdm_groups_without_data)
@@ -197,6 +212,7 @@ def _describe_data(ue: np.void, config: PuschConfig, placement: UePlacement) -> 
     ue["data_step"][:n] = 12 * config.n_prb // counts[symbols]
     ue["modulation_order"] = config.mcs.modulation_order
     ue["llr_offset"], ue["scrambling_offset"] = placement.llr, placement.scrambling
+    ue["scrambling_c_init"], ue["n_coded_bits"] = config.data_c_init, config.sch.n_coded_bits
     ue["llr_scale"] = llr_scale(config.mcs.modulation_order, config.mcs.code_rate)
 
 
@@ -227,21 +243,18 @@ def llr_scale(modulation_order: int, code_rate: float) -> float:
 
 def pilot_words(config: PuschConfig) -> int:
     """Words of one DM-RS symbol's packed pilots."""
-    return -(-6 * config.n_prb * 2 // 32)
+    n_bits = _first_pilot_bit(config) % CHUNK_BITS + 12 * config.n_prb
+    return -(-n_bits // CHUNK_BITS) * CHUNK_WORDS
 
 
-def pack_pilots(config: PuschConfig, slot_number: int) -> npt.NDArray[np.uint32]:
-    """Returns the signs of the pilots, real part first: uint32[DM-RS symbol, word], lowest bit
-    first; 1 is negative."""
-    pilots = config.pilots(slot_number)
-    bits = np.stack([pilots.real < 0, pilots.imag < 0], axis=-1).reshape(pilots.shape[0], -1)
-    return np.stack([pack_bits(row) for row in bits])
+def scrambling_words(config: PuschConfig) -> int:
+    """Words of the UE's packed scrambling sequence."""
+    return -(-config.sch.n_coded_bits // CHUNK_BITS) * CHUNK_WORDS
 
 
-def pack_bits(bits: npt.NDArray[np.generic]) -> npt.NDArray[np.uint32]:
-    """Packs 0 and 1 into 32-bit words, lowest bit first; the last word is filled with zeros."""
-    packed = np.packbits(bits.astype(np.uint8), bitorder="little")
-    return np.pad(packed, (0, -packed.size % 4)).view("<u4").astype(np.uint32)
+def _first_pilot_bit(config: PuschConfig) -> int:
+    """Bits of the DM-RS sequence before the allocation: two a pilot, six pilots a PRB."""
+    return 12 * config.allocated_prbs[0]
 
 
 def pack_grid(grid: npt.NDArray[np.complexfloating]) -> npt.NDArray[np.float16]:

@@ -1,7 +1,7 @@
 """What the front end of a slot launches, over which buffers: fixed by limits, so that it can be
 captured in a CUDA graph once while the UEs' records change from slot to slot.
 
-    estimate -> finish_estimates -> whiten -> equalise -> finish_equaliser
+    generate_sequences -> estimate -> finish_estimates -> whiten -> equalise -> finish_equaliser
 
 `whiten` is left out where no UE may ask for it. Blocks beyond a UE's own size, and UEs with an
 empty record, leave at once.
@@ -16,15 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from phy.checks import check_choice, check_integer
+from phy.gpu import gold
 from phy.gpu.front_end_filters import COLUMNS, TILE, WINDOW
-from phy.gpu.front_end_layout import UE_DESCRIPTOR, UE_RESULT
+from phy.gpu.front_end_layout import CHUNK_BITS, CHUNK_WORDS, UE_DESCRIPTOR, UE_RESULT
 
-Stage: TypeAlias = Literal["estimate", "whiten", "equalise", "measure"]
+Stage: TypeAlias = Literal["generate", "estimate", "whiten", "equalise", "measure"]
 
 SYMBOLS_PER_BLOCK = 4
 """Data symbols that a thread of the equaliser takes: few enough to fill a GPU with one UE, many
 enough for the channel to stay in the L1 cache."""
 
+_GOLD_THREADS = 128
 _N_SYMBOLS = 14
 _BLOCK_SUBCARRIERS = 128
 _MAX_SUBBANDS = 34
@@ -44,6 +46,7 @@ class FrontEndLimits:
         n_filter_sets: rows of the table of taps.
         n_samples: samples of all cells' grids.
         n_channel: values of all UEs' channel estimates.
+        n_coded_bits: coded bits of one UE.
         n_llr: bytes of all UEs' soft bits.
         n_pilot_words: words of all UEs' packed pilots.
         n_scrambling_words: words of all UEs' scrambling sequences.
@@ -56,6 +59,7 @@ class FrontEndLimits:
     n_filter_sets: int
     n_samples: int
     n_channel: int
+    n_coded_bits: int
     n_llr: int
     n_pilot_words: int
     n_scrambling_words: int
@@ -66,6 +70,7 @@ class FrontEndLimits:
         check_integer("n_prb", self.n_prb, 1, 273)
         for n_rx in self.n_rx:
             check_choice("n_rx", n_rx, range(1, 17))
+        check_integer("n_coded_bits", self.n_coded_bits, 1, gold.N_CHUNKS * CHUNK_BITS)
         for field in ("n_filter_sets", "n_samples", "n_channel", "n_llr", "n_pilot_words"):
             check_integer(field, getattr(self, field), 1, 2**31 - 1)
         check_integer("n_scrambling_words", self.n_scrambling_words, 1, 2**26)
@@ -100,7 +105,7 @@ class Launch:
 def buffers(limits: FrontEndLimits) -> dict[str, tuple[tuple[int, ...], npt.DTypeLike]]:
     """Returns shape and dtype of every buffer by its name.
 
-    Inputs are ues, samples, pilots, taps and scrambling; outputs llr and results.
+    Inputs are ues, samples and taps; outputs llr and results. What `constants` holds never changes.
     """
     n_tiles, n_blocks, n_groups = _counts(limits)
     return {
@@ -108,6 +113,8 @@ def buffers(limits: FrontEndLimits) -> dict[str, tuple[tuple[int, ...], npt.DTyp
         "samples": ((limits.n_samples, 2), np.float16),
         "pilots": ((limits.n_pilot_words,), np.uint32),
         "taps": ((limits.n_filter_sets, WINDOW, COLUMNS, 2), np.float16),
+        "jumps": ((31, gold.N_CHUNKS), np.uint32),
+        "first_register": ((gold.N_CHUNKS, CHUNK_WORDS), np.uint32),
         # The last LLRs' flips are read in two words.
         "scrambling": ((limits.n_scrambling_words + 1,), np.uint32),
         "channel": ((limits.n_channel, 2), np.float16),
@@ -119,12 +126,28 @@ def buffers(limits: FrontEndLimits) -> dict[str, tuple[tuple[int, ...], npt.DTyp
     }
 
 
+def constants() -> dict[str, npt.NDArray[np.uint32]]:
+    """Returns the contents of buffers that are filled once."""
+    return {"jumps": gold.jumps(), "first_register": gold.first_register()}
+
+
 def launches(limits: FrontEndLimits) -> tuple[Launch, ...]:
     """Returns the launches of a slot, in their order."""
     n_tiles, n_blocks, n_groups = _counts(limits)
     n_ues = limits.n_ues
+    # Two bits a pilot in up to 8 DM-RS symbols, which begin anywhere in a chunk; coded bits.
+    n_chunks = 8 * (2 + 12 * limits.n_prb // CHUNK_BITS) + 1 + limits.n_coded_bits // CHUNK_BITS
+    n_gold_blocks = -(-n_chunks // _GOLD_THREADS)
     inputs = ("ues", "samples", "pilots")
     out = [
+        Launch(
+            "generate",
+            "gold.cu",
+            "generate_sequences",
+            (n_gold_blocks, n_ues),
+            _GOLD_THREADS,
+            ("ues", "jumps", "first_register", "pilots", "scrambling", gold.N_CHUNKS),
+        ),
         Launch(
             "estimate",
             "estimate.cu",

@@ -47,7 +47,8 @@ def least_squares(
     stride, offset = int(ue["pilot_stride"]), int(ue["pilot_offset"])
     words = pilots[offset : offset + n_positions * length * stride].reshape(-1, stride)
     bits = np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=1, bitorder="little")
-    signs = (1 - 2 * bits[:, : 2 * n_pilots].astype(np.float32)).reshape(-1, n_pilots, 2)
+    bits = bits[:, int(ue["pilot_first_bit"]) :][:, : 2 * n_pilots]
+    signs = (1 - 2 * bits.astype(np.float32)).reshape(-1, n_pilots, 2)
     turn = signs[..., 0] - np.complex64(1j) * signs[..., 1]
     out = np.empty((samples.shape[0], n_positions, n_pilots), np.complex64)
     for position in range(n_positions):

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from phy.gpu import gold
 from phy.gpu.front_end_filters import FilterSet, tune
 from phy.gpu.front_end_layout import (
     UePlacement,
     UeTuning,
     channel_values,
     describe,
-    pack_bits,
     pack_grid,
-    pack_pilots,
     pilot_words,
+    scrambling_words,
 )
 from phy.gpu.front_end_plan import FrontEndLimits
 from phy.pusch.config import PuschConfig
@@ -33,9 +33,9 @@ class PackedSlot:
         limits: what just holds the slot.
         ues: UE_DESCRIPTOR[UE].
         samples: float16[sample, 2], the cells' grids.
-        pilots: uint32[word].
         taps: float16[filter set, 64, 132, 2].
-        scrambling: uint32[word].
+        pilots: uint32[word], which the device generates itself, for the twin.
+        scrambling: uint32[word], likewise.
         estimates: what the CPU's receiver made of each UE's grid.
         tunings: what the UEs' records were made with.
     """
@@ -43,8 +43,8 @@ class PackedSlot:
     limits: FrontEndLimits
     ues: npt.NDArray[np.void]
     samples: npt.NDArray[np.float16]
-    pilots: npt.NDArray[np.uint32]
     taps: npt.NDArray[np.float16]
+    pilots: npt.NDArray[np.uint32]
     scrambling: npt.NDArray[np.uint32]
     estimates: tuple[ChannelEstimate, ...]
     tunings: tuple[UeTuning, ...]
@@ -52,13 +52,7 @@ class PackedSlot:
     @property
     def inputs(self) -> dict[str, npt.NDArray[np.generic]]:
         """The front end's inputs by their buffers' names."""
-        return {
-            "ues": self.ues,
-            "samples": self.samples,
-            "pilots": self.pilots,
-            "taps": self.taps,
-            "scrambling": self.scrambling,
-        }
+        return {"ues": self.ues, "samples": self.samples, "taps": self.taps}
 
 
 def place(configs: Sequence[PuschConfig], cells: Sequence[int]) -> list[UePlacement]:
@@ -71,7 +65,7 @@ def place(configs: Sequence[PuschConfig], cells: Sequence[int]) -> list[UePlacem
         at["pilots"] += len(config.dmrs_symbols) * pilot_words(config)
         at["channel"] += channel_values(config)
         at["llr"] += -(-n_bits // 16) * 16
-        at["scrambling"] += -(-n_bits // 32)
+        at["scrambling"] += scrambling_words(config)
     return placements
 
 
@@ -100,27 +94,28 @@ def pack(
         records.append(describe(config, placement, tuning))
         estimates.append(estimate)
         tunings.append(tuning)
-    pilots = np.concatenate([pack_pilots(c, c.slot_number).reshape(-1) for c in configs])
-    scrambling = np.concatenate([pack_bits(c.scrambling_sequence) for c in configs])
-    last, n_bits = placements[-1], configs[-1].sch.n_coded_bits
+    ues = np.concatenate(records)
+    last, of_last = configs[-1], placements[-1]
     limits = FrontEndLimits(
         n_ues=len(configs),
         n_prb=max(config.n_prb for config in configs),
         n_rx=tuple(sorted({config.n_rx for config in configs})),
         n_filter_sets=len(tables),
         n_samples=int(starts[-1]),
-        n_channel=last.channel + channel_values(configs[-1]),
-        n_llr=last.llr + n_bits,
-        n_pilot_words=pilots.size,
-        n_scrambling_words=scrambling.size,
+        n_channel=of_last.channel + channel_values(last),
+        n_coded_bits=max(config.sch.n_coded_bits for config in configs),
+        n_llr=of_last.llr + last.sch.n_coded_bits,
+        n_pilot_words=of_last.pilots + len(last.dmrs_symbols) * pilot_words(last),
+        n_scrambling_words=of_last.scrambling + scrambling_words(last),
         has_irc=is_irc,
     )
+    pilots, scrambling = gold.generate(ues, limits.n_pilot_words, limits.n_scrambling_words)
     return PackedSlot(
         limits=limits,
-        ues=np.concatenate(records),
+        ues=ues,
         samples=np.concatenate([pack_grid(grid).reshape(-1, 2) for grid in grids]),
-        pilots=pilots,
         taps=np.stack([each.taps for each in tables]),
+        pilots=pilots,
         scrambling=scrambling,
         estimates=tuple(estimates),
         tunings=tuple(tunings),

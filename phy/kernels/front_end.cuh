@@ -30,6 +30,11 @@ struct Ue {
   int code_sign[MAX_CODES];
   int code_layer[MAX_CODES][2];
   int code_filter[MAX_CODES];
+  int slot_number;
+  int pilot_n_id;
+  int pilot_n_scid;
+  int pilot_first_chunk;
+  int pilot_first_bit;
   int pilot_offset;
   int pilot_stride;
   float pilot_scale;
@@ -42,6 +47,8 @@ struct Ue {
   int llr_offset;
   float llr_scale;
   int scrambling_offset;
+  int scrambling_c_init;
+  int n_coded_bits;
   float noise_var;
   float estimate_gain;
   float residual_part[MAX_CODES];
@@ -86,8 +93,8 @@ __device__ __forceinline__ float2 least_squares(const Ue& ue, const __half2* gri
                                                 const unsigned* pilots, int comb, int sign,
                                                 int position, int rx, int pilot) {
   const int subcarrier = ue.first_subcarrier + 2 * pilot + comb;
-  const int word = ue.pilot_offset + position * ue.dmrs_length * ue.pilot_stride + (pilot >> 4);
-  const int shift = 2 * (pilot & 15);
+  const int bit = ue.pilot_first_bit + 2 * pilot, shift = bit & 31;
+  const int word = ue.pilot_offset + position * ue.dmrs_length * ue.pilot_stride + (bit >> 5);
   const __half2* sample = grid + ue.grid_offset + subcarrier +
                           (rx * N_SYMBOLS + ue.dmrs_symbol[position]) * ue.grid_width;
   float2 sum = turn_back(__half22float2(*sample), pilots[word] >> shift);

@@ -9,7 +9,7 @@ import numpy as np
 from phy import PuschConfig, PuschTransmitter
 from phy.channel import Channel, ChannelConfig
 from phy.gpu.front_end_layout import UE_DESCRIPTOR
-from phy.gpu.front_end_plan import buffers, launches
+from phy.gpu.front_end_plan import buffers, constants, launches
 from phy.gpu.packed_slot import PackedSlot, pack
 
 from .emulation import emulated
@@ -47,7 +47,7 @@ def emulate(packed: PackedSlot) -> dict[str, np.ndarray]:
         arrays[name] = np.zeros(shape, dtype)
         if arrays[name].dtype.names is None:
             arrays[name][...] = 99
-    for name, array in packed.inputs.items():
+    for name, array in (packed.inputs | constants()).items():
         arrays[name][: len(array)] = array
     arrays["ues"] = np.concatenate([np.zeros(1, UE_DESCRIPTOR), packed.ues])
     for launch in launches(limits):

@@ -16,7 +16,14 @@ from .slots import Slot, emulate, simulate
 ALLOCATIONS = [
     {"n_prb": 24, "n_layers": 4, "n_rx": 4, "mcs_index": 16},
     {"n_prb": 11, "n_layers": 1, "n_rx": 2, "n_cdm_groups_without_data": 1, "mcs_index": 3},
-    {"n_prb": 5, "n_layers": 2, "n_rx": 3, "start_prb": 3, "carrier_start_prb": 0, "mcs_index": 9},
+    {
+        "n_prb": 5,
+        "n_layers": 2,
+        "n_rx": 3,
+        "start_prb": 93,
+        "carrier_start_prb": 90,
+        "mcs_index": 9,
+    },
     {"n_prb": 16, "n_layers": 3, "n_rx": 4, "dmrs_additional_positions": 2, "mcs_index": 12},
     {"n_prb": 9, "n_layers": 4, "n_rx": 8, "dmrs_length": 2, "dmrs_ports": (0, 1, 4, 6)},
     {"n_prb": 9, "n_layers": 2, "n_rx": 2, "dmrs_ports": (1, 3), "n_symbols": 9, "mcs_index": 7},
@@ -71,6 +78,9 @@ def test_twin_separates_layers_as_well_as_the_receiver(rng, is_irc: bool) -> Non
 def test_kernels_agree_with_their_twins(rng, is_irc: bool) -> None:
     slot = slot_of(rng, is_irc)
     found = emulate(slot.packed)
+    for name in ("pilots", "scrambling"):
+        expected = getattr(slot.packed, name)
+        np.testing.assert_array_equal(found[name][: expected.size], expected)
     for ue, config, result in zip(slot.packed.ues, slot.configs, found["results"], strict=True):
         expected, of_twin = run_twin(slot.packed, ue)
         own = found["llr"][int(ue["llr_offset"]) :][: expected.size]
