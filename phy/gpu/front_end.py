@@ -90,4 +90,4 @@ def _module(source: str, antennas: int) -> Any:
     # One text for NVRTC, whatever folder it runs in.
     header = folder.joinpath("front_end.cuh").read_text("utf-8").replace("#pragma once", "")
     code = code.replace('#include "front_end.cuh"', header)
-    return cp.RawModule(code=code, options=("-std=c++17", f"-DANTENNAS={antennas}"))
+    return cp.RawModule(code=code, options=("-std=c++17", "--ftz=true", f"-DANTENNAS={antennas}"))

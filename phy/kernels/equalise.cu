@@ -9,17 +9,27 @@
 const int THREADS = 128;
 const int MAX_BYTES = 32;  // soft bits of a resource element: 4 layers of 256QAM
 
-// One load for all layers of a subcarrier.
+__device__ __forceinline__ float2 unpack(unsigned bits) {
+  return __half22float2(*reinterpret_cast<const __half2*>(&bits));
+}
+
+// One load for all layers of a subcarrier; zeros if there is no such antenna.
 template <int LAYERS>
-__device__ __forceinline__ void load_layers(float2 (&h)[LAYERS], const __half2* from) {
+__device__ __forceinline__ void load_layers(float2 (&h)[LAYERS], const __half2* from,
+                                            bool is_there) {
   if constexpr (LAYERS == 1) {
-    h[0] = __half22float2(from[0]);
+    h[0] = unpack(is_there ? *reinterpret_cast<const unsigned*>(from) : 0u);
+  } else if constexpr (LAYERS == 2) {
+    const uint2 words = is_there ? *reinterpret_cast<const uint2*>(from) : make_uint2(0, 0);
+    h[0] = unpack(words.x);
+    h[1] = unpack(words.y);
   } else {
-    constexpr int WORDS = LAYERS == 2 ? 2 : 4;
-    struct alignas(4 * WORDS) Words { __half2 value[WORDS]; };
-    const Words words = *reinterpret_cast<const Words*>(from);
-#pragma unroll
-    for (int layer = 0; layer < LAYERS; ++layer) h[layer] = __half22float2(words.value[layer]);
+    const uint4 words =
+        is_there ? *reinterpret_cast<const uint4*>(from) : make_uint4(0, 0, 0, 0);
+    h[0] = unpack(words.x);
+    h[1] = unpack(words.y);
+    h[2] = unpack(words.z);
+    if constexpr (LAYERS == 4) h[3] = unpack(words.w);
   }
 }
 
@@ -33,11 +43,31 @@ struct Normal {
 
 __device__ __forceinline__ int below(int i, int j) { return i * (i - 1) / 2 + j; }
 
+// Where one thread finds its channel.
+struct Own {
+  const __half2* channel;  // at the first position and antenna
+  unsigned to_rx, to_position;
+  int n_rx, n_positions;
+};
+
+// Adds what one antenna sees to the normal equations.
+template <int LAYERS>
+__device__ __forceinline__ void add_antenna(Normal<LAYERS>& normal, const float2 (&h)[LAYERS],
+                                            float2 y) {
+#pragma unroll
+  for (int i = 0; i < LAYERS; ++i) {
+    normal.diagonal[i] = fmaf(h[i].x, h[i].x, fmaf(h[i].y, h[i].y, normal.diagonal[i]));
+    add_conjugate_product(normal.matched[i], h[i], y);
+#pragma unroll
+    for (int j = 0; j < i; ++j) add_conjugate_product(normal.lower[below(i, j)], h[i], h[j]);
+  }
+}
+
 // Interpolates the channel to the symbol and gathers the normal equations, antenna by antenna.
+// `weights` are the symbol's, real and imaginary parts by position.
 template <int RX, int LAYERS>
-__device__ __forceinline__ void gather(Normal<LAYERS>& normal, const Ue& ue,
-                                       const __half2* channel, const float2 (&y)[RX],
-                                       int subcarrier, int symbol) {
+__device__ __forceinline__ void gather(Normal<LAYERS>& normal, const Own& own,
+                                       const float2 (&y)[RX], const float (*weights)[2]) {
 #pragma unroll
   for (int i = 0; i < LAYERS; ++i) {
     normal.diagonal[i] = 0.0f;
@@ -45,36 +75,50 @@ __device__ __forceinline__ void gather(Normal<LAYERS>& normal, const Ue& ue,
 #pragma unroll
     for (int j = 0; j < i; ++j) normal.lower[below(i, j)] = make_float2(0.0f, 0.0f);
   }
-  const unsigned to_rx = unsigned(ue.n_subcarriers * layer_stride(ue));
-  const unsigned to_position = to_rx * ue.n_rx;
-  const unsigned first = channel_index(ue, 0, 0, subcarrier);
+  if (own.n_positions <= 2) {
+    // The usual case, without a branch. A position that is not there has the weight 0.
+    const float2 early = make_float2(weights[0][0], weights[0][1]);
+    const float2 late = make_float2(weights[1][0], weights[1][1]);
+    const unsigned to_late = own.n_positions == 2 ? own.to_position : 0;
+#pragma unroll
+    for (int rx = 0; rx < RX; ++rx) {
+      float2 h[LAYERS] = {}, first[LAYERS], second[LAYERS];
+      const __half2* from = own.channel + rx * own.to_rx;
+      load_layers<LAYERS>(first, from, rx < own.n_rx);
+      load_layers<LAYERS>(second, from + to_late, rx < own.n_rx);
+#pragma unroll
+      for (int layer = 0; layer < LAYERS; ++layer) {
+        add_product(h[layer], early, first[layer]);
+        add_product(h[layer], late, second[layer]);
+      }
+      add_antenna<LAYERS>(normal, h, y[rx]);
+    }
+    return;
+  }
 #pragma unroll
   for (int rx = 0; rx < RX; ++rx) {
-    if (rx >= ue.n_rx) break;
+    if (rx >= own.n_rx) break;
     float2 h[LAYERS] = {};
-#pragma unroll 2
-    for (int position = 0; position < ue.n_positions; ++position) {
+#pragma unroll 1
+    for (int position = 0; position < own.n_positions; ++position) {
       float2 seen[LAYERS];
-      load_layers<LAYERS>(seen, channel + (first + position * to_position + rx * to_rx));
-      const float2 weight = make_float2(ue.time_weights[symbol][position][0],
-                                        ue.time_weights[symbol][position][1]);
+      load_layers<LAYERS>(seen, own.channel + (rx * own.to_rx + position * own.to_position), true);
+      const float2 weight = make_float2(weights[position][0], weights[position][1]);
 #pragma unroll
       for (int layer = 0; layer < LAYERS; ++layer) add_product(h[layer], weight, seen[layer]);
     }
-#pragma unroll
-    for (int i = 0; i < LAYERS; ++i) {
-      normal.diagonal[i] = fmaf(h[i].x, h[i].x, fmaf(h[i].y, h[i].y, normal.diagonal[i]));
-      add_conjugate_product(normal.matched[i], h[i], y[rx]);
-#pragma unroll
-      for (int j = 0; j < i; ++j) add_conjugate_product(normal.lower[below(i, j)], h[i], h[j]);
-    }
+    add_antenna<LAYERS>(normal, h, y[rx]);
   }
 }
 
-// Unbiased MMSE by G = H^H H / noise + I = L D L^H: symbols, and the variance of what disturbs
-// them.
+struct Sums {
+  float noise, capacity;
+};
+
+// Unbiased MMSE by G = H^H H / noise + I = L D L^H: symbols and their SINRs. With the mean squared
+// error e before the bias is taken off, the SINR is (1 - e) / e, and log2(1 + SINR) = -log2(e).
 template <int LAYERS>
-__device__ __forceinline__ void solve(float2 (&symbol)[LAYERS], float (&noise)[LAYERS],
+__device__ __forceinline__ Sums solve(float2 (&symbol)[LAYERS], float (&sinr)[LAYERS],
                                       const Normal<LAYERS>& normal, float inverse_noise) {
   float2 lower[LAYERS * (LAYERS - 1) / 2 + 1], scaled[LAYERS * (LAYERS - 1) / 2 + 1];
   float inverse_d[LAYERS];
@@ -115,6 +159,7 @@ __device__ __forceinline__ void solve(float2 (&symbol)[LAYERS], float (&noise)[L
     for (int j = 0; j < i; ++j) lower[below(i, j)] = row[j];
   }
   float2 rotated[LAYERS];
+  float noise = 0.0f, product = 1.0f;
 #pragma unroll
   for (int i = 0; i < LAYERS; ++i) {
     float2 value = normal.matched[i];
@@ -133,69 +178,101 @@ __device__ __forceinline__ void solve(float2 (&symbol)[LAYERS], float (&noise)[L
       add_conjugate_product(value, entry, rotated[k]);
       error = fmaf(fmaf(entry.x, entry.x, entry.y * entry.y), inverse_d[k], error);
     }
-    error = fminf(error, 1.0f - 1e-6f);
+    // The floor keeps the product of four above the smallest float.
+    error = fminf(fmaxf(error, 1e-9f), 1.0f - 1e-6f);
     const float unbias = __fdividef(1.0f, 1.0f - error);
     symbol[i] = make_float2(value.x * unbias, value.y * unbias);
-    noise[i] = error * unbias;
+    sinr[i] = __fdividef(1.0f - error, error);
+    noise = fmaf(error, unbias, noise);
+    product *= error;
   }
+  return {noise, -__log2f(product)};
 }
 
-// The LLRs of one dimension with BITS bits, in steps; `value` in units of the smallest level. The
-// first bit is the sign, and 2^(BITS - 1) - |value| is a dimension with one bit less.
+// What max-log scores the bits of one dimension, in a quarter of the LLR that a symbol on the
+// smallest level has; `value` in units of that level. The first bit is the sign, and
+// 2^(BITS - 1) - |value| is a dimension with one bit less.
 template <int BITS>
-__device__ __forceinline__ void fold(float* llr, float value, float gain) {
+__device__ __forceinline__ void fold(float* score, float value) {
 #pragma unroll
   for (int bit = 0; bit < BITS; ++bit) {
     const int n_levels = 1 << (BITS - 1 - bit);
     const float magnitude = fabsf(value);
-    float score = magnitude;
+    float best = magnitude;
 #pragma unroll
     for (int k = 2; k <= n_levels; ++k)
-      score = fmaxf(score, fmaf(float(k), magnitude, -float(k * (k - 1))));
-    llr[2 * bit] = copysignf(score, value) * gain;
+      best = fmaxf(best, fmaf(float(k), magnitude, -float(k * (k - 1))));
+    score[2 * bit] = copysignf(best, value);
     value = float(n_levels) - magnitude;
   }
 }
 
-// Rounds to the nearest of -127 to 127; the low byte of the result holds it.
-__device__ __forceinline__ unsigned to_byte(float llr) {
-  return __float_as_uint(fminf(fmaxf(llr, -127.0f), 127.0f) + 12582912.0f);
+// Rounds score * gain to the nearest of -127 to 127, which the low byte of the result holds; `gain`
+// is over 254. Saturation to 0 ... 1 costs no instruction of its own.
+__device__ __forceinline__ unsigned to_byte(float score, float gain) {
+  const float part = __saturatef(fmaf(score, gain, 0.5f));
+  return __float_as_uint(fmaf(part, 254.0f, 12582912.0f - 127.0f));
 }
 
 // Demaps one resource element and leaves its soft bits, in the code word's order, at `out`.
 template <int LAYERS, int ORDER>
 __device__ __forceinline__ void demap(unsigned char* out, const float2 (&symbol)[LAYERS],
-                                      const float (&noise)[LAYERS], float scale, unsigned flips) {
+                                      const float (&sinr)[LAYERS], float scale, unsigned flips) {
   constexpr int N = LAYERS * ORDER, N_LEVELS = 1 << (ORDER / 2);
   constexpr float LEAST_SQUARED = 1.5f / float(N_LEVELS * N_LEVELS - 1);
   const float unit = sqrtf(1.0f / LEAST_SQUARED);
-  float llr[N];
+  unsigned byte[N + 3];
 #pragma unroll
   for (int layer = 0; layer < LAYERS; ++layer) {
-    const float gain = __fdividef(4.0f * LEAST_SQUARED * scale, fmaxf(noise[layer], 1e-10f));
-    fold<ORDER / 2>(llr + layer * ORDER, symbol[layer].x * unit, gain);
-    fold<ORDER / 2>(llr + layer * ORDER + 1, symbol[layer].y * unit, gain);
+    const float gain = 4.0f * LEAST_SQUARED / 254.0f * scale * sinr[layer];
+    float score[ORDER];
+    fold<ORDER / 2>(score, symbol[layer].x * unit);
+    fold<ORDER / 2>(score + 1, symbol[layer].y * unit);
+#pragma unroll
+    for (int i = 0; i < ORDER; ++i) {
+      const unsigned flip = flips << (31 - layer * ORDER - i) & 1u << 31;
+      byte[layer * ORDER + i] =
+          to_byte(__uint_as_float(__float_as_uint(score[i]) ^ flip), gain);
+    }
   }
-  unsigned byte[N];
+  // Four bytes at a time, and eight where elements begin at a multiple of eight.
 #pragma unroll
-  for (int i = 0; i < N; ++i)
-    byte[i] = to_byte(__uint_as_float(__float_as_uint(llr[i]) ^ ((flips << (31 - i)) & 1u << 31)));
-#pragma unroll
-  for (int i = 0; i + 2 <= N; i += 2) {
+  for (int i = 0; i < N; i += 4) {
     const unsigned low = __byte_perm(byte[i], byte[i + 1], 0x0040);
-    if constexpr (N % 4 == 0) {
-      if (i % 4 == 0)
-        *reinterpret_cast<unsigned*>(out + i) = __byte_perm(
-            low, __byte_perm(byte[(i + 2) % N], byte[(i + 3) % N], 0x0040), 0x5410);
-    } else {
+    if constexpr (N % 4 != 0) {
       *reinterpret_cast<unsigned short*>(out + i) = static_cast<unsigned short>(low);
+      if (i + 2 < N)
+        *reinterpret_cast<unsigned short*>(out + i + 2) =
+            static_cast<unsigned short>(__byte_perm(byte[i + 2], byte[i + 3], 0x0040));
+    } else {
+      const unsigned word =
+          __byte_perm(low, __byte_perm(byte[i + 2], byte[i + 3], 0x0040), 0x5410);
+      if constexpr (N % 8 != 0) {
+        *reinterpret_cast<unsigned*>(out + i) = word;
+      } else {
+        byte[i] = word;
+        if (i % 8 == 4) *reinterpret_cast<uint2*>(out + i - 4) = make_uint2(byte[i - 4], word);
+      }
     }
   }
 }
 
-struct Sums {
-  float noise, capacity;
-};
+// Makes a symbol that is not finite no symbol at all, without information.
+template <int LAYERS>
+__device__ __forceinline__ bool check(float2 (&symbol)[LAYERS], float (&sinr)[LAYERS]) {
+  float total = 0.0f;
+#pragma unroll
+  for (int layer = 0; layer < LAYERS; ++layer)
+    total += fabsf(symbol[layer].x) + fabsf(symbol[layer].y);
+  const bool is_good = is_finite(total);
+#pragma unroll
+  for (int layer = 0; layer < LAYERS; ++layer) {
+    symbol[layer].x = is_good ? symbol[layer].x : 0.0f;
+    symbol[layer].y = is_good ? symbol[layer].y : 0.0f;
+    sinr[layer] = is_good ? sinr[layer] : 0.0f;
+  }
+  return is_good;
+}
 
 template <int RX, int LAYERS>
 __device__ __forceinline__ void equalise_symbols(Sums& sums, const Ue& ue, unsigned char* staged,
@@ -203,33 +280,41 @@ __device__ __forceinline__ void equalise_symbols(Sums& sums, const Ue& ue, unsig
                                                  const float* whitening,
                                                  const unsigned* scrambling, signed char* llr,
                                                  UeResult& result, int first, int last) {
-  const int lane = threadIdx.x & 31;
+  const int lane = threadIdx.x & 31, n_subcarriers = ue.n_subcarriers;
   const int subcarrier = blockIdx.x * THREADS + threadIdx.x;
   const int warp_first = subcarrier - lane;
-  if (warp_first >= ue.n_subcarriers) return;
-  const int n_here = min(32, ue.n_subcarriers - warp_first);
+  if (warp_first >= n_subcarriers) return;
+  const int n_here = min(32, n_subcarriers - warp_first);
   // Lanes beyond the allocation work on its last subcarrier and store nothing.
-  const int own = min(subcarrier, ue.n_subcarriers - 1);
-  const int n_bytes = LAYERS * ue.modulation_order;
-  const float* subband = whitening + (blockIdx.y * MAX_SUBBANDS + subband_of(ue, own)) *
-                                         WHITENING_STRIDE;
-  const float inverse_noise = ue.is_irc ? subband[0] : __fdividef(1.0f, result.noise_var);
+  const int column = min(subcarrier, n_subcarriers - 1);
+  const int order = ue.modulation_order, n_bytes = LAYERS * order;
+  const float scale = ue.llr_scale;
+  const int width = ue.grid_width, is_irc = ue.is_irc;
+  const __half2* samples = grid + ue.grid_offset + ue.first_subcarrier + column;
+  scrambling += ue.scrambling_offset;
+  llr += ue.llr_offset;
+  const unsigned to_rx = unsigned(n_subcarriers * layer_stride(ue));
+  const Own own = {channel + channel_index(ue, 0, 0, column), to_rx, to_rx * ue.n_rx, ue.n_rx,
+                   ue.n_positions};
+  const float* subband =
+      whitening + (blockIdx.y * MAX_SUBBANDS + subband_of(ue, column)) * WHITENING_STRIDE;
+  const float inverse_noise = is_irc ? subband[0] : __fdividef(1.0f, result.noise_var);
   const float2* whitener = reinterpret_cast<const float2*>(subband + 2);
   bool is_bad = false;
 
   for (int i = first; i < last; ++i) {
-    const int at = ue.data_symbol[i], step = ue.data_step[i];
-    const bool is_active = subcarrier < ue.n_subcarriers && (step == 1 || (own & 1));
+    const int at = ue.data_symbol[i], start = ue.data_start[i];
+    const bool is_half = ue.data_step[i] == 2;
+    const bool is_active = subcarrier < n_subcarriers && (!is_half || (column & 1));
     float2 y[RX];
-    const __half2* sample = grid + ue.grid_offset + at * ue.grid_width + ue.first_subcarrier + own;
 #pragma unroll
     for (int rx = 0; rx < RX; ++rx)
-      y[rx] = rx < ue.n_rx ? __half22float2(sample[rx * N_SYMBOLS * ue.grid_width])
-                           : make_float2(0.0f, 0.0f);
-    if (ue.is_irc) {
+      y[rx] = rx < own.n_rx ? __half22float2(samples[(rx * N_SYMBOLS + at) * width])
+                            : make_float2(0.0f, 0.0f);
+    if (is_irc) {
 #pragma unroll
       for (int row = RX - 1; row >= 0; --row) {
-        if (row >= ue.n_rx) continue;
+        if (row >= own.n_rx) continue;
         float2 white = make_float2(0.0f, 0.0f);
 #pragma unroll
         for (int j = 0; j <= row; ++j) add_product(white, whitener[row * (row + 1) / 2 + j], y[j]);
@@ -237,49 +322,38 @@ __device__ __forceinline__ void equalise_symbols(Sums& sums, const Ue& ue, unsig
       }
     }
     Normal<LAYERS> normal;
-    gather<RX, LAYERS>(normal, ue, channel, y, own, at);
+    gather<RX, LAYERS>(normal, own, y, ue.time_weights[at]);
     float2 symbol[LAYERS];
-    float noise[LAYERS];
-    solve<LAYERS>(symbol, noise, normal, inverse_noise);
-
-    float total = 0.0f;
-#pragma unroll
-    for (int layer = 0; layer < LAYERS; ++layer)
-      total += fabsf(symbol[layer].x) + fabsf(symbol[layer].y) + noise[layer];
-    const bool is_good = is_finite(total);
-#pragma unroll
-    for (int layer = 0; layer < LAYERS; ++layer) {
-      if (!is_good) {
-        symbol[layer] = make_float2(0.0f, 0.0f);
-        noise[layer] = 1e10f;
-      } else if (is_active) {
-        sums.noise += noise[layer];
-        sums.capacity += __log2f(1.0f + __fdividef(1.0f, fmaxf(noise[layer], 1e-10f)));
-      }
-    }
+    float sinr[LAYERS];
+    const Sums here = solve<LAYERS>(symbol, sinr, normal, inverse_noise);
+    const bool is_good = check<LAYERS>(symbol, sinr);
+    sums.noise += is_active && is_good ? here.noise : 0.0f;
+    sums.capacity += is_active && is_good ? here.capacity : 0.0f;
     is_bad |= is_active && !is_good;
 
-    const int element = ue.data_start[i] + (step == 1 ? own : own >> 1);
+    const int element = start + (is_half ? column >> 1 : column);
     const unsigned bit = unsigned(element) * n_bytes;
-    const unsigned* word = scrambling + ue.scrambling_offset + (bit >> 5);
+    const unsigned* word = scrambling + (bit >> 5);
     const unsigned flips = __funnelshift_r(word[0], word[1], bit & 31);
-    unsigned char* out = staged + (step == 1 ? lane : lane >> 1) * n_bytes;
+    unsigned char* out = staged + (is_half ? lane >> 1 : lane) * n_bytes;
     if (is_active) {
-      switch (ue.modulation_order) {
-        case 2: demap<LAYERS, 2>(out, symbol, noise, ue.llr_scale, flips); break;
-        case 4: demap<LAYERS, 4>(out, symbol, noise, ue.llr_scale, flips); break;
-        case 6: demap<LAYERS, 6>(out, symbol, noise, ue.llr_scale, flips); break;
-        default: demap<LAYERS, 8>(out, symbol, noise, ue.llr_scale, flips);
+      switch (order) {
+        case 2: demap<LAYERS, 2>(out, symbol, sinr, scale, flips); break;
+        case 4: demap<LAYERS, 4>(out, symbol, sinr, scale, flips); break;
+        case 6: demap<LAYERS, 6>(out, symbol, sinr, scale, flips); break;
+        default: demap<LAYERS, 8>(out, symbol, sinr, scale, flips);
       }
     }
     __syncwarp();
     // The warp's soft bits are one run of bytes; its length and place are multiples of 4.
-    const int n_run = n_here / step * n_bytes;
-    signed char* to = llr + ue.llr_offset + (ue.data_start[i] + warp_first / step) * n_bytes;
+    const int n_run = (is_half ? n_here >> 1 : n_here) * n_bytes;
+    signed char* to = llr + (start + (is_half ? warp_first >> 1 : warp_first)) * n_bytes;
     if (((n_run | int(reinterpret_cast<unsigned long long>(to))) & 7) == 0) {
+#pragma unroll 1
       for (int word8 = lane; word8 < n_run / 8; word8 += 32)
         reinterpret_cast<uint2*>(to)[word8] = reinterpret_cast<const uint2*>(staged)[word8];
     } else {
+#pragma unroll 1
       for (int word4 = lane; word4 < n_run / 4; word4 += 32)
         reinterpret_cast<unsigned*>(to)[word4] = reinterpret_cast<const unsigned*>(staged)[word4];
     }

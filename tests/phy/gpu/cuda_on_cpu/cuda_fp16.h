@@ -45,6 +45,7 @@ inline __half2 __floats2half2_rn(float x, float y) { return {{_Float16(x)}, {_Fl
 
 using std::max;
 using std::min;
+inline float __saturatef(float x) { return x > 0.0f ? std::min(x, 1.0f) : 0.0f; }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __log2f(float x) { return std::log2(x); }
