@@ -37,8 +37,10 @@ __device__ __forceinline__ void residual_at(float2* out, int stride, const Ue& u
   const int sign = source.code < 0 ? 1 : ue.code_sign[source.code];
   const float part = source.code < 0 ? 1.0f : ue.residual_part[source.code];
   const float scale = sqrtf(ue.estimate_gain / part);
+  const unsigned* words = pilots + pilot_words(ue, position);
   for (int rx = 0; rx < ue.n_rx; ++rx) {
-    float2 value = least_squares(ue, grid, pilots, source.comb, sign, position, rx, pilot);
+    const __half2* sample = grid + pilot_samples(ue, source.comb, position, rx) + 2 * pilot;
+    float2 value = least_squares(ue, sample, words, pilot_bit(ue, pilot), sign);
     if (source.code >= 0) {
       const __half2* h = channel + channel_index(ue, position, rx, 2 * pilot + source.comb);
       for (int cover = 0; cover < 2; ++cover) {

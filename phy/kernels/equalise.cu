@@ -9,10 +9,6 @@
 const int THREADS = 128;
 const int MAX_BYTES = 32;  // soft bits of a resource element: 4 layers of 256QAM
 
-__device__ __forceinline__ float2 unpack(unsigned bits) {
-  return __half22float2(*reinterpret_cast<const __half2*>(&bits));
-}
-
 // One load for all layers of a subcarrier; zeros if there is no such antenna.
 template <int LAYERS>
 __device__ __forceinline__ void load_layers(float2 (&h)[LAYERS], const __half2* from,

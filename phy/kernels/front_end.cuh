@@ -77,6 +77,11 @@ __device__ __forceinline__ void fetch(Ue* to, const Ue* from, int thread, int n_
   for (int i = thread; i < int(sizeof(Ue) / 4); i += n_threads) target[i] = source[i];
 }
 
+// A complex half as it was loaded.
+__device__ __forceinline__ float2 unpack(unsigned bits) {
+  return __half22float2(*reinterpret_cast<const __half2*>(&bits));
+}
+
 // The least-squares estimate at one pilot: what arrived, turned back by the pilot. `word_bits` are
 // the pilot's two Gold bits; 1 / (sqrt(2) beta) is applied by the caller.
 __device__ __forceinline__ float2 turn_back(float2 sample, unsigned word_bits) {
@@ -86,21 +91,31 @@ __device__ __forceinline__ float2 turn_back(float2 sample, unsigned word_bits) {
                      sample.y * in_phase - sample.x * quadrature);
 }
 
-// Least-squares estimate at pilot `pilot` of a DM-RS position, times `pilot_scale`. `comb` is the
-// CDM group's first subcarrier, `sign` the cover of a position's second symbol; covers in frequency
-// stay in.
-__device__ __forceinline__ float2 least_squares(const Ue& ue, const __half2* grid,
-                                                const unsigned* pilots, int comb, int sign,
-                                                int position, int rx, int pilot) {
-  const int subcarrier = ue.first_subcarrier + 2 * pilot + comb;
-  const int bit = ue.pilot_first_bit + 2 * pilot, shift = bit & 31;
-  const int word = ue.pilot_offset + position * ue.dmrs_length * ue.pilot_stride + (bit >> 5);
-  const __half2* sample = grid + ue.grid_offset + subcarrier +
-                          (rx * N_SYMBOLS + ue.dmrs_symbol[position]) * ue.grid_width;
-  float2 sum = turn_back(__half22float2(*sample), pilots[word] >> shift);
+// Where the samples of a DM-RS position begin, on one antenna and comb: those of its pilots follow
+// in steps of two. `comb` is the CDM group's first subcarrier.
+__device__ __forceinline__ int pilot_samples(const Ue& ue, int comb, int position, int rx) {
+  return ue.grid_offset + (rx * N_SYMBOLS + ue.dmrs_symbol[position]) * ue.grid_width +
+         ue.first_subcarrier + comb;
+}
+
+// Where the Gold bits of a DM-RS position begin; the bits of pilot p are at pilot_bit(p).
+__device__ __forceinline__ int pilot_words(const Ue& ue, int position) {
+  return ue.pilot_offset + position * ue.dmrs_length * ue.pilot_stride;
+}
+
+__device__ __forceinline__ int pilot_bit(const Ue& ue, int pilot) {
+  return ue.pilot_first_bit + 2 * pilot;
+}
+
+// Least-squares estimate from one sample, two with double-symbol DM-RS, times `pilot_scale`.
+// `sign` is the cover of the second symbol; covers in frequency stay in.
+__device__ __forceinline__ float2 least_squares(const Ue& ue, const __half2* sample,
+                                                const unsigned* words, int bit, int sign) {
+  const int word = bit >> 5, shift = bit & 31;
+  float2 sum = turn_back(__half22float2(*sample), words[word] >> shift);
   if (ue.dmrs_length == 2) {
     const float2 second = turn_back(__half22float2(sample[ue.grid_width]),
-                                    pilots[word + ue.pilot_stride] >> shift);
+                                    words[word + ue.pilot_stride] >> shift);
     sum.x += float(sign) * second.x;
     sum.y += float(sign) * second.y;
   }
