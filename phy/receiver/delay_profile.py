@@ -67,10 +67,13 @@ class DelayProfile:
     Attributes:
         delay_ns: float64[path].
         power: float64[path], in the units of the estimates squared; never empty.
+        bin_ns: each power is spread evenly over so much delay around its path. Without, paths at
+            even distances would make the channel look periodic in frequency.
     """
 
     delay_ns: npt.NDArray[np.float64]
     power: npt.NDArray[np.float64]
+    bin_ns: float = 0.0
 
     def correlation(
         self, first: float, step: float, n: int, scs_khz: int
@@ -81,7 +84,9 @@ class DelayProfile:
         factors = np.empty((n, self.delay_ns.size), dtype=np.complex128)
         factors[:] = np.exp(turn * step)
         factors[0] = np.exp(turn * first) * self.power
+        distance = first + step * np.arange(n)
         correlation: npt.NDArray[np.complex128] = factors.cumprod(axis=0).sum(axis=1)
+        correlation *= np.sinc(distance * (scs_khz * 1e-6 * self.bin_ns))
         return correlation
 
     @property
@@ -96,9 +101,13 @@ def flat_profile(power: float, window: DelayWindow, step_ns: float = 50.0) -> De
     Paper: Edfors et al., "OFDM channel estimation by singular value decomposition" (1998).
     """
 
+    width_ns = window.latest_ns - window.earliest_ns
+    bin_ns = max(width_ns / max(1, round(width_ns / step_ns)), 1.0)
+
     def spread(power: float, start: float, end: float) -> DelayProfile:
-        n = max(2, math.ceil((end - start) / step_ns))
-        return DelayProfile(np.linspace(start, end, n), np.full(n, power / n))
+        n = max(1, math.ceil((end - start) / bin_ns - 1e-9))
+        delay_ns = (start + bin_ns * (np.arange(n) + 0.5)).astype(np.float64)
+        return DelayProfile(delay_ns, np.full(n, power / n), bin_ns)
 
     power = max(power, 1e-30)
     if window.stragglers_ns is None:
@@ -106,7 +115,9 @@ def flat_profile(power: float, window: DelayWindow, step_ns: float = 50.0) -> De
     most = spread(0.95 * power, window.earliest_ns, window.latest_ns)
     late = spread(0.05 * power, window.latest_ns, window.stragglers_ns)
     return DelayProfile(
-        np.concatenate([most.delay_ns, late.delay_ns]), np.concatenate([most.power, late.power])
+        np.concatenate([most.delay_ns, late.delay_ns]),
+        np.concatenate([most.power, late.power]),
+        bin_ns,
     )
 
 
@@ -133,10 +144,10 @@ def estimate(
     paths = np.flatnonzero(power > limit)
     if paths.size == 0:
         paths = np.asarray([int(power.argmax())])
-    delay_ns = index[paths] * (1e6 / (n * spacing * scs_khz))
-    return DelayProfile(
-        delay_ns.astype(np.float64), np.maximum(power[paths] - floor, 1e-30)
-    ), float(floor * n)
+    bin_ns = 1e6 / (n * spacing * scs_khz)
+    delay_ns = (index[paths] * bin_ns).astype(np.float64)
+    profile = DelayProfile(delay_ns, np.maximum(power[paths] - floor, 1e-30), bin_ns)
+    return profile, float(floor * n)
 
 
 def _spectrum(estimates: Array) -> tuple[npt.NDArray[np.float64], float]:

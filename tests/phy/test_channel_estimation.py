@@ -103,6 +103,40 @@ def test_the_wiener_filter_beats_its_input_everywhere(runs, spacing, offset, rng
     assert 0 < filtered.residual_part < 1
 
 
+@pytest.mark.parametrize("n_prb", [8, 9, 16, 40])
+@pytest.mark.parametrize(("spacing", "offset"), [(2, 0.0), (2, 1.0)])
+def test_a_measured_profile_serves_the_edges_of_the_allocation_too(
+    n_prb, spacing, offset, rng
+) -> None:
+    """Bins of delay taken for paths would make one edge a copy of the other."""
+    subcarriers = np.arange(12 * n_prb)
+    truth = response([0, 300, 1100], [0.5, 0.3, 0.2], subcarriers, (4, 4, 1), rng)
+    pilots = truth[..., int(offset) :: spacing]
+    pilots = (pilots + np.sqrt(0.01) * complex_normal(rng, *pilots.shape)).astype(np.complex64)
+    profile, noise = delay_profile.estimate(pilots, spacing, 30, False, None)
+    filtered = FrequencyFilter([(0, n_prb)], spacing, offset)(
+        pilots, FilterDesign(profile, None, noise, 30)
+    )
+    error = (np.abs(filtered.channel - truth) ** 2).mean(axis=(0, 1, 2))
+    assert error.mean() < 0.01
+    assert error[:4].mean() < 0.02
+    assert error[-4:].mean() < 0.02
+
+
+@pytest.mark.parametrize("scs_khz", [15, 30, 60, 120])
+def test_the_prior_is_flat_over_its_window(scs_khz) -> None:
+    window = DelayWindow(-100.0, 500.0, 1100.0)
+    profile = delay_profile.flat_profile(2.0, window)
+    distance = 12 * scs_khz * 1e-6 * np.arange(64)
+
+    def spread(power: float, start: float, end: float) -> np.ndarray:
+        middle = np.exp(-1j * np.pi * distance * (start + end))
+        return power * np.sinc(distance * (end - start)) * middle
+
+    expected = spread(1.9, -100, 500) + spread(0.1, 500, 1100)
+    np.testing.assert_allclose(profile.correlation(0, 12, 64, scs_khz), expected, atol=1e-9)
+
+
 def test_the_wiener_filter_tells_two_layers_on_the_same_pilots_apart(rng) -> None:
     subcarriers = np.arange(600)
     layers = response([0, 900], [0.5, 0.5], subcarriers, (2, 50), rng)
