@@ -5,9 +5,12 @@
 What a UE of 273 PRB, 4 layers, 4 antennas, 2 DM-RS positions and 64QAM costs at least:
 
     bytes       samples 0.73 MB, channel written and read 0.84 MB, soft bits 0.94 MB,
-                scrambling 0.12 MB                          2.6 MB, 0.9 us at 3.0 TB/s
-    operations  Wiener filter 27 MFLOP, equaliser about 40 MFLOP
-                                                            67 MFLOP, 1.0 us at 67 TFLOP/s
+                scrambling written and read 0.24 MB         2.75 MB, 0.92 us at 3.0 TB/s
+    operations  Wiener filter 27 MFLOP, equaliser 40 MFLOP  67 MFLOP, 1.0 us at 67 TFLOP/s
+
+What the machine code says: the equaliser takes about 1,100 instructions a resource element, the
+estimator 4,400 a warp and tile, so that twenty such UEs keep the four schedulers of 132
+multiprocessors busy for 30 and 20 us at 1.75 GHz.
 """
 
 from __future__ import annotations

@@ -368,7 +368,7 @@ __device__ __forceinline__ void equalise(const Ue* ues, const __half2* grid,
   __shared__ __align__(16) unsigned char staged[THREADS / 32][32 * MAX_BYTES];
   __shared__ Sums of_warp[THREADS / 32];
   const int n_rx = ues[blockIdx.y].n_rx, first = blockIdx.z * symbols_per_block;
-  if (blockIdx.x * THREADS >= ues[blockIdx.y].n_subcarriers) return;
+  if (int(blockIdx.x) * THREADS >= ues[blockIdx.y].n_subcarriers) return;
   if (n_rx > RX || (RX > 2 && 2 * n_rx <= RX) || first >= ues[blockIdx.y].n_data_symbols) return;
   fetch(&ue, ues + blockIdx.y, threadIdx.x, THREADS);
   __syncthreads();

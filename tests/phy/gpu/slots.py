@@ -41,7 +41,9 @@ def simulate(
 def emulate(packed: PackedSlot) -> dict[str, np.ndarray]:
     """Runs the whole front end on the CPU and returns all buffers. An empty record stands before
     the UEs', launches are for wider UEs than there are, and whatever nothing writes is 99."""
-    limits = replace(packed.limits, n_ues=packed.ues.size + 1, n_prb=packed.limits.n_prb + 9)
+    limits = replace(
+        packed.limits, n_ues=packed.ues.size + 1, n_prb=min(packed.limits.n_prb + 9, 273)
+    )
     arrays = {}
     for name, (shape, dtype) in buffers(limits).items():
         arrays[name] = np.zeros(shape, dtype)

@@ -182,9 +182,10 @@ inline void run_block(const std::function<void()>& body) {
     fibre.start.uc_link = nullptr;
     makecontext(&fibre.start, run_fibre, 0);
   }
-  while (block.live) {
+  // Another order between every two barriers, so that a barrier that is missing shows.
+  for (unsigned pass = 0; block.live; ++pass) {
     for (unsigned i = 0; i < n; ++i) {
-      Fibre& fibre = block.fibres[i];
+      Fibre& fibre = block.fibres[(37 * i + 11 * pass) % n];
       if (fibre.is_done) continue;
       block.now = &fibre;
       if (_setjmp(block.scheduler)) continue;
