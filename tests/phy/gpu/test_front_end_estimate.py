@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 import phy
+from airan.core.errors import InvalidInputError
+from phy import PuschConfig
 from phy.gpu import front_end_twin as twin
 from phy.gpu.front_end_filters import follow
-from phy.gpu.front_end_layout import UE_DESCRIPTOR, UE_RESULT
+from phy.gpu.front_end_layout import UE_DESCRIPTOR, UE_RESULT, check_supported
+from phy.gpu.front_end_plan import FrontEndLimits, launches
 
 from .slots import Slot, simulate
 
@@ -78,3 +81,41 @@ def test_motion_is_followed_from_what_the_kernels_sum_up(rng) -> None:
             assert motion.frequency_offset_hz == pytest.approx(
                 expected.frequency_offset_hz, abs=1.0
             )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"transform_precoding": True},
+        {"dmrs_type": 2},
+        {"n_prb": 3, "prbs": (0, 1, 5)},
+    ],
+)
+def test_what_the_kernels_do_not_do_is_refused(fields) -> None:
+    config = PuschConfig(**{"n_prb": 12, **fields})
+    with pytest.raises(InvalidInputError, match=next(iter(fields.keys() - {"n_prb"}))):
+        check_supported(config)
+
+
+def test_the_plan_holds_the_widest_slot() -> None:
+    limits = FrontEndLimits(
+        n_ues=40,
+        n_prb=273,
+        n_rx=(3, 4, 12),
+        n_filter_sets=40,
+        n_samples=40 * 16 * 14 * 3276,
+        n_channel=40 * 4 * 16 * 4 * 3276,
+        n_coded_bits=273 * 12 * 14 * 32 - 273 * 12 * 32,
+        n_llr=40 * 2**20,
+        n_pilot_words=40 * 8 * 128,
+        n_scrambling_words=2**20,
+        has_irc=True,
+    )
+    by_kernel = {each.kernel: each for each in launches(limits)}
+    assert {"equalise_4", "equalise_16", "whiten_4", "whiten_16"} <= by_kernel.keys()
+    assert not {"equalise_2", "equalise_8"} & by_kernel.keys()
+    n_chunks = -(-limits.n_coded_bits // 512) + 8 * (12 * 273 // 512 + 1)
+    generate = by_kernel["generate_sequences"]
+    assert generate.grid[0] * generate.n_threads >= n_chunks
+    assert by_kernel["equalise_4"].grid[0] * 128 >= 12 * 273
+    assert by_kernel["estimate"].grid[0] * 64 >= 12 * 273
