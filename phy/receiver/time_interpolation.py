@@ -52,9 +52,18 @@ def fit(
         symbol_times_s: float64[14].
         error_var: variance of the estimates' error.
     """
+    return fit_products(_products(channel), times_s, symbol_times_s, error_var)
+
+
+def fit_products(
+    products: npt.NDArray[np.complex128],
+    times_s: npt.NDArray[np.float64],
+    symbol_times_s: npt.NDArray[np.float64],
+    error_var: float,
+) -> TimeModel:
+    """As `fit`, from the mean of conj(h_d) h_e: complex128[position, position]."""
     if times_s.size == 1:
         return TimeModel(float("nan"), 0.0, np.ones((symbol_times_s.size, 1), np.complex64))
-    products = _products(channel)
     first, second = np.triu_indices(times_s.size, 1)
     apart = times_s[second] - times_s[first]
     is_silent = not np.any(products)
