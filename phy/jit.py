@@ -13,6 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 
 @lru_cache(maxsize=8)
 def kernels(name: str) -> ModuleType:
@@ -25,6 +28,13 @@ def kernels(name: str) -> ModuleType:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "airan" / "numba"
         _set_cache_dir(str(cache))
     return importlib.import_module(name)
+
+
+def kernel_input(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Returns `array` contiguous and writeable, copied only if it is not: kernels do not write to
+    their inputs, but for other layouts they would be compiled once more."""
+    array = np.ascontiguousarray(array)
+    return array if array.flags.writeable else array.copy()
 
 
 def _set_cache_dir(path: str) -> None:

@@ -14,16 +14,17 @@ class Row:
 
     Attributes:
         name: what was measured.
-        value: our figure.
+        value: our figure; None if there is none.
         unit: its unit.
         peer: whom it is compared with, with its version; None without a peer.
         peer_value: the peer's figure in the same unit.
         ratio: how many times as good as the peer's ours is: above 1 we are ahead.
-        hardware: what it was measured on, and of how many runs it is the median.
+        hardware: what it was measured on, and of how many runs it is the median, or in which
+            simulation.
     """
 
     name: str
-    value: float
+    value: float | None
     unit: str
     peer: str | None
     peer_value: float | None
@@ -33,18 +34,21 @@ class Row:
 
 def row(
     name: str,
-    value: float,
+    value: float | None,
     unit: str,
     hardware: str,
-    peer: tuple[str, float] | None = None,
+    peer: tuple[str, float | None] | None = None,
 ) -> Row:
     """Makes a row; `peer` is (name and version, value). Rates are better when higher, all else
-    (times, memory) when lower."""
-    if peer is None:
-        return Row(name, value, unit, None, None, None, hardware)
-    peer_name, peer_value = peer
-    ahead = value / peer_value if unit.endswith("/s") else peer_value / value
-    return Row(name, value, unit, peer_name, peer_value, ahead, hardware)
+    (times, memory, the SNR needed) when lower; the ratio of SNRs is that of the powers."""
+    peer_name, peer_value = (None, None) if peer is None else peer
+    ratio = None
+    if value is not None and peer_value is not None:
+        if unit == "dB":
+            ratio = 10 ** ((peer_value - value) / 10)
+        else:
+            ratio = value / peer_value if unit.endswith("/s") else peer_value / value
+    return Row(name, value, unit, peer_name, peer_value, ratio, hardware)
 
 
 def hardware() -> str:

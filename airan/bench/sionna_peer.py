@@ -6,20 +6,27 @@ opposite sign. Sionna is not installed by default.
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from importlib.metadata import version as package_version
 from importlib.util import find_spec
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from airan.core.errors import NotFoundError
-from phy import PuschConfig
+
+if TYPE_CHECKING:
+    from phy import PuschConfig
 
 INSTALL = "install it with `make setup-oracle`, or `pip install 'airan[oracle]'`"
 """How to get Sionna."""
+
+
+SCHEDULES = ("flooding", "layered")
+"""In which order Sionna's decoder updates its check nodes; the first is its default."""
 
 
 def available() -> bool:
@@ -46,10 +53,20 @@ def use_threads(n_threads: int) -> None:
 class LdpcPeer:
     """Sionna's LDPC code with rate matching (RV 0, no interleaver) and its min-sum decoder."""
 
-    def __init__(self, n_bits: int, e_bits: int, base_graph: int, n_iterations: int) -> None:
+    def __init__(
+        self,
+        n_bits: int,
+        e_bits: int,
+        base_graph: int,
+        n_iterations: int,
+        schedule: str = "flooding",
+    ) -> None:
+        """K' bits in E; `schedule` is one of SCHEDULES."""
         ldpc = _sionna().ldpc
         self._encoder = ldpc.LDPC5GEncoder(n_bits, e_bits, bg=f"bg{base_graph}")
-        self._decoder = ldpc.LDPC5GDecoder(self._encoder, cn_update="minsum", num_iter=n_iterations)
+        self._decoder = ldpc.LDPC5GDecoder(
+            self._encoder, cn_update="minsum", cn_schedule=schedule, num_iter=n_iterations
+        )
 
     def encode(self, bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """uint8[cb, n_bits] -> uint8[cb, e_bits]."""
@@ -66,7 +83,10 @@ class PuschPeer:
     def __init__(self, config: PuschConfig, n_iterations: int = 10) -> None:
         nr = _sionna().nr
         self._config = config
-        self._transmitter = nr.PUSCHTransmitter(_pusch_config(config), return_bits=False)
+        with warnings.catch_warnings():
+            # With its CRCs a block at the highest MCS is a little above the rate that it names.
+            warnings.filterwarnings("ignore", "Effective coderate r>948/1024", UserWarning)
+            self._transmitter = nr.PUSCHTransmitter(_pusch_config(config), return_bits=False)
         decoder = nr.TBDecoder(
             self._transmitter._tb_encoder, num_bp_iter=n_iterations, cn_update="minsum"
         )

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 
 from airan.core.errors import InvalidInputError
+
+_PAUSE_S = 0.1
 
 OURS_PER_PEER = 3
 """Runs of ours for one of the peer, which is so much slower."""
@@ -26,7 +28,10 @@ class Timing:
 def interleaved(
     ours: Callable[[], object], peer: Callable[[], object] | None, rounds: int
 ) -> tuple[Timing, Timing | None]:
-    """Times `ours` and `peer` in turns, after one run of each that does not count.
+    """Times `ours` and `peer` in turns.
+
+    At each change of sides there is a pause, in which the other's waiting threads go to sleep, and
+    one run that does not count, which brings code and tables back into the caches.
 
     Raises:
         InvalidInputError: no rounds.
@@ -35,12 +40,11 @@ def interleaved(
         raise InvalidInputError("rounds", f"must be at least 1, got {rounds}")
     our_times: list[float] = []
     peer_times: list[float] = []
-    _seconds(ours)
-    if peer is not None:
-        _seconds(peer)
     for _ in range(rounds):
+        _settle(ours)
         our_times += [_seconds(ours) for _ in range(OURS_PER_PEER)]
         if peer is not None:
+            _settle(peer)
             peer_times.append(_seconds(peer))
     return _timing(our_times), _timing(peer_times) if peer_times else None
 
@@ -63,6 +67,11 @@ def on_cores(n_cores: int | None) -> Iterator[int]:
         yield n_cores
     finally:
         os.sched_setaffinity(0, had)
+
+
+def _settle(work: Callable[[], object]) -> None:
+    sleep(_PAUSE_S)
+    work()
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 import yaml
 
+from airan.cli import bench, bench_link, control, market, model, site
 from airan.cli import context as cli_context
-from airan.cli import control, market, model, site
 from airan.cli.context import EXIT_CODES, Context
 from airan.cli.output import emit_json, errors
 from airan.core.errors import AiranError
@@ -31,6 +31,8 @@ site.register(app)
 control.register(app)
 market.register(app)
 model.register(app)
+bench.register(app)
+bench_link.register(bench.bench_app)
 
 
 @app.callback()

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from airan.core.errors import InvalidInputError
 from phy.array import Array, array_module
 from phy.checks import check_bits, check_choice
+from phy.jit import kernels
 
 Poly = Literal["24A", "24B", "24C", "16", "11", "6"]
 
@@ -57,11 +58,49 @@ def parity(bits: Array, poly: Poly) -> Array:
     n_parity = length(poly)
     check_bits("bits", bits)
     xp = array_module(bits)
+    register = (_kernel_register if xp is np else _array_register)(bits, poly)
+    shifts = xp.arange(n_parity, dtype=xp.uint32)[::-1]
+    return ((register[..., None] >> shifts) & 1).astype(xp.uint8)
+
+
+def _array_register(bits: Array, poly: Poly) -> Array:
+    """The general way to the remainders, for any array module: uint32[...]."""
+    xp = array_module(bits)
     n_bits = bits.shape[-1]
     table = xp.asarray(_remainders(poly, _table_size(n_bits))[n_bits - 1 :: -1])
-    register = xp.bitwise_xor.reduce(bits * table, axis=-1)
-    shifts = xp.arange(n_parity - 1, -1, -1, dtype=xp.uint32)
-    return ((register[..., None] >> shifts) & 1).astype(xp.uint8)
+    terms = bits * table
+    while terms.shape[-1] > 1:  # CuPy has no reduction by exclusive or
+        half = terms.shape[-1] // 2
+        folded = terms[..., :half] ^ terms[..., half : 2 * half]
+        terms = xp.concatenate([folded, terms[..., 2 * half :]], axis=-1)
+    return terms[..., 0]
+
+
+def _kernel_register(bits: npt.NDArray[np.uint8], poly: Poly) -> npt.NDArray[np.uint32]:
+    """The CPU's own way, a byte at a time: uint32[...]."""
+    rows = bits.reshape(-1, bits.shape[-1])
+    n_missing = -rows.shape[1] % 8
+    if n_missing:
+        # Zeros in front do not change a remainder.
+        rows = np.concatenate([np.zeros((rows.shape[0], n_missing), np.uint8), rows], axis=1)
+    remainders = np.empty(rows.shape[0], dtype=np.uint32)
+    kernels("phy.nr.sch_kernel").crc_remainders(
+        np.packbits(rows, axis=1), _byte_table(poly), remainders
+    )
+    return (remainders >> np.uint32(32 - length(poly))).reshape(bits.shape[:-1])
+
+
+@lru_cache(maxsize=6)
+def _byte_table(poly: Poly) -> npt.NDArray[np.uint32]:
+    """Remainders of all bytes, in the highest bits: uint32[256]."""
+    degree = length(poly)
+    # Remainders of a byte's bits, the last bit first.
+    powers = _remainders(poly, 8) << np.uint32(32 - degree)
+    labels = np.arange(256)
+    table = np.zeros(256, dtype=np.uint32)
+    for bit in range(8):
+        table ^= np.where((labels >> bit) & 1, powers[bit], np.uint32(0))
+    return table
 
 
 def append(bits: Array, poly: Poly) -> Array:

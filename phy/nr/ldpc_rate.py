@@ -13,6 +13,7 @@ import numpy.typing as npt
 from airan.core.errors import InvalidInputError
 from phy.array import Array, array_module
 from phy.checks import check_bits, check_choice, check_integer, check_llr
+from phy.jit import kernel_input, kernels
 from phy.nr.base_graph import lifted_graph
 
 FILLER_LLR = 1.0e4
@@ -61,7 +62,22 @@ def rate_match(
             "coded", f"must have shape [cb, {graph.n_coded_bits}], got {tuple(coded.shape)}"
         )
     xp = array_module(coded)
+    if xp is np:
+        sent = np.empty((coded.shape[0], e_bits), dtype=np.uint8)
+        runs = _runs(rv, base_graph, lifting_size, n_filler, n_ref)
+        kernels("phy.nr.sch_kernel").match_blocks(
+            kernel_input(coded), runs, np.uint64(modulation_order), sent
+        )
+        return sent
     ring = _ring(rv, base_graph, lifting_size, n_filler, n_ref)
+    return _array_match(coded, ring, e_bits, modulation_order)
+
+
+def _array_match(
+    coded: Array, ring: npt.NDArray[np.intp], e_bits: int, modulation_order: int
+) -> Array:
+    """The general way, for any array module."""
+    xp = array_module(coded)
     selected = coded[:, xp.asarray(np.resize(ring, e_bits))]
     interleaved = selected.reshape(-1, modulation_order, e_bits // modulation_order)
     return xp.ascontiguousarray(interleaved.swapaxes(1, 2)).reshape(-1, e_bits)
@@ -76,6 +92,8 @@ def rate_recover(
     lifting_size: int,
     n_filler: int,
     n_ref: int | None = None,
+    *,
+    out: Array | None = None,
 ) -> Array:
     """Undoes `rate_match` on LLRs: repeated bits are added up, unsent bits get 0.
 
@@ -88,9 +106,11 @@ def rate_recover(
         lifting_size: Z.
         n_filler: filler bits; they get FILLER_LLR.
         n_ref: size of a limited circular buffer in bits; None: the whole N.
+        out: contiguous float32[cb, N] to add to, such as the sum of earlier transmissions; None:
+            new zeros.
 
     Returns:
-        float32[cb, N].
+        float32[cb, N], `out` if it was given.
 
     Raises:
         InvalidInputError: wrong shape, dtype or range; the field is named.
@@ -103,18 +123,47 @@ def rate_recover(
         raise InvalidInputError("llr", f"must have shape [cb, {e_bits}], got {tuple(llr.shape)}")
     xp = array_module(llr)
     graph = lifted_graph(base_graph, lifting_size)
-    ring = xp.asarray(_ring(rv, base_graph, lifting_size, n_filler, n_ref))
-    n_blocks = llr.shape[0]
-    in_order = llr.reshape(n_blocks, e_bits // modulation_order, modulation_order).swapaxes(1, 2)
-    in_order = xp.ascontiguousarray(in_order).reshape(n_blocks, e_bits)
-    recovered = xp.zeros((n_blocks, graph.n_coded_bits), dtype=xp.float32)
-    for start in range(0, e_bits, ring.size):
-        part = in_order[:, start : start + ring.size]
-        # Within one turn of the ring every position occurs once, so this adds up correctly.
-        recovered[:, ring[: part.shape[1]]] += part
+    shape = (llr.shape[0], graph.n_coded_bits)
+    recovered = xp.zeros(shape, dtype=xp.float32) if out is None else out
+    if recovered.shape != shape or recovered.dtype != xp.float32:
+        raise InvalidInputError("out", f"must be float32 of shape {list(shape)}")
+    if xp is np:
+        runs = _runs(rv, base_graph, lifting_size, n_filler, n_ref)
+        kernels("phy.nr.sch_kernel").recover_blocks(
+            kernel_input(llr), runs, np.uint64(modulation_order), recovered
+        )
+    else:
+        ring = _ring(rv, base_graph, lifting_size, n_filler, n_ref)
+        _array_recover(llr, ring, modulation_order, recovered)
     filler_end = graph.n_info_bits - 2 * lifting_size
     recovered[:, filler_end - n_filler : filler_end] = FILLER_LLR
     return recovered
+
+
+def _array_recover(
+    llr: Array, ring: npt.NDArray[np.intp], modulation_order: int, recovered: Array
+) -> None:
+    """The general way, for any array module: adds float32 llr[cb, E] up in recovered[cb, N]."""
+    xp = array_module(llr)
+    positions = xp.asarray(ring)
+    n_blocks, e_bits = llr.shape
+    in_order = llr.reshape(n_blocks, e_bits // modulation_order, modulation_order).swapaxes(1, 2)
+    in_order = xp.ascontiguousarray(in_order).reshape(n_blocks, e_bits)
+    for start in range(0, e_bits, ring.size):
+        part = in_order[:, start : start + ring.size]
+        # Within one turn of the ring every position occurs once, so this adds up correctly.
+        recovered[:, positions[: part.shape[1]]] += part
+
+
+@lru_cache(maxsize=256)
+def _runs(
+    rv: int, base_graph: int, lifting_size: int, n_filler: int, n_ref: int | None
+) -> npt.NDArray[np.uint64]:
+    """Start and length of the contiguous runs of `_ring`: uint64[n, 2]."""
+    ring = _ring(rv, base_graph, lifting_size, n_filler, n_ref)
+    starts = np.flatnonzero(np.diff(ring, prepend=-2) != 1)
+    lengths = np.diff(starts, append=ring.size)
+    return np.stack([ring[starts], lengths], axis=1).astype(np.uint64)
 
 
 @lru_cache(maxsize=256)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from airan.core.errors import InvalidInputError
 from phy.array import Array, array_module
 from phy.checks import check_bits, check_choice
-from phy.jit import kernels
+from phy.jit import kernel_input, kernels
 
 ORDERS = (1, 2, 4, 6, 8)
 
@@ -138,12 +138,15 @@ def demap(
         raise InvalidInputError("symbols", "must have at least one axis")
     xp = array_module(symbols)
     if pi2:
-        symbols = symbols * xp.resize(xp.asarray([1, -1j], xp.complex64), symbols.shape[-1])
+        odd = xp.arange(symbols.shape[-1]) % 2 == 1
+        symbols = symbols * xp.where(odd, np.complex64(-1j), np.complex64(1))
     symbols = symbols.astype(xp.complex64, copy=False)
     noise_var = _noise_for(symbols, noise_var)
     shape = (*symbols.shape[:-1], symbols.shape[-1] * order)
-    if scrambling is not None and getattr(scrambling, "shape", None) != shape:
-        raise InvalidInputError("scrambling", f"must have shape {list(shape)}")
+    if scrambling is not None:
+        check_bits("scrambling", scrambling)
+        if scrambling.shape != shape:
+            raise InvalidInputError("scrambling", f"must have shape {list(shape)}")
     if order > 1 and method == "max_log" and xp is np:
         return _kernel_max_log(symbols, noise_var, order, scrambling).reshape(shape)
     llr = _array_llr(symbols, noise_var, order, method)
@@ -177,12 +180,11 @@ def _kernel_max_log(
     least = np.float32(np.abs(_levels(order)).min())
     llr = np.empty(symbols.size * order, dtype=np.float32)
     kernels("phy.nr.modulation_kernel").max_log(
-        np.ascontiguousarray(symbols).reshape(-1).view(np.float32),
+        kernel_input(symbols).reshape(-1).view(np.float32),
         (4 * least * least / noise_var).reshape(-1),
         1 / least,
         np.uint64(order // 2),
-        # Copied, because a read-only array would have the kernel compiled once more.
-        _NO_BITS if scrambling is None else np.array(scrambling, dtype=np.uint8).reshape(-1),
+        _NO_BITS if scrambling is None else kernel_input(scrambling).reshape(-1),
         llr,
     )
     return llr

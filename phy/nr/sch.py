@@ -5,6 +5,7 @@ Spec: TS 38.212 6.2 (UL-SCH) and 7.2 (DL-SCH)
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -13,6 +14,7 @@ from airan.core.errors import InvalidInputError
 from phy.array import Array, array_module
 from phy.checks import check_bits, check_choice, check_integer, check_llr, check_range
 from phy.nr import crc, ldpc
+from phy.nr.base_graph import lifted_graph
 from phy.nr.ldpc_rate import MODULATION_ORDERS
 from phy.nr.segmentation import Segmentation, block_lengths, segment
 
@@ -150,6 +152,8 @@ def decode(
     config: SchConfig,
     soft_buffer: Array | None = None,
     n_iterations: int = 10,
+    *,
+    n_threads: int = 1,
 ) -> SchResult:
     """Decodes a transport block from the LLRs of its coded bits.
 
@@ -160,30 +164,25 @@ def decode(
         soft_buffer: float32[cb, N], the SchResult.soft_buffer of the transmissions before (HARQ
             with incremental redundancy); None for the first. It is not changed.
         n_iterations: most LDPC iterations.
+        n_threads: threads that share the code blocks in the LDPC decoder.
 
     Raises:
-        InvalidInputError: wrong shape or dtype of `llr` or `soft_buffer`.
+        InvalidInputError: wrong shape or dtype of `llr` or `soft_buffer`, or a number out of range.
 
     Spec: TS 38.212 6.2
     """
     llr = check_llr("llr", llr)
     if llr.shape != (config.n_coded_bits,):
         raise InvalidInputError("llr", f"must have shape [{config.n_coded_bits}], got {llr.shape}")
-    xp = array_module(llr)
     cut = config.segmentation
-    clean = not bool(xp.isnan(llr).any())
-    llr = xp.clip(llr if clean else xp.nan_to_num(llr, nan=0.0), -_SOFT_LIMIT, _SOFT_LIMIT)
-    soft = _recover(llr, config)
-    if soft_buffer is not None:
-        if getattr(soft_buffer, "shape", None) != soft.shape:
-            raise InvalidInputError("soft_buffer", f"must have shape {list(soft.shape)}")
-        soft = xp.clip(soft + soft_buffer, -_SOFT_LIMIT, _SOFT_LIMIT)
-    found = ldpc.decode(soft, cut.base_graph, cut.lifting_size, n_iterations)
+    llr, clean = _bounded(llr)
+    soft, soft_clean = _soft_sum(llr, config, soft_buffer)
+    found = ldpc.decode(soft, cut.base_graph, cut.lifting_size, n_iterations, n_threads=n_threads)
     tb, crc_ok = _join(found.bits[:, : cut.block_bits], config)
     # The CRC decides, even where parity bits were not settled in time; but silence decodes to an
     # all-zero code block, which passes the CRC, so such a block must be consistent as well.
     spoken = found.parity_ok | found.bits.any(axis=1)
-    crc_ok = clean and crc_ok and bool(spoken.all())
+    crc_ok = clean and soft_clean and crc_ok and bool(spoken.all())
     return SchResult(tb, crc_ok, soft, found.iterations)
 
 
@@ -198,13 +197,36 @@ def _join(blocks: Array, config: SchConfig) -> tuple[Array, bool]:
     return with_crc[: config.tb_size_bits], blocks_ok and bool(crc.check(with_crc, cut.tb_crc))
 
 
-def _recover(llr: Array, config: SchConfig) -> Array:
+def _bounded(llr: Array) -> tuple[Array, bool]:
+    """Returns `llr` within the soft limit, NaN replaced by 0, and whether there was no NaN."""
     xp = array_module(llr)
-    parts = [
-        ldpc.rate_recover(llr[bits].reshape(-1, e_bits), e_bits, *_rate_arguments(config))
-        for e_bits, _, bits in _groups(config)
-    ]
-    return parts[0] if len(parts) == 1 else xp.concatenate(parts, axis=0)
+    peak = float(xp.maximum(llr.max(), -llr.min()))
+    if peak <= _SOFT_LIMIT:
+        return llr, True
+    if math.isnan(peak):
+        llr = xp.nan_to_num(llr, nan=0.0)
+    return xp.clip(llr, -_SOFT_LIMIT, _SOFT_LIMIT), not math.isnan(peak)
+
+
+def _soft_sum(llr: Array, config: SchConfig, soft_buffer: Array | None) -> tuple[Array, bool]:
+    """Adds the recovered `llr` to a copy of `soft_buffer`: float32[cb, N], and whether the buffer
+    had no NaN."""
+    xp = array_module(llr)
+    cut = config.segmentation
+    shape = (cut.n_code_blocks, lifted_graph(cut.base_graph, cut.lifting_size).n_coded_bits)
+    if soft_buffer is None:
+        soft, clean = xp.zeros(shape, dtype=xp.float32), True
+    else:
+        if getattr(soft_buffer, "shape", None) != shape:
+            raise InvalidInputError("soft_buffer", f"must have shape {list(shape)}")
+        before = check_llr("soft_buffer", soft_buffer)
+        bounded, clean = _bounded(before)
+        soft = bounded.copy() if bounded is before else bounded
+    for e_bits, blocks, bits in _groups(config):
+        ldpc.rate_recover(
+            llr[bits].reshape(-1, e_bits), e_bits, *_rate_arguments(config), out=soft[blocks]
+        )
+    return soft if soft_buffer is None else _bounded(soft)[0], clean
 
 
 def _rate_arguments(config: SchConfig) -> tuple[int, int, int, int, int, int | None]:

@@ -27,7 +27,7 @@ class PuschConfig(SharedChannelConfig):
         tpmi: transmitted precoding matrix indicator of codebook transmission.
         transform_precoding: DFT-s-OFDM; one layer, DM-RS type 1 of low PAPR, n_prb with no prime
             factor above 5. `mcs_table` 1, 2, 3 then mean TS 38.214 tables 6.1.4.1-1, 5.1.3.1-2
-            and 6.1.4.1-2, and `dmrs_n_id` is n_ID^RS, 0 to 1007.
+            and 6.1.4.1-2, and `dmrs_n_id` (without it `n_id`) is n_ID^RS, 0 to 1007.
         pi2_bpsk: with transform precoding, pi/2-BPSK is enabled for the lowest MCS indices.
         group_hopping: DM-RS sequence group hopping (transform precoding only).
         sequence_hopping: DM-RS sequence hopping (transform precoding only).
@@ -74,7 +74,9 @@ class PuschConfig(SharedChannelConfig):
             raise InvalidInputError(
                 "n_prb", f"must be 2^a 3^b 5^c with transform precoding, got {self.n_prb}"
             )
-        if self.dmrs_n_id is not None:
+        if self.dmrs_n_id is None:
+            check_integer("n_id", self.n_id, 0, 1007)
+        else:
             check_integer("dmrs_n_id", self.dmrs_n_id, 0, 1007)
         if self.group_hopping and self.sequence_hopping:
             raise InvalidInputError("sequence_hopping", "excludes group_hopping")
@@ -108,6 +110,9 @@ class PuschConfig(SharedChannelConfig):
             return super()._pilot_row(slot_number, symbol)
         n_id = self.n_id if self.dmrs_n_id is None else self.dmrs_n_id
         length = 6 * self.n_prb
+        # Both symbols of double-symbol DM-RS carry the first one's sequence.
+        row = self.dmrs_symbols.index(symbol)
+        symbol = self.dmrs_symbols[row - row % self.dmrs_length]
         group, number = low_papr.pusch_group_and_number(
             n_id, slot_number, symbol, self.group_hopping, self.sequence_hopping, length
         )

@@ -100,7 +100,7 @@ class PuschSlotReceiver:
         self.configs = tuple(configs)
         groups: dict[PuschConfig, list[int]] = {}
         for index, config in enumerate(configs):
-            groups.setdefault(_shared_part(config, index), []).append(index)
+            groups.setdefault(_shared_part(config), []).append(index)
         self._groups = []
         for members in groups.values():
             users = [configs[index] for index in members]
@@ -147,11 +147,10 @@ class PuschSlotReceiver:
         return tuple(found[index] for index in range(len(self.configs)))
 
 
-def _shared_part(config: PuschConfig, index: int) -> PuschConfig:
+def _shared_part(config: PuschConfig) -> PuschConfig:
     """The configuration without what members of a multi-user group may differ in."""
-    if config.transform_precoding:
-        # One layer to a group; a different RNTI keeps two such UEs from being taken for one.
-        return replace(config, rnti=index)
+    prbs = config.allocated_prbs
+    contiguous = prbs[-1] - prbs[0] == len(prbs) - 1
     return replace(
         config,
         n_layers=1,
@@ -160,6 +159,7 @@ def _shared_part(config: PuschConfig, index: int) -> PuschConfig:
         tpmi=0,
         mcs_table=1,
         mcs_index=0,
+        pi2_bpsk=False,
         rnti=0,
         n_id=0,
         dmrs_n_id=config.n_id if config.dmrs_n_id is None else config.dmrs_n_id,
@@ -167,7 +167,8 @@ def _shared_part(config: PuschConfig, index: int) -> PuschConfig:
         limited_buffer_bits=None,
         n_overhead_re=0,
         slot_number=0,
-        start_prb=config.allocated_prbs[0],
+        start_prb=prbs[0],
+        prbs=None if contiguous else prbs,
         carrier_start_prb=config.grid_start_prb,
         carrier_n_prb=config.grid_n_prb,
     )

@@ -28,7 +28,10 @@ DemapperName: TypeAlias = Literal["max_log", "exact"]
 
 # Resource elements that are equalised together: enough to be worth a call, few enough for a cache.
 _BATCH_RE = 4096
+# Noise is never taken as less than this, relative to the signal's power: -120 dB.
 _LEAST_NOISE = 1.0e-12
+# Power of what is no signal at all.
+_SILENCE = 1.0e-28
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class GroupReceiver:
     def __init__(
         self, users: Sequence[SharedChannelConfig], options: ReceiverOptions, spread: bool = False
     ) -> None:
-        """`spread` undoes transform precoding; the group is then a single UE."""
+        """`spread` undoes transform precoding, which all UEs of the group then have."""
         self._users = tuple(users)
         self._config = users[0]
         self._options = options
@@ -168,7 +171,7 @@ class GroupReceiver:
         self, grid: Array, estimate: ChannelEstimate, pilots: Array
     ) -> tuple[Array, Array]:
         if self._options.equaliser != "mmse_irc":
-            scale = np.float32(1 / np.sqrt(max(estimate.noise_var, _LEAST_NOISE)))
+            scale = np.float32(1 / np.sqrt(_noise_var(estimate)))
             return grid * scale, estimate.at_positions * scale
         n_subbands = max(1, self._config.n_prb // covariance.SUBBAND_PRBS)
         found = covariance.estimate(self._residuals(grid, estimate, pilots), n_subbands)
@@ -247,6 +250,7 @@ class GroupReceiver:
             user.sch,
             soft_buffer,
             self._options.n_iterations,
+            n_threads=self._options.n_threads,
         )
 
     def _despread(self, symbols: Array, noise: Array) -> tuple[Array, Array]:
@@ -265,15 +269,21 @@ class GroupReceiver:
     def _snr_db(self, estimate: ChannelEstimate, user: int) -> float:
         """Mean power of all of a UE's layers on one antenna against the noise."""
         power = self._users[user].n_layers * float(estimate.profiles[user].power.sum())
-        if power < _LEAST_NOISE:
+        if power < _SILENCE:
             return -float("inf")
-        return 10 * float(np.log10(power / max(estimate.noise_var, _LEAST_NOISE)))
+        return 10 * float(np.log10(power / _noise_var(estimate)))
 
     def _rsrp_db(self, estimate: ChannelEstimate, user: int) -> float:
         """Received power of a DM-RS resource element of one port on one antenna."""
         boost = dmrs.amplitude(self._config.n_cdm_groups_without_data) ** 2
         power = boost * float(estimate.profiles[user].power.sum())
         return 10 * float(np.log10(max(power, 1e-30)))
+
+
+def _noise_var(estimate: ChannelEstimate) -> float:
+    """The noise variance that is reckoned with, whatever the scale of the samples."""
+    strongest = max(float(profile.power.sum()) for profile in estimate.profiles)
+    return max(estimate.noise_var, _LEAST_NOISE * strongest, _SILENCE)
 
 
 def _failed(user: SharedChannelConfig, xp: object) -> SharedChannelResult:

@@ -38,7 +38,7 @@ def estimate(residuals: list[Array], n_subbands: int) -> Array:
             n_samples += part.shape[1]
         covariance[subband] /= n_samples
         mean = xp.trace(covariance[subband]).real / n_rx
-        load = mean * np.float32(n_rx / n_samples) + np.float32(1e-20)
+        load = mean * np.float32(n_rx / n_samples) + np.float32(1e-30)
         covariance[subband] += load * xp.eye(n_rx, dtype=xp.complex64)
     return covariance
 

@@ -27,9 +27,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="Sionna is not installed"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def sionna() -> SimpleNamespace:
     """Sionna's packages; imported here, because that takes seconds."""
+    import torch
+
+    # Its threads wait by turning in circles, which is slow where the cores have other work too.
+    torch.set_num_threads(1)
     from sionna.phy import fec, mapping, nr
     from sionna.phy.fec import crc, ldpc, scrambling
 

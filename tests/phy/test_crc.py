@@ -69,6 +69,13 @@ def test_one_flipped_bit_is_always_found(
     assert crc.check(word, poly).tolist() == [True, False, True]
 
 
+@pytest.mark.parametrize("n_bits", [1, 7, 8, 9, 24, 1000, 8401])
+@pytest.mark.parametrize("poly", ["24A", "24B", "24C", "16", "11", "6"])
+def test_the_kernel_agrees_with_the_array_code(poly: crc.Poly, n_bits: int) -> None:
+    bits = np.random.default_rng(n_bits).integers(0, 2, (2, 3, n_bits), dtype=np.uint8)
+    assert np.array_equal(crc._kernel_register(bits, poly), crc._array_register(bits, poly))
+
+
 def test_batch_axes_come_first() -> None:
     bits = np.random.default_rng(1).integers(0, 2, (2, 3, 40), dtype=np.uint8)
     word = crc.append(bits, "24A")

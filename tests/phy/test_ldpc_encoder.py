@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from airan.core.errors import InvalidInputError
-from phy.nr import ldpc
+from phy.nr import ldpc, ldpc_encoder
 from phy.nr.base_graph import LIFTING_SIZES, lifted_graph
 
 N_INFO_COLUMNS = {1: 22, 2: 10}
@@ -63,6 +63,7 @@ def test_every_lifting_size_gives_words_that_satisfy_all_checks(number, parity_c
         coded = ldpc.encode(info, number, z)
         assert coded.shape == (2, (N_COLUMNS[number] - 2) * z)
         assert coded.dtype == np.uint8
+        assert np.array_equal(coded, ldpc_encoder._array_encode(info, lifted_graph(number, z)))
         checks = parity_checks(number, z)
         for block in range(2):
             word = np.concatenate([info[block, : 2 * z], coded[block]])

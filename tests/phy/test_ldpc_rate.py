@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airan.core.errors import InvalidInputError
-from phy.nr import ldpc
+from phy.nr import ldpc, ldpc_rate
 
 N_CODED_COLUMNS = {1: 66, 2: 50}
 N_INFO_COLUMNS = {1: 22, 2: 10}
@@ -52,6 +52,9 @@ def test_bits_are_selected_and_interleaved_as_the_spec_says(rate, seed) -> None:
     coded = np.random.default_rng(seed).integers(0, 2, (2, n), dtype=np.uint8)
     expected = coded[:, positions_by_the_spec(*rate)]
     assert np.array_equal(ldpc.rate_match(coded, *rate), expected)
+    e_bits, rv, order, *rest = rate
+    by_arrays = ldpc_rate._array_match(coded, ldpc_rate._ring(rv, *rest), e_bits, order)
+    assert np.array_equal(by_arrays, expected)
 
 
 @given(rate=rates(), seed=st.integers(0, 2**32 - 1))
@@ -66,6 +69,27 @@ def test_recovery_adds_up_every_copy_of_a_bit(rate, seed) -> None:
     recovered = ldpc.rate_recover(llr, *rate)
     assert recovered.dtype == np.float32
     np.testing.assert_allclose(recovered, expected, atol=1e-4)
+    _, rv, order, *rest = rate
+    by_arrays = np.zeros_like(recovered)
+    ldpc_rate._array_recover(llr, ldpc_rate._ring(rv, *rest), order, by_arrays)
+    by_arrays[:, filler_end - n_filler : filler_end] = ldpc.FILLER_LLR
+    np.testing.assert_allclose(by_arrays, expected, atol=1e-4)
+
+
+def test_recovery_adds_to_what_earlier_transmissions_left(rng) -> None:
+    first, second = rng.normal(size=(2, 3, 40)).astype(np.float32)
+    arguments = (2, 2, 4, 5)
+    soft = ldpc.rate_recover(first, 40, 0, *arguments)
+    expected = soft + ldpc.rate_recover(second, 40, 2, *arguments)
+    expected[:, 27:32] = ldpc.FILLER_LLR
+    assert ldpc.rate_recover(second, 40, 2, *arguments, out=soft) is soft
+    np.testing.assert_allclose(soft, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("out", [np.zeros((1, 199), np.float32), np.zeros((1, 200))])
+def test_a_sum_of_another_shape_or_type_is_refused(out) -> None:
+    with pytest.raises(InvalidInputError, match="out"):
+        ldpc.rate_recover(np.zeros((1, 40), np.float32), 40, 0, 2, 2, 4, 0, out=out)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airan.core.errors import InvalidInputError
-from phy import PuschConfig, PuschReceiver, PuschTransmitter
+from phy import PuschConfig, PuschReceiver, PuschTransmitter, ReceiverOptions
 from phy.channel import Channel, ChannelConfig
 from phy.nr import modulation, sch
 
@@ -188,13 +188,20 @@ def test_a_receiver_set_otherwise_never_passes(changed, rng) -> None:
     assert not PuschReceiver(PuschConfig(**(fields | changed)))(grid).crc_ok
 
 
-def test_strength_and_phase_of_the_signal_do_not_matter(rng) -> None:
+@pytest.mark.parametrize("equaliser", ["mmse", "mmse_irc", "zf"])
+def test_strength_and_phase_of_the_signal_do_not_matter(equaliser, rng) -> None:
+    """Samples may be volts at an antenna, too: -100 dBm are some 1e-7."""
     config = PuschConfig(n_prb=10, mcs_index=20)
     tb = random_tb(config, rng)
     grid = Channel(ChannelConfig("AWGN", snr_db=25.0), rng)(PuschTransmitter(config)(tb))
-    receive = PuschReceiver(config)
-    for gain in (1e-6, 1.0, -1j, 3000.0):
-        assert np.array_equal(receive((gain * grid).astype(np.complex64)).tb, tb)
+    receive = PuschReceiver(config, options=ReceiverOptions(equaliser=equaliser))
+    plain = receive(grid)
+    for gain in (1e-12, 1e-9, 1e-7, 1.0, -1j, 3000.0, 1e9):
+        result = receive((gain * grid).astype(np.complex64))
+        assert result.crc_ok
+        assert np.array_equal(result.tb, tb)
+        assert result.snr_db == pytest.approx(plain.snr_db, abs=0.01)
+        assert result.sinr_db == pytest.approx(plain.sinr_db, abs=0.01)
 
 
 def test_a_retransmission_is_combined_with_the_soft_buffer(rng) -> None:

@@ -126,6 +126,41 @@ def test_not_finite_llrs_never_crash_and_nan_never_passes(bad, rng) -> None:
     assert not nothing_else.crc_ok or bad == np.inf  # certain zeros everywhere are a code word
 
 
+def test_nan_in_the_soft_buffer_never_passes(rng) -> None:
+    config = harq_config(0)
+    llr = as_llr(sch.encode(rng.integers(0, 2, 4032, dtype=np.uint8), config), 0.3, rng)
+    buffer = sch.decode(llr, config).soft_buffer
+    assert sch.decode(llr, config, buffer).crc_ok
+    buffer[0, 5] = np.nan
+    found = sch.decode(llr, config, buffer)
+    assert not found.crc_ok
+    assert np.isfinite(found.soft_buffer).all()
+
+
+def test_soft_values_stay_bounded_over_any_number_of_retransmissions(rng) -> None:
+    config = harq_config(0)
+    tb = rng.integers(0, 2, 4032, dtype=np.uint8)
+    llr = np.where(sch.encode(tb, config) == 0, 9e4, -9e4).astype(np.float32)
+    buffer = None
+    for _ in range(4):
+        found = sch.decode(llr, config, buffer)
+        buffer = found.soft_buffer
+    assert np.abs(buffer).max() <= 1e5
+    assert found.crc_ok
+    assert np.array_equal(found.tb, tb)
+
+
+def test_threads_decode_what_one_thread_decodes(rng) -> None:
+    tb = rng.integers(0, 2, 18_960, dtype=np.uint8)
+    config = SchConfig(18_960, 658 / 1024, 4, 1, 29_376)
+    llr = as_llr(sch.encode(tb, config), 0.6, rng)
+    alone, shared = sch.decode(llr, config), sch.decode(llr, config, n_threads=2)
+    assert alone.crc_ok
+    assert shared.crc_ok
+    assert np.array_equal(alone.iterations, shared.iterations)
+    assert np.array_equal(shared.tb, tb)
+
+
 def test_silence_never_passes() -> None:
     config = harq_config(0)
     assert not sch.decode(np.zeros(config.n_coded_bits, np.float32), config).crc_ok

@@ -61,6 +61,17 @@ def test_double_symbol_dm_rs_has_its_cover_in_time(rng) -> None:
         np.testing.assert_allclose(grid[0, symbol, 0::2], sign * pilots[row])
 
 
+@pytest.mark.parametrize("hopping", ["group_hopping", "sequence_hopping"])
+def test_hopping_double_symbol_dm_rs_repeats_its_first_symbols_sequence(hopping) -> None:
+    """TS 38.211 6.4.1.1.1.2: l is then the number of the pair's first symbol."""
+    config = PuschConfig(n_prb=12, transform_precoding=True, dmrs_length=2, **{hopping: True})
+    pairs = [config.pilots(slot).reshape(2, 2, -1) for slot in range(config.slots_per_frame)]
+    for first, second in pairs:
+        np.testing.assert_array_equal(first[0], first[1])
+        np.testing.assert_array_equal(second[0], second[1])
+    assert any(not np.array_equal(first[0], second[0]) for first, second in pairs)
+
+
 def test_data_goes_to_layers_in_turn(rng) -> None:
     config = PuschConfig(n_prb=1, mcs_index=3, n_layers=2)
     one = replace(config, n_layers=1)
@@ -247,6 +258,36 @@ def test_ues_on_the_same_prbs_are_separated_together(ports, rng) -> None:
         assert np.array_equal(result.tb, tb)
 
 
+def received_together(configs, rng) -> list[bool]:
+    """Whether each UE's block comes back when all send in one slot at 30 dB."""
+    tbs = [random_tb(config, rng) for config in configs]
+    total = sum(
+        faded(PuschTransmitter(config)(tb), config.n_rx, rng)
+        for config, tb in zip(configs, tbs, strict=True)
+    )
+    total = total + 0.03 * noise(rng, *total.shape)
+    return [
+        result.crc_ok and np.array_equal(result.tb, tb)
+        for result, tb in zip(PuschSlotReceiver(configs)(total), tbs, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("port", [1, 2])
+def test_ues_with_transform_precoding_are_separated_together(port, rng) -> None:
+    one = PuschConfig(n_prb=24, n_rx=4, transform_precoding=True, pi2_bpsk=True, rnti=5)
+    other = replace(one, rnti=6, mcs_index=0, dmrs_ports=(port,))
+    assert received_together([one, other], rng) == [True, True]
+
+
+def test_the_same_prbs_are_the_same_however_they_are_written(rng) -> None:
+    carrier = {"n_prb": 8, "n_rx": 4, "carrier_start_prb": 0, "carrier_n_prb": 20}
+    one = PuschConfig(start_prb=3, **carrier)
+    other = PuschConfig(prbs=tuple(range(3, 11)), rnti=2, dmrs_ports=(1,), **carrier)
+    assert received_together([one, other], rng) == [True, True]
+    with pytest.raises(InvalidInputError, match="dmrs_ports"):
+        PuschSlotReceiver([one, replace(other, dmrs_ports=(0,))])
+
+
 def test_ues_of_a_slot_must_fit_together() -> None:
     one = PuschConfig(n_prb=4)
     with pytest.raises(InvalidInputError, match="dmrs_ports"):
@@ -333,6 +374,8 @@ def test_bad_samples_outside_the_allocation_do_no_harm(bad, rng) -> None:
         ({"transform_precoding": True, "n_prb": 7}, "n_prb"),
         ({"transform_precoding": True, "prbs": (0, 1, 2, 4)}, "prbs"),
         ({"transform_precoding": True, "dmrs_type": 2}, "dmrs_type"),
+        ({"transform_precoding": True, "n_id": 1008}, "n_id"),
+        ({"transform_precoding": True, "dmrs_n_id": 1008}, "dmrs_n_id"),
         ({"pi2_bpsk": True}, "pi2_bpsk"),
     ],
 )
