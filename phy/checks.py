@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Iterable
+from numbers import Real
 
 from airan.core.errors import InvalidInputError
 from phy.array import Array, array_module
@@ -14,6 +16,12 @@ def check_range(field: str, value: float, low: float, high: float) -> None:
         raise InvalidInputError(field, f"must lie in [{low}, {high}], got {value}")
 
 
+def check_variance(field: str, value: object) -> None:
+    """Raises InvalidInputError naming `field` unless `value` is a finite number, not negative."""
+    if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
+        raise InvalidInputError(field, f"must be a finite number, not negative, got {value!r}")
+
+
 def check_integer(field: str, value: object, low: int, high: int) -> None:
     """Raises InvalidInputError naming `field` unless `value` is an int in [low, high]."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
@@ -21,9 +29,22 @@ def check_integer(field: str, value: object, low: int, high: int) -> None:
     check_range(field, value.__index__(), low, high)
 
 
+def check_integers(field: str, values: object) -> tuple[int, ...]:
+    """Returns `values` as a tuple of ints.
+
+    Raises:
+        InvalidInputError: no sequence, or not of integers.
+    """
+    if not isinstance(values, Iterable):
+        raise InvalidInputError(field, f"must be a tuple of integers, got {values!r}")
+    for value in values:
+        check_integer(field, value, -(1 << 63), (1 << 63) - 1)
+    return tuple(int(value) for value in values)
+
+
 def check_choice(field: str, value: object, choices: Collection[object]) -> None:
     """Raises InvalidInputError naming `field` unless `value` is one of `choices`."""
-    if value not in choices:
+    if value not in tuple(choices):
         raise InvalidInputError(field, f"must be one of {sorted(map(str, choices))}, got {value!r}")
 
 

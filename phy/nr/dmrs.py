@@ -22,6 +22,7 @@ __all__ = [
     "MappingType",
     "allowed_ports",
     "amplitude",
+    "c_init",
     "cdm_group",
     "cover",
     "data_subcarriers",
@@ -73,6 +74,15 @@ def cdm_group(port: int, configuration_type: int = 1) -> int:
     return (port // 2) % n_groups(configuration_type)
 
 
+def c_init(slot_number: int, symbol: int, n_id: int, n_scid: int) -> int:
+    """Returns c_init of one symbol's sequence; arguments as `sequence`.
+
+    Spec: TS 38.211 6.4.1.1.1.1 and 7.4.1.1.1
+    """
+    of_symbol = (14 * slot_number + symbol + 1) * (2 * n_id + 1)
+    return ((of_symbol << 17) + 2 * n_id + n_scid) % (1 << 31)
+
+
 def sequence(
     slot_number: int,
     symbol: int,
@@ -95,12 +105,9 @@ def sequence(
 
     Spec: TS 38.211 6.4.1.1.1.1 and 7.4.1.1.1
     """
-    c_init = ((1 << 17) * (14 * slot_number + symbol + 1) * (2 * n_id + 1) + 2 * n_id + n_scid) % (
-        1 << 31
-    )
     density = pilots_per_prb(configuration_type)
     n = density * (start_prb + n_prb)
-    c = scrambling.sequence(c_init, 2 * n).astype(np.float32)
+    c = scrambling.sequence(c_init(slot_number, symbol, n_id, n_scid), 2 * n).astype(np.float32)
     r = ((1 - 2 * c[0::2]) + 1j * (1 - 2 * c[1::2])) / np.float32(math.sqrt(2))
     return r[density * start_prb :].astype(np.complex64)
 

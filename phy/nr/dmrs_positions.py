@@ -131,6 +131,8 @@ def pdsch_symbol_positions(
         return _both((start_symbol, *(start_symbol + position for position in later)), length)
     if start_symbol > type_a_position:
         raise InvalidInputError("start_symbol", "must not lie after dmrs_type_a_position")
+    if n_symbols < 3:
+        raise InvalidInputError("n_symbols", "must be at least 3 with mapping type A")
     duration = start_symbol + n_symbols
     if type_a_position == 3 and duration in (3, 4):
         raise InvalidInputError("dmrs_type_a_position", "3 needs more than 4 symbols")

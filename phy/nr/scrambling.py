@@ -33,11 +33,19 @@ def sequence(c_init: int, n: int) -> npt.NDArray[np.uint8]:
 
 @lru_cache(maxsize=64)
 def _sequence(c_init: int, n: int) -> npt.NDArray[np.uint8]:
-    total = _DISCARDED + n
-    bits = _shift_register(1, _X1_TAPS, total)[_DISCARDED:total]
-    bits = bits ^ _shift_register(c_init, _X2_TAPS, total)[_DISCARDED:total]
+    bits = first_register(n) ^ second_register(c_init, n)
     bits.setflags(write=False)
     return bits
+
+
+def first_register(n: int) -> npt.NDArray[np.uint8]:
+    """Returns x_1(1600) to x_1(1600 + n - 1), the part that all sequences share: uint8[n]."""
+    return _shift_register(1, _X1_TAPS, _DISCARDED + n)[_DISCARDED : _DISCARDED + n]
+
+
+def second_register(c_init: int, n: int) -> npt.NDArray[np.uint8]:
+    """Returns x_2(1600) to x_2(1600 + n - 1), linear in the bits of c_init: uint8[n]."""
+    return _shift_register(c_init, _X2_TAPS, _DISCARDED + n)[_DISCARDED : _DISCARDED + n]
 
 
 def _shift_register(start: int, taps: tuple[int, ...], n: int) -> npt.NDArray[np.uint8]:

@@ -52,18 +52,20 @@ class PdschConfig(SharedChannelConfig):
 
     def _check_weights(self, weights: tuple[Any, ...]) -> None:
         try:
-            shape = np.asarray(weights, dtype=np.complex64).shape
+            with np.errstate(over="ignore"):
+                values = np.asarray(weights, dtype=np.complex64)
         except (TypeError, ValueError) as error:
             raise InvalidInputError(
                 "precoding_weights", "must be rows of equal length of complex numbers"
             ) from error
+        shape = values.shape
         groups = () if self.prg_size is None else (len(self.prb_runs),)
         if len(shape) != 2 + len(groups) or shape[:-2] != groups or shape[-1] != self.n_layers:
             wanted = [*groups, "port", self.n_layers]
             raise InvalidInputError(
                 "precoding_weights", f"must have shape {wanted}, got {list(shape)}"
             )
-        if not np.isfinite(np.asarray(weights)).all():
+        if not np.isfinite(values).all():
             raise InvalidInputError("precoding_weights", "must be finite")
 
     @cached_property

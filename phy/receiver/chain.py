@@ -14,7 +14,7 @@ import numpy as np
 
 from airan.core.errors import InvalidInputError
 from phy.array import Array, array_module, on_device
-from phy.checks import check_choice, check_integer
+from phy.checks import check_choice, check_integer, check_variance
 from phy.nr import dmrs, layer_mapping, modulation, sch, transform_precoding
 from phy.receiver import covariance, measurements
 from phy.receiver.channel_estimation import ChannelEstimate, ChannelEstimator, EstimatorName
@@ -119,8 +119,8 @@ class GroupReceiver:
             raise InvalidInputError("grid", f"must be an array of complex numbers, got {kind}")
         if grid.shape != shape:
             raise InvalidInputError("grid", f"must have shape {shape}, got {grid.shape}")
-        if noise_var is not None and not noise_var >= 0:
-            raise InvalidInputError("noise_var", f"must not be negative, got {noise_var}")
+        if noise_var is not None:
+            check_variance("noise_var", noise_var)
 
     def _separate(
         self, grid: Array, estimate: ChannelEstimate, pilots: Array

@@ -147,7 +147,7 @@ class ChannelEstimator:
     def _timing(self, raw: Array, layers: list[int], profile: DelayProfile) -> float:
         """Mean delay in ns: of the profile, or by the phase where it is only assumed."""
         if not self._is_narrow:
-            return profile.mean_ns
+            return profile.mean_ns if raw.any() else math.nan
         reader = self.reader
         lag = 2 if any(reader.layers[layer].has_partner for layer in layers) else 1
         part = self._on_longest_runs(raw, layers)

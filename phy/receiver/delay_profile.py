@@ -16,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from phy.array import Array, array_module, to_host
+from phy.checks import check_range
 
-LEAST_PILOTS = 48
-"""Fewer estimates than this resolve too little; a flat prior profile does better."""
+LEAST_PILOTS = 84
+"""Fewer estimates than this resolve too little, and a flat prior profile does better: the bins of a
+profile must be finer than what the Wiener filter's window of 64 pilots tells apart."""
 
 _SEGMENT = 256
 # Standard deviations of the averaged noise that a delay's power must rise above it to count.
@@ -35,11 +37,20 @@ class DelayWindow:
         earliest_ns: start of the window.
         latest_ns: its end.
         stragglers_ns: up to where a twentieth of the energy may lie; None: no later than the rest.
+
+    Raises:
+        InvalidInputError: a time is not within 0.1 ms, or the times do not rise.
     """
 
     earliest_ns: float = -100.0
     latest_ns: float = 1200.0
     stragglers_ns: float | None = None
+
+    def __post_init__(self) -> None:
+        check_range("earliest_ns", self.earliest_ns, -1e5, 1e5)
+        check_range("latest_ns", self.latest_ns, self.earliest_ns, 1e5)
+        if self.stragglers_ns is not None:
+            check_range("stragglers_ns", self.stragglers_ns, self.latest_ns, 1e5)
 
     @classmethod
     def within_cyclic_prefix(cls, scs_khz: int) -> DelayWindow:

@@ -28,7 +28,7 @@ class TimeModel:
     """How one UE's channel moves through the slot.
 
     Attributes:
-        frequency_offset_hz: mean rotation; NaN with a single DM-RS position.
+        frequency_offset_hz: mean rotation; NaN with a single DM-RS position or without a signal.
         doppler_hz: largest Doppler shift of Jakes' spectrum that fits.
         weights: complex64[14, position], channel of a symbol from the estimates.
     """
@@ -52,11 +52,22 @@ def fit(
         symbol_times_s: float64[14].
         error_var: variance of the estimates' error.
     """
+    return fit_products(_products(channel), times_s, symbol_times_s, error_var)
+
+
+def fit_products(
+    products: npt.NDArray[np.complex128],
+    times_s: npt.NDArray[np.float64],
+    symbol_times_s: npt.NDArray[np.float64],
+    error_var: float,
+) -> TimeModel:
+    """As `fit`, from the mean of conj(h_d) h_e: complex128[position, position]."""
     if times_s.size == 1:
         return TimeModel(float("nan"), 0.0, np.ones((symbol_times_s.size, 1), np.complex64))
-    products = _products(channel)
     first, second = np.triu_indices(times_s.size, 1)
-    offset_hz = best_frequency(products[first, second], times_s[second] - times_s[first])
+    apart = times_s[second] - times_s[first]
+    is_silent = not np.any(products)
+    offset_hz = 0.0 if is_silent else best_frequency(products[first, second], apart)
     doppler_hz = _doppler(products, times_s, error_var)
     power = max(float(np.real(np.diag(products)).mean()) - error_var, 1e-30)
     among = power * _bessel_j0(2 * np.pi * doppler_hz * np.subtract.outer(times_s, times_s))
@@ -64,7 +75,8 @@ def fit(
     away = np.subtract.outer(symbol_times_s, times_s)
     cross = power * _bessel_j0(2 * np.pi * doppler_hz * away)
     weights = np.linalg.solve(among, cross.T).T * np.exp(2j * np.pi * offset_hz * away)
-    return TimeModel(offset_hz, doppler_hz, weights.astype(np.complex64))
+    seen_hz = float("nan") if is_silent else offset_hz
+    return TimeModel(seen_hz, doppler_hz, weights.astype(np.complex64))
 
 
 def _products(channel: Array) -> npt.NDArray[np.complex128]:

@@ -88,6 +88,25 @@ class FrequencyFilter:
         return Filtered(out, left / weight, residual / weight)
 
 
+def window_taps(
+    n_in: int, spacing: int, targets: range, design: FilterDesign
+) -> tuple[npt.NDArray[np.complex64], npt.NDArray[np.float64]]:
+    """Returns the taps of one window, and what they leave of the noise at its pilots.
+
+    Args:
+        n_in: estimates in the window, `spacing` subcarriers apart.
+        spacing: subcarriers from one estimate to the next.
+        targets: subcarriers to estimate, counted from the window's first estimate; step 1.
+        design: what the filter is designed for.
+
+    Returns:
+        complex64[n_in, target], and float64[n_in], the variance of an estimate less the channel
+        found at it (and the partner's), relative to the noise.
+    """
+    solver = _Solver(n_in, spacing, design)
+    return solver.taps(len(targets), targets.start), solver.residual_parts
+
+
 class _Solver:
     """The filters of one window size: taps = (R_hp R_yy^-1)^T."""
 
@@ -104,7 +123,8 @@ class _Solver:
         self._inverse = np.linalg.inv((among + noise * np.eye(n_in)).T)
         middle = slice(n_in // 4, n_in - n_in // 4)
         # y - R A^-1 y = noise A^-1 y, whose covariance is noise^2 A^-1.
-        self.residual_part = noise * float(np.diagonal(self._inverse).real[middle].mean())
+        self.residual_parts = noise * np.diagonal(self._inverse).real
+        self.residual_part = float(self.residual_parts[middle].mean())
 
     def taps(self, n_out: int, lead: float) -> npt.NDArray[np.complex64]:
         """complex64[n_in, n_out] for targets from `lead` subcarriers after the first pilot on."""

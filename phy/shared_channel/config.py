@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from airan.core.errors import InvalidInputError
-from phy.checks import check_choice, check_integer
+from phy.checks import check_choice, check_integer, check_integers
 from phy.nr import dmrs, mcs, scrambling, tbs
 from phy.nr.dmrs import MappingType
 from phy.nr.sch import SchConfig
@@ -91,6 +91,10 @@ class SharedChannelConfig:
     n_overhead_re: int = 0
 
     def __post_init__(self) -> None:
+        for field in ("prbs", "dmrs_ports"):
+            value = getattr(self, field)
+            if value is not None:
+                object.__setattr__(self, field, check_integers(field, value))
         check_integer("n_prb", self.n_prb, 1, 273)
         check_choice("scs_khz", self.scs_khz, (15, 30, 60, 120))
         check_integer("n_layers", self.n_layers, 1, 4)
@@ -105,6 +109,7 @@ class SharedChannelConfig:
         _ = self.mcs, self.dmrs_symbols
         if max(self.dmrs_symbols) >= self.start_symbol + self.n_symbols:
             raise InvalidInputError("n_symbols", "leaves out a DM-RS symbol")
+        self._check_room()
         _ = self.tb_size_bits, self.sch
 
     def _check_allocation(self) -> None:
@@ -139,6 +144,13 @@ class SharedChannelConfig:
             check_choice("dmrs_ports", port, allowed)
         if len(set(self.ports)) != self.n_layers:
             raise InvalidInputError("dmrs_ports", f"must be {self.n_layers} different ports")
+
+    def _check_room(self) -> None:
+        room = 12 * self.n_symbols - self.n_dmrs_per_prb
+        if room < 1:
+            raise InvalidInputError("n_symbols", "leaves no resource element beside DM-RS for data")
+        if room <= self.n_overhead_re:
+            raise InvalidInputError("n_overhead_re", f"must be less than the {room} of a PRB")
 
     @property
     def slots_per_frame(self) -> int:

@@ -26,8 +26,9 @@ class SharedChannelResult:
         rsrp_db: reference signal received power of a port on an antenna, relative to 1 on a
             resource element (TS 38.215 5.1.1).
         timing_offset_ns: mean delay of the channel's energy after the receiver's timing; NaN
-            where one pilot alone cannot tell.
-        frequency_offset_hz: mean rotation of the channel; NaN with a single DM-RS position.
+            where one pilot alone cannot tell, or without any signal.
+        frequency_offset_hz: mean rotation of the channel; NaN with a single DM-RS position, with
+            the estimator "ls", or without any signal.
     """
 
     tb: Array

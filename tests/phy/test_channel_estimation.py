@@ -3,7 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from phy import PuschConfig, PuschTransmitter
+from phy.channel import Channel, ChannelConfig
 from phy.receiver import delay_profile, time_interpolation
+from phy.receiver.channel_estimation import ChannelEstimator
 from phy.receiver.delay_profile import DelayProfile, DelayWindow
 from phy.receiver.wiener import FilterDesign, FrequencyFilter
 
@@ -59,6 +62,22 @@ def test_narrow_allocations_fit_power_and_noise(n_pilots, has_partner, snr_db, r
     power, noise = np.mean(found, axis=0)
     assert power == pytest.approx(1.0, rel=0.35)
     assert noise == pytest.approx(noise_var, rel=0.35)
+
+
+@pytest.mark.parametrize("n_prb", [4, 8, 9, 11, 13, 14, 24, 60])
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_estimates_of_every_width_are_better_than_the_noise(n_prb, n_layers, rng) -> None:
+    config = PuschConfig(n_prb=n_prb, n_layers=n_layers)
+    channel = Channel(ChannelConfig(n_tx=n_layers, snr_db=26.0), rng)
+    errors = []
+    for _ in range(5):
+        fading = channel.draw()
+        tb = rng.integers(0, 2, config.tb_size_bits, dtype=np.uint8)
+        grid = channel(PuschTransmitter(config)(tb), fading)
+        estimate = ChannelEstimator([config])(grid, config.pilots(0), 0, None)
+        true = fading.response(12 * n_prb)[:, :, :1]
+        errors.append(np.mean(np.abs(estimate.at_positions - true) ** 2))
+    assert np.mean(errors) < 0.3 * channel.config.noise_var
 
 
 @pytest.mark.parametrize("runs", [[(0, 1)], [(0, 3), (3, 20)], [(0, 52)]])

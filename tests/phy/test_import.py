@@ -7,9 +7,9 @@ from phy import jit
 
 PROBE = """
 import sys, time
-started = time.perf_counter()
+started = time.process_time()
 import phy
-print(time.perf_counter() - started, "numba" in sys.modules, "cupy" in sys.modules)
+print(time.process_time() - started, "numba" in sys.modules, "cupy" in sys.modules)
 """
 
 

@@ -177,6 +177,14 @@ def test_silence_and_noise_never_pass(scale, rng) -> None:
     assert not result.crc_ok
 
 
+@pytest.mark.parametrize("n_prb", [4, 20])
+def test_silence_has_no_offsets(n_prb) -> None:
+    result = PuschReceiver(PuschConfig(n_prb=n_prb))(np.zeros((2, 14, 12 * n_prb), np.complex64))
+    assert result.snr_db == -np.inf
+    assert np.isnan(result.timing_offset_ns)
+    assert np.isnan(result.frequency_offset_hz)
+
+
 @pytest.mark.parametrize("changed", [{"rnti": 2}, {"n_id": 9}, {"slot_number": 1}, {"rv": 2}])
 def test_a_receiver_set_otherwise_never_passes(changed, rng) -> None:
     config = PuschConfig(n_prb=10, mcs_index=16, rnti=1, n_id=8)
@@ -256,6 +264,9 @@ def test_wrong_grids_and_blocks_are_named() -> None:
         (lambda: receive([1, 2]), "grid"),
         (lambda: receive(grid, noise_var=-1.0), "noise_var"),
         (lambda: receive(grid, noise_var=float("nan")), "noise_var"),
+        (lambda: receive(grid, noise_var=float("inf")), "noise_var"),
+        (lambda: receive(grid, noise_var="0.1"), "noise_var"),
+        (lambda: receive(grid, noise_var=np.ones(2)), "noise_var"),
         (lambda: receive(grid, slot_number=20), "slot_number"),
         (lambda: transmit(np.zeros(3, np.uint8)), "tb"),
         (lambda: transmit(np.zeros(config.tb_size_bits)), "tb"),

@@ -21,6 +21,7 @@ from phy import (
     ReceiverOptions,
 )
 from phy.nr import dmrs
+from phy.receiver.delay_profile import DelayWindow
 
 
 def random_tb(config, rng) -> np.ndarray:
@@ -356,6 +357,13 @@ def test_bad_samples_outside_the_allocation_do_no_harm(bad, rng) -> None:
     ("changed", "field"),
     [
         ({"prbs": (1, 2)}, "prbs"),
+        ({"prbs": 1}, "prbs"),
+        ({"prbs": (0, 1, 2, 3.5)}, "prbs"),
+        ({"dmrs_ports": 0}, "dmrs_ports"),
+        ({"dmrs_ports": (0.0,)}, "dmrs_ports"),
+        ({"mcs_table": [1]}, "mcs_table"),
+        ({"mapping_type": "B", "n_symbols": 1}, "n_symbols"),
+        ({"mapping_type": "B", "n_symbols": 2, "n_overhead_re": 12}, "n_overhead_re"),
         ({"prbs": (1, 2, 2, 4)}, "prbs"),
         ({"prbs": (0, 1, 2, 280)}, "prbs"),
         ({"carrier_start_prb": 1}, "carrier_start_prb"),
@@ -385,6 +393,13 @@ def test_wrong_configurations_are_named(changed, field) -> None:
     assert caught.value.field == field
 
 
+def test_prbs_and_ports_may_be_any_sequence() -> None:
+    plain = PuschConfig(n_prb=4, prbs=(0, 1, 2, 5), n_layers=2, dmrs_ports=(0, 2))
+    other = PuschConfig(n_prb=4, prbs=np.array([0, 1, 2, 5]), n_layers=2, dmrs_ports=[0, 2])
+    assert hash(other) == hash(plain)
+    assert other == plain
+
+
 def test_wrong_options_and_weights_are_named() -> None:
     for make, field in (
         (lambda: ReceiverOptions(n_iterations=0), "n_iterations"),
@@ -398,8 +413,13 @@ def test_wrong_options_and_weights_are_named() -> None:
             ),
             "equaliser",
         ),
+        (lambda: DelayWindow(100.0, -100.0), "latest_ns"),
+        (lambda: DelayWindow(float("nan")), "earliest_ns"),
+        (lambda: DelayWindow(0.0, 100.0, 50.0), "stragglers_ns"),
         (lambda: PdschConfig(n_prb=4, precoding_weights=((1, 1),)), "precoding_weights"),
         (lambda: PdschConfig(n_prb=4, precoding_weights=()), "precoding_weights"),
+        (lambda: PdschConfig(n_prb=4, precoding_weights=((1e300,),)), "precoding_weights"),
+        (lambda: PdschConfig(n_prb=4, start_symbol=1, n_symbols=2), "n_symbols"),
         (
             lambda: PdschConfig(n_prb=4, precoding_weights=((float("nan"),),)),
             "precoding_weights",
