@@ -1,0 +1,93 @@
+"""Streams on a part of the GPU's multiprocessors: green contexts.
+
+What runs on such a stream has its SMs to itself, as long as everything else stays on streams of
+other parts of the same split.
+
+Spec: CUDA driver API, "Green Contexts" (CUDA 12.4 and later)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import cupy as cp
+from cuda.bindings import driver
+
+from airan.core.errors import InvalidInputError, UnavailableError
+
+
+@dataclass(frozen=True)
+class SmPart:
+    """A part of the GPU.
+
+    Attributes:
+        n_sms: multiprocessors it really has; the driver rounds up.
+        stream: CuPy stream that runs on them, at the highest priority.
+        handle: the green context; None for the whole GPU.
+    """
+
+    n_sms: int
+    stream: Any
+    handle: Any
+
+
+def whole_gpu() -> SmPart:
+    """Returns a high-priority stream on all multiprocessors."""
+    properties = cp.cuda.runtime.getDeviceProperties(cp.cuda.Device().id)
+    _, highest = driver_call(driver.cuCtxGetStreamPriorityRange())
+    stream = cp.cuda.Stream(non_blocking=True, priority=int(highest))
+    return SmPart(int(properties["multiProcessorCount"]), stream, None)
+
+
+@contextmanager
+def sm_part(n_sms: int | None) -> Iterator[SmPart]:
+    """Yields a stream on `n_sms` multiprocessors (rounded up to what the GPU can split off), or on
+    all with None; ends the part afterwards.
+
+    Raises:
+        InvalidInputError: `n_sms` is not positive, or more than the GPU has.
+        UnavailableError: the driver refuses.
+    """
+    cp.cuda.Device().use()
+    cp.cuda.runtime.free(0)  # the primary context has to exist
+    if n_sms is None:
+        yield whole_gpu()
+        return
+    device = driver_call(driver.cuDeviceGet(cp.cuda.Device().id))
+    kind = driver.CUdevResourceType.CU_DEV_RESOURCE_TYPE_SM
+    available = driver_call(driver.cuDeviceGetDevResource(device, kind))
+    if not 0 < n_sms <= available.sm.smCount:
+        raise InvalidInputError("n_sms", f"must lie in [1, {available.sm.smCount}], got {n_sms}")
+    groups, _, _ = driver_call(driver.cuDevSmResourceSplitByCount(1, available, 0, n_sms))
+    part = groups[0]
+    description = driver_call(driver.cuDevResourceGenerateDesc([part], 1))
+    flags = driver.CUgreenCtxCreate_flags.CU_GREEN_CTX_DEFAULT_STREAM
+    context = driver_call(driver.cuGreenCtxCreate(description, device, flags))
+    _, highest = driver_call(driver.cuCtxGetStreamPriorityRange())
+    non_blocking = driver.CUstream_flags.CU_STREAM_NON_BLOCKING
+    raw = driver_call(driver.cuGreenCtxStreamCreate(context, non_blocking, highest))
+    try:
+        yield SmPart(int(part.sm.smCount), cp.cuda.ExternalStream(int(raw)), context)
+    finally:
+        driver_call(driver.cuStreamSynchronize(raw))
+        driver_call(driver.cuStreamDestroy(raw))
+        driver_call(driver.cuGreenCtxDestroy(context))
+
+
+def driver_call(answer: tuple[Any, ...]) -> Any:
+    """Returns what a driver call gave besides its status: nothing, one value or a tuple.
+
+    Raises:
+        UnavailableError: the status is an error, which is named.
+    """
+    status, *values = answer
+    if status != driver.CUresult.CUDA_SUCCESS:
+        _, name = driver.cuGetErrorName(status)
+        text = name.decode() if isinstance(name, bytes) else str(status)
+        raise UnavailableError(f"the CUDA driver answered {text}")
+    if not values:
+        return None
+    return values[0] if len(values) == 1 else tuple(values)
