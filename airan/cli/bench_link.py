@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -15,6 +15,8 @@ from airan.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from airan.bench.link import LinkConfig, LinkPoint
+    from phy.receiver.chain import DemapperName, EqualiserName
+    from phy.receiver.channel_estimation import EstimatorName
 
 _MAX_POINTS = 1000
 
@@ -77,9 +79,10 @@ def link(
         seed=seed,
         receiver=ReceiverOptions(
             n_iterations=iterations,
-            estimator=estimator,  # type: ignore[arg-type]
-            equaliser=equaliser,  # type: ignore[arg-type]
-            demapper=demapper,  # type: ignore[arg-type]
+            # Typer knows no lazily imported Literal; ReceiverOptions checks the words.
+            estimator=cast("EstimatorName", estimator),
+            equaliser=cast("EqualiserName", equaliser),
+            demapper=cast("DemapperName", demapper),
         ),
         known_noise=known_noise,
         sionna=wants_sionna(sionna),

@@ -18,7 +18,6 @@ from phy.nr import scrambling
 from phy.nr.dmrs_positions import MappingType, pdsch_symbol_positions, symbol_positions
 
 __all__ = [
-    "PILOTS_PER_PRB",
     "MappingType",
     "allowed_ports",
     "amplitude",
@@ -34,9 +33,6 @@ __all__ = [
     "symbol_positions",
     "time_cover",
 ]
-
-PILOTS_PER_PRB = 6
-"""Pilots of one port in one PRB and symbol, configuration type 1."""
 
 _PILOTS_PER_PRB = {1: 6, 2: 4}
 _N_GROUPS = {1: 2, 2: 3}

@@ -1,9 +1,8 @@
 """Low-PAPR sequences, and which of them PUSCH uses as DM-RS with transform precoding.
 
-Type 1 sequences have magnitude 1 on every subcarrier and a low peak in time; type 2 sequences are
-the spectrum of pi/2-BPSK symbols, with a peak lower still.
+They have magnitude 1 on every subcarrier and a low peak in time ("type 1").
 
-Spec: TS 38.211 5.2.2 (type 1), 5.2.3 (type 2), 6.4.1.1.1.2 (PUSCH DM-RS)
+Spec: TS 38.211 5.2.2, 6.4.1.1.1.2 (PUSCH DM-RS)
 """
 
 from __future__ import annotations
@@ -53,32 +52,6 @@ def sequence(
     return shifted.astype(np.complex64)
 
 
-def type_2_sequence(c_init: int, length: int) -> npt.NDArray[np.complex64]:
-    """Returns a type 2 sequence of 30 or more elements: complex64[length], mean power 1.
-
-    It is the DFT of pi/2-BPSK symbols whose bits are the pseudo-random sequence of `c_init`; the
-    group plays no part in these lengths.
-
-    Raises:
-        InvalidInputError: a value out of range, or one of the lengths 6, 12, 18 and 24, whose
-            tables (TS 38.211 5.2.3.2-1 to -4) are not part of this library.
-
-    Spec: TS 38.211 5.2.3.1
-    """
-    _check_length(length)
-    if length < 30:
-        raise InvalidInputError(
-            "length",
-            f"{length}: type 2 sequences shorter than 30 are not supported",
-            remedy="allocate at least 5 PRBs, or use type 1 DM-RS",
-        )
-    b = scrambling.sequence(c_init, length).astype(np.float64)
-    i = np.arange(length)
-    symbols = np.exp(1j * math.pi / 2 * (i % 2)) * (1 - 2 * b) * ((1 + 1j) / math.sqrt(2))
-    spectrum: npt.NDArray[np.complex128] = np.fft.fft(symbols, norm="ortho")
-    return spectrum.astype(np.complex64)
-
-
 def pusch_group_and_number(
     n_id_rs: int,
     slot_number: int,
@@ -90,8 +63,7 @@ def pusch_group_and_number(
     """Returns (u, v) of the DM-RS of PUSCH with transform precoding.
 
     Args:
-        n_id_rs: n_ID^RS, 0 to 1007 (nPUSCH-Identity, or the cell identity); up to 65535 with
-            type 2 sequences.
+        n_id_rs: n_ID^RS, 0 to 1007 (nPUSCH-Identity, or the cell identity).
         slot_number: slot within the frame.
         symbol: symbol within the slot; the first one of double-symbol DM-RS.
         group_hopping: the group changes with every symbol.
@@ -103,7 +75,7 @@ def pusch_group_and_number(
 
     Spec: TS 38.211 6.4.1.1.1.2
     """
-    check_integer("n_id_rs", n_id_rs, 0, 65535)
+    check_integer("n_id_rs", n_id_rs, 0, 1007)
     check_integer("slot_number", slot_number, 0, 159)
     check_integer("symbol", symbol, 0, _SYMBOLS_PER_SLOT - 1)
     _check_length(length)
@@ -117,19 +89,6 @@ def pusch_group_and_number(
     elif sequence_hopping and length >= _TWO_NUMBERS:
         number = int(scrambling.sequence(n_id_rs, position + 1)[-1])
     return (shift + n_id_rs) % N_GROUPS, number
-
-
-def pusch_type_2_c_init(slot_number: int, symbol: int, n_id: int, n_scid: int) -> int:
-    """Returns c_init of the type 2 DM-RS of PUSCH with pi/2-BPSK.
-
-    `n_id` is N_ID^{n_SCID} (pi2BPSK-ScramblingID), 0 to 65535. Spec: TS 38.211 6.4.1.1.1.2
-    """
-    check_integer("slot_number", slot_number, 0, 159)
-    check_integer("symbol", symbol, 0, _SYMBOLS_PER_SLOT - 1)
-    check_integer("n_id", n_id, 0, 65535)
-    check_integer("n_scid", n_scid, 0, 1)
-    position = _SYMBOLS_PER_SLOT * slot_number + symbol
-    return ((1 << 17) * (position + 1) * (2 * n_id + 1) + 2 * n_id + n_scid) % (1 << 31)
 
 
 def _check_length(length: int) -> None:

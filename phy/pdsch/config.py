@@ -42,6 +42,8 @@ class PdschConfig(SharedChannelConfig):
     prg_size: int | None = None
     max_mimo_layers: int = 4
 
+    _symbol_positions = staticmethod(dmrs.pdsch_symbol_positions)
+
     def __post_init__(self) -> None:
         check_integer("max_mimo_layers", self.max_mimo_layers, 1, 4)
         super().__post_init__()
@@ -68,29 +70,10 @@ class PdschConfig(SharedChannelConfig):
         if not np.isfinite(values).all():
             raise InvalidInputError("precoding_weights", "must be finite")
 
-    @cached_property
-    def prb_runs(self) -> tuple[tuple[int, int], ...]:
-        """(first, count) of each run of PRBs of equal precoding, as positions in
-        `allocated_prbs`."""
-        prbs = np.asarray(self.allocated_prbs)
-        group = np.zeros_like(prbs) if self.prg_size is None else prbs // self.prg_size
-        starts = np.flatnonzero(
-            (np.diff(prbs, prepend=-2) != 1) | (np.diff(group, prepend=-1) != 0)
-        )
-        counts = np.diff(starts, append=prbs.size)
-        return tuple((int(a), int(n)) for a, n in zip(starts, counts, strict=True))
-
-    @cached_property
-    def dmrs_symbols(self) -> tuple[int, ...]:
-        """Symbols of the slot that carry DM-RS; with double-symbol DM-RS both of each pair."""
-        return dmrs.pdsch_symbol_positions(
-            self.mapping_type,
-            self.start_symbol,
-            self.n_symbols,
-            self.dmrs_additional_positions,
-            self.dmrs_type_a_position,
-            self.dmrs_length,
-        )
+    @property
+    def bundle_prbs(self) -> int | None:
+        """PRBs of a PRG: the channel jumps from one to the next with the precoding."""
+        return self.prg_size
 
     @cached_property
     def sch(self) -> SchConfig:

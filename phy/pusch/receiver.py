@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from airan.core.errors import InvalidInputError
 from phy.array import Array
@@ -11,14 +12,14 @@ from phy.checks import check_integer
 from phy.pusch.config import PuschConfig
 from phy.receiver.chain import GroupReceiver, ReceiverOptions
 from phy.receiver.delay_profile import DelayWindow
+from phy.receiver.single import SingleReceiver
 from phy.shared_channel.result import SharedChannelResult
 
+PuschResult: TypeAlias = SharedChannelResult
+"""What came out of one slot."""
 
-class PuschResult(SharedChannelResult):
-    """What came out of one slot; see SharedChannelResult."""
 
-
-class PuschReceiver:
+class PuschReceiver(SingleReceiver):
     """Receives what a PuschTransmitter of the same `config` sent through a channel."""
 
     def __init__(
@@ -41,36 +42,8 @@ class PuschReceiver:
             raise InvalidInputError("options", "already holds n_iterations and delay_window")
         if options is None:
             options = ReceiverOptions(n_iterations=n_iterations, delay_window=delay_window)
+        super().__init__(config, GroupReceiver([config], options, config.transform_precoding))
         self.config = config
-        self._receive = GroupReceiver([config], options, config.transform_precoding)
-
-    def __call__(
-        self,
-        grid: Array,
-        noise_var: float | None = None,
-        *,
-        slot_number: int | None = None,
-        soft_buffer: Array | None = None,
-    ) -> PuschResult:
-        """Receives one slot.
-
-        Args:
-            grid: complex64[rx, 14, 12 * carrier PRBs]. NaN or infinite samples in the allocation
-                fail the slot, no more.
-            noise_var: variance of the complex noise on a resource element; None: estimated.
-            slot_number: slot within the frame; None: the configured one.
-            soft_buffer: float32[cb, N] of the block's earlier transmissions.
-
-        Raises:
-            InvalidInputError: wrong shape or dtype, a negative noise variance or a slot number out
-                of range.
-
-        Spec: TS 38.211 6.3.1, 6.4.1.1; TS 38.212 6.2
-        """
-        slot_number = self.config.slot_number if slot_number is None else slot_number
-        check_integer("slot_number", slot_number, 0, self.config.slots_per_frame - 1)
-        [result] = self._receive(grid, noise_var, slot_number, [soft_buffer])
-        return PuschResult(**vars(result))
 
 
 class PuschSlotReceiver:
@@ -142,10 +115,8 @@ class PuschSlotReceiver:
         found: dict[int, PuschResult] = {}
         for members, receive in self._groups:
             own = [buffers[index] for index in members]
-            for index, result in zip(
-                members, receive(grid, noise_var, slot_number, own), strict=True
-            ):
-                found[index] = PuschResult(**vars(result))
+            results = receive(grid, noise_var, slot_number, own)
+            found.update(zip(members, results, strict=True))
         return tuple(found[index] for index in range(len(self.configs)))
 
 

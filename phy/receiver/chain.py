@@ -6,11 +6,14 @@ DM-RS ports; their layers are separated together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from airan.core.errors import InvalidInputError
 from phy.array import Array, array_module, on_device
@@ -88,6 +91,7 @@ class GroupReceiver:
                 "equaliser", f"zf cannot separate {n_layers} layers on {self._config.n_rx} antennas"
             )
         self._estimate = ChannelEstimator(users, options.delay_window, options.estimator)
+        self._batches = _batches(self._config)
 
     def __call__(
         self,
@@ -135,23 +139,16 @@ class GroupReceiver:
         noise = xp.empty((n_layers, n_data), dtype=xp.float32)
         method: Literal["mmse", "zf"] = "zf" if self._options.equaliser == "zf" else "mmse"
         at = 0
-        for rows in self._batches():
-            mask = config.data_mask[rows]
+        for rows, kept in self._batches:
             of_rows = self._at_symbols(channel, estimate, rows)
             received = grid[:, rows].reshape(grid.shape[0], -1)
-            if not mask.all():
-                kept = xp.asarray(np.flatnonzero(mask.reshape(-1)))
-                received, of_rows = received[:, kept], of_rows[:, :, kept]
+            if kept is not None:
+                index = xp.asarray(kept)
+                received, of_rows = received[:, index], of_rows[:, :, index]
             n = received.shape[-1]
             symbols[:, at : at + n], noise[:, at : at + n] = equalise(received, of_rows, method)
             at += n
         return symbols, noise
-
-    def _batches(self) -> list[list[int]]:
-        """The symbols with data, cut into batches."""
-        rows = [int(row) for row in np.flatnonzero(self._config.data_mask.any(axis=1))]
-        size = max(1, _BATCH_RE // (12 * self._config.n_prb))
-        return [rows[i : i + size] for i in range(0, len(rows), size)]
 
     def _at_symbols(self, channel: Array, estimate: ChannelEstimate, rows: list[int]) -> Array:
         """Interpolates to complex64[rx, layer, symbols * subcarriers]."""
@@ -183,17 +180,13 @@ class GroupReceiver:
 
     def _residuals(self, grid: Array, estimate: ChannelEstimate, pilots: Array) -> list[Array]:
         """What the DM-RS leaves unexplained, by CDM group, with the smoothing's loss made good."""
-        config, reader = self._config, self._estimate.reader
-        xp = array_module(grid)
+        reader = self._estimate.reader
         residuals = []
-        for group in range(config.n_cdm_groups_without_data):
+        for group in reader.combs:
+            residual = reader.received(grid, group)
             if group in reader.groups:
-                rebuilt = reader.rebuild(estimate.at_positions, pilots, group)
-                residual = reader.received(grid, group) - rebuilt
+                residual -= reader.rebuild(estimate.at_positions, pilots, group)
                 residual *= np.float32(1 / np.sqrt(max(estimate.residual_part[group], 1e-3)))
-            else:
-                comb = dmrs.subcarriers(config.n_prb, 2 * group, config.dmrs_type)
-                residual = grid[:, list(config.dmrs_symbols)][:, :, xp.asarray(comb)]
             residuals.append(residual)
         return residuals
 
@@ -280,21 +273,34 @@ class GroupReceiver:
         return 10 * float(np.log10(max(power, 1e-30)))
 
 
+def _batches(
+    config: SharedChannelConfig,
+) -> list[tuple[list[int], npt.NDArray[np.intp] | None]]:
+    """The symbols with data, cut into batches, and which of a batch's resource elements carry it
+    (None for all)."""
+    rows = [int(row) for row in np.flatnonzero(config.data_mask.any(axis=1))]
+    size = max(1, _BATCH_RE // (12 * config.n_prb))
+    batches = []
+    for start in range(0, len(rows), size):
+        batch = rows[start : start + size]
+        mask = config.data_mask[batch]
+        batches.append((batch, None if mask.all() else np.flatnonzero(mask)))
+    return batches
+
+
 def _noise_var(estimate: ChannelEstimate) -> float:
     """The noise variance that is reckoned with, whatever the scale of the samples."""
     strongest = max(float(profile.power.sum()) for profile in estimate.profiles)
     return max(estimate.noise_var, _LEAST_NOISE * strongest, _SILENCE)
 
 
-def _failed(user: SharedChannelConfig, xp: object) -> SharedChannelResult:
+def _failed(user: SharedChannelConfig, xp: ModuleType) -> SharedChannelResult:
     """The result of a slot with samples that are not finite."""
-    zeros = xp.zeros  # type: ignore[attr-defined]
-    nan = float("nan")
     return SharedChannelResult(
-        tb=zeros(user.tb_size_bits, dtype="uint8"),
+        tb=xp.zeros(user.tb_size_bits, dtype="uint8"),
         crc_ok=False,
-        noise_var=nan,
-        snr_db=nan,
-        iterations=zeros(0, dtype="int32"),
+        noise_var=math.nan,
+        snr_db=math.nan,
+        iterations=xp.zeros(0, dtype="int32"),
         soft_buffer=None,
     )

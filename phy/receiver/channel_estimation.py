@@ -27,7 +27,6 @@ class ChannelEstimate:
     """What the pilots said.
 
     Attributes:
-        raw: complex64[rx, layer, position, pilot], least-squares estimates.
         at_positions: complex64[rx, layer, position, 12 n_prb], smoothed.
         noise_var: variance of the complex noise on a resource element.
         profiles: delay profile of each UE's layers.
@@ -37,7 +36,6 @@ class ChannelEstimate:
             DM-RS, relative to the noise.
     """
 
-    raw: Array
     at_positions: Array
     noise_var: float
     profiles: tuple[DelayProfile, ...]
@@ -103,7 +101,6 @@ class ChannelEstimator:
         if noise_var is None:
             noise_var = noise / self.reader.noise_factor
         return ChannelEstimate(
-            raw=raw,
             at_positions=smooth,
             noise_var=noise_var,
             profiles=profiles,

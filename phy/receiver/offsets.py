@@ -1,10 +1,8 @@
-"""Timing and frequency offsets: measured on channel estimates, taken out of a resource grid.
+"""Timing and frequency offsets, measured on channel estimates.
 
-Estimates are least-squares ones of single ports: where several ports share pilots by orthogonal
-covers, the covers have to be taken off first, or `first_lag` be a whole number of covers.
-
-Where nothing can be measured (no power, or no finite value) the answer is NaN, and taking out an
-offset of NaN leaves the grid as it is.
+Where several ports share pilots by orthogonal covers, the covers have to be taken off the
+least-squares estimates first, or `first_lag` be a whole number of covers. Where nothing can be
+measured (no power, or no finite value) the answer is NaN.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ import numpy.typing as npt
 
 from airan.core.errors import InvalidInputError
 from phy.array import Array, array_module, to_host
-from phy.checks import check_choice, check_integer, check_range
+from phy.checks import check_integer, check_range
 from phy.ofdm import N_SYMBOLS, PARTS_PER_SYMBOL, cp_parts
 
 _LONGEST_LAG = 8
@@ -68,107 +66,58 @@ def timing_offset_ns(raw: Array, pilot_spacing_hz: float, first_lag: int = 1) ->
     )
     if not np.any(products):
         return math.nan
-    return -1e9 * best_frequency(products, lags * pilot_spacing_hz)
+    return -1e9 * _best_frequency(products, lags * pilot_spacing_hz)
 
 
-def frequency_offset_hz(raw: Array, symbol_times_s: npt.ArrayLike) -> float:
+def position_products(channel: Array) -> npt.NDArray[np.complex128]:
+    """Returns the mean of conj(h_d) h_e for DM-RS positions d, e: complex128[position, position].
+
+    Args:
+        channel: complex64[rx, layer, position, subcarrier or pilot].
+    """
+    xp = array_module(channel)
+    by_position = xp.moveaxis(channel, 2, 0).reshape(channel.shape[2], -1)
+    products = to_host(by_position.conj() @ by_position.T).astype(np.complex128)
+    scaled: npt.NDArray[np.complex128] = products / by_position.shape[1]
+    return scaled
+
+
+def frequency_offset_hz(
+    products: npt.NDArray[np.complex128], times_s: npt.NDArray[np.float64]
+) -> float:
     """Estimates the carrier frequency offset (with the mean Doppler shift) of a slot.
 
     The most likely frequency for unknown, constant channel coefficients: the one that best lines
-    up the phases of all pairs of DM-RS symbols, each weighted with the power they share.
+    up the phases of all pairs of DM-RS positions, each weighted with the power they share.
 
     Args:
-        raw: complex64[rx, layer, dmrs symbol, pilot], least-squares estimates.
-        symbol_times_s: float[dmrs symbol], when each of the symbols is sent, in s, rising.
+        products: complex128[position, position], see `position_products`.
+        times_s: float64[position], when each of them was sent, rising.
 
     Returns:
-        Hz, positive if the received signal's frequency is too high, within +-1 / (2 d) for symbols
-        at least d s apart; NaN with one symbol only, or if there is nothing to measure.
+        Hz, positive if the received signal's frequency is too high, within +-1 / (2 d) for
+        positions at least d s apart; NaN with one position only, or if there is nothing to
+        measure.
 
     Raises:
-        InvalidInputError: wrong shape or dtype, or times that do not fit the symbols.
+        InvalidInputError: times that do not fit the positions.
     """
-    _check_estimates(raw)
-    times = np.asarray(symbol_times_s, dtype=np.float64)
-    if times.shape != (raw.shape[2],):
+    if times_s.shape != products.shape[:1]:
         raise InvalidInputError(
-            "symbol_times_s", f"must have shape ({raw.shape[2]},), got {times.shape}"
+            "times_s", f"must have shape {products.shape[:1]}, got {times_s.shape}"
         )
-    if not np.all(np.diff(times) > 0):
-        raise InvalidInputError("symbol_times_s", "must rise")
-    if times.size < 2:
+    if not np.all(np.diff(times_s) > 0):
+        raise InvalidInputError("times_s", "must rise")
+    first, second = np.triu_indices(times_s.size, 1)
+    if not np.any(products[first, second]):
         return math.nan
-    rows = _normalised(raw).swapaxes(0, 2).reshape(times.size, -1)
-    shared = np.asarray(to_host(rows.conj() @ rows.T), dtype=np.complex128)
-    first, second = np.triu_indices(times.size, 1)
-    products = shared[first, second]
-    if not np.any(products):
-        return math.nan
-    return best_frequency(products, times[second] - times[first])
+    return _best_frequency(products[first, second], times_s[second] - times_s[first])
 
 
-def remove_timing_offset(grid: Array, offset_ns: float, scs_khz: int) -> Array:
-    """Advances a grid by `offset_ns`: a phase ramp over the subcarriers, 0 on the first.
-
-    Args:
-        grid: complex64[..., subcarrier].
-        offset_ns: as `timing_offset_ns` gives it; NaN changes nothing.
-        scs_khz: subcarrier spacing.
-
-    Returns:
-        complex64[..., subcarrier].
-
-    Raises:
-        InvalidInputError: no complex array, or an unknown subcarrier spacing.
-    """
-    _check_grid(grid, 1)
-    check_choice("scs_khz", scs_khz, (15, 30, 60, 120))
-    if not math.isfinite(offset_ns):
-        return grid
-    turns = np.arange(grid.shape[-1]) * (scs_khz * 1e-6 * offset_ns)
-    return grid * array_module(grid).asarray(_rotation(turns))
-
-
-def remove_frequency_offset(grid: Array, offset_hz: float, symbol_times_s: npt.ArrayLike) -> Array:
-    """Turns every symbol back by the phase that a frequency offset has reached at its time.
-
-    What the offset does within a symbol, interference between subcarriers, stays: some -35 dB at
-    1% of the subcarrier spacing.
-
-    Args:
-        grid: complex64[..., symbol, subcarrier].
-        offset_hz: as `frequency_offset_hz` gives it; NaN changes nothing.
-        symbol_times_s: float[symbol], in s.
-
-    Returns:
-        complex64[..., symbol, subcarrier].
-
-    Raises:
-        InvalidInputError: no complex array, or times that do not fit the grid.
-    """
-    _check_grid(grid, 2)
-    times = np.asarray(symbol_times_s, dtype=np.float64)
-    if times.shape != (grid.shape[-2],):
-        raise InvalidInputError(
-            "symbol_times_s", f"must have shape ({grid.shape[-2]},), got {times.shape}"
-        )
-    if not math.isfinite(offset_hz):
-        return grid
-    return grid * array_module(grid).asarray(_rotation(-offset_hz * times))[:, None]
-
-
-def best_frequency(
+def _best_frequency(
     products: npt.NDArray[np.complex128], distances: npt.NDArray[np.float64]
 ) -> float:
-    """Returns the f that maximises Re sum(products exp(-j 2 pi f distances)).
-
-    A search on a grid, then Newton's method.
-
-    Args:
-        products: complex128[pair], conj(first) * second of each pair, summed over all it was seen
-            on.
-        distances: float64[pair], how far apart the two are, positive; f has the inverse unit.
-    """
+    """The f that maximises Re sum(products exp(-j 2 pi f distances)): a search, then Newton."""
     limit = 1 / (2 * float(distances.min()))
     n_points = 2 * math.ceil(_POINTS_PER_TURN * limit * float(distances.max()))
     candidates = np.linspace(-limit, limit, n_points, endpoint=False)
@@ -192,11 +141,6 @@ def _normalised(raw: Array) -> Array:
     return usable / xp.float32(largest) if largest > 0 else usable
 
 
-def _rotation(turns: npt.NDArray[np.float64]) -> npt.NDArray[np.complex64]:
-    rotation: npt.NDArray[np.complex128] = np.exp(2j * np.pi * np.mod(turns, 1.0))
-    return rotation.astype(np.complex64)
-
-
 def _check_estimates(raw: Array) -> None:
     if getattr(getattr(raw, "dtype", None), "kind", None) != "c":
         kind = getattr(raw, "dtype", type(raw).__name__)
@@ -205,11 +149,3 @@ def _check_estimates(raw: Array) -> None:
         raise InvalidInputError(
             "raw", f"must have shape (rx, layer, dmrs symbol, pilot), got {raw.shape}"
         )
-
-
-def _check_grid(grid: Array, least_axes: int) -> None:
-    if getattr(getattr(grid, "dtype", None), "kind", None) != "c":
-        kind = getattr(grid, "dtype", type(grid).__name__)
-        raise InvalidInputError("grid", f"must be an array of complex numbers, got {kind}")
-    if grid.ndim < least_axes:
-        raise InvalidInputError("grid", f"must have at least {least_axes} axes, got {grid.ndim}")

@@ -60,8 +60,9 @@ class PilotReader:
         self.groups = tuple(sorted({layer.group for layer in self.layers}))
         self.combs = {
             group: dmrs.subcarriers(config.n_prb, 2 * group, config.dmrs_type)
-            for group in self.groups
+            for group in range(config.n_cdm_groups_without_data)
         }
+        """Subcarriers of each CDM group that carries DM-RS or nothing."""
         pairs = config.dmrs_type == 2
         self.spacing = 6 if pairs else 2
         """Subcarriers from one estimate to the next."""
@@ -90,38 +91,34 @@ class PilotReader:
             grid: complex64[rx, 14, 12 n_prb], the allocation.
             pilots: complex64[dmrs symbol, pilot] as sent, before covers.
         """
-        xp = array_module(grid)
-        inverse = pilots.conj() / xp.abs(pilots[:, :1]) ** 2
-        raw = {group: self.received(grid, group) * inverse for group in self.groups}
-        return xp.stack(
-            [self._layer(raw[layer.group], layer.port) for layer in self.layers], axis=1
-        )
+        raw = {group: self._matched(grid, pilots, group) for group in self.groups}
+        layers = [self._layer(raw[layer.group], layer.port) for layer in self.layers]
+        return array_module(grid).stack(layers, axis=1)
 
     def spare_power(self, grid: Array, pilots: Array) -> float | None:
         """Returns the mean power on a resource element where DM-RS is sent but none is ours: CDM
         groups without data that no layer uses, and covers that no layer uses. It is noise and
         interference alone; None where all are in use.
         """
-        config, xp = self.config, array_module(grid)
         spare = []
-        for group in range(config.n_cdm_groups_without_data):
+        for group in self.combs:
             if group not in self.groups:
-                comb = xp.asarray(dmrs.subcarriers(config.n_prb, 2 * group, config.dmrs_type))
-                rows = xp.asarray(self._rows.reshape(-1))
-                empty = grid[:, rows[:, None], comb]
-                spare.append(float((xp.abs(empty) ** 2).mean()))
+                spare.append(_power(self.received(grid, group)))
                 continue
-            used = {layer.port for layer in self.layers if layer.group == group}
-            inverse = pilots.conj() / xp.abs(pilots[:, :1]) ** 2
-            raw = self.received(grid, group) * inverse
-            for port in self._unused(group, used):
-                left = self._layer(raw, port)
-                spare.append(float((xp.abs(left) ** 2).mean()) / self.noise_factor)
+            raw = self._matched(grid, pilots, group)
+            for port in self._unused(group):
+                spare.append(_power(self._layer(raw, port)) / self.noise_factor)
         return float(np.mean(spare)) if spare else None
 
-    def _unused(self, group: int, used: set[int]) -> list[int]:
+    def _matched(self, grid: Array, pilots: Array, group: int) -> Array:
+        """What arrived on a CDM group, divided by the pilots: complex64[rx, dmrs symbol, pilot]."""
+        xp = array_module(grid)
+        return self.received(grid, group) * (pilots.conj() / xp.abs(pilots[:, :1]) ** 2)
+
+    def _unused(self, group: int) -> list[int]:
         """Ports of a group whose code is orthogonal to all in use, whatever the channel."""
         config = self.config
+        used = {layer.port for layer in self.layers if layer.group == group}
         ports = [
             port
             for port in range(2 * config.dmrs_length * dmrs.n_groups(config.dmrs_type))
@@ -179,3 +176,7 @@ def _code(port: int, config: SharedChannelConfig) -> tuple[int, tuple[int, int]]
     """CDM group and time cover: ports that agree in both differ in their cover in frequency."""
     in_time = dmrs.time_cover(port, config.dmrs_type) if config.dmrs_length == 2 else (1, 1)
     return dmrs.cdm_group(port, config.dmrs_type), in_time
+
+
+def _power(samples: Array) -> float:
+    return float((samples.real**2 + samples.imag**2).mean())

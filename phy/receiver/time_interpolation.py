@@ -10,13 +10,14 @@ Wiener filtering" (1997).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from phy.array import Array, array_module, to_host
-from phy.receiver.offsets import best_frequency
+from phy.array import Array
+from phy.receiver.offsets import frequency_offset_hz, position_products
 
 _ANGLES = np.sin((np.arange(64) + 0.5) * (np.pi / 64))
 # Arguments of J0 up to its first zero, where it can be inverted.
@@ -52,7 +53,7 @@ def fit(
         symbol_times_s: float64[14].
         error_var: variance of the estimates' error.
     """
-    return fit_products(_products(channel), times_s, symbol_times_s, error_var)
+    return fit_products(position_products(channel), times_s, symbol_times_s, error_var)
 
 
 def fit_products(
@@ -63,11 +64,9 @@ def fit_products(
 ) -> TimeModel:
     """As `fit`, from the mean of conj(h_d) h_e: complex128[position, position]."""
     if times_s.size == 1:
-        return TimeModel(float("nan"), 0.0, np.ones((symbol_times_s.size, 1), np.complex64))
-    first, second = np.triu_indices(times_s.size, 1)
-    apart = times_s[second] - times_s[first]
-    is_silent = not np.any(products)
-    offset_hz = 0.0 if is_silent else best_frequency(products[first, second], apart)
+        return TimeModel(math.nan, 0.0, np.ones((symbol_times_s.size, 1), np.complex64))
+    seen_hz = frequency_offset_hz(products, times_s)
+    offset_hz = 0.0 if math.isnan(seen_hz) else seen_hz
     doppler_hz = _doppler(products, times_s, error_var)
     power = max(float(np.real(np.diag(products)).mean()) - error_var, 1e-30)
     among = power * _bessel_j0(2 * np.pi * doppler_hz * np.subtract.outer(times_s, times_s))
@@ -75,18 +74,7 @@ def fit_products(
     away = np.subtract.outer(symbol_times_s, times_s)
     cross = power * _bessel_j0(2 * np.pi * doppler_hz * away)
     weights = np.linalg.solve(among, cross.T).T * np.exp(2j * np.pi * offset_hz * away)
-    seen_hz = float("nan") if is_silent else offset_hz
     return TimeModel(seen_hz, doppler_hz, weights.astype(np.complex64))
-
-
-def _products(channel: Array) -> npt.NDArray[np.complex128]:
-    """Mean of conj(h_d) h_e: complex128[position, position]."""
-    xp = array_module(channel)
-    n_positions = channel.shape[2]
-    by_position = xp.moveaxis(channel, 2, 0).reshape(n_positions, -1)
-    products = to_host(by_position.conj() @ by_position.T).astype(np.complex128)
-    scaled: npt.NDArray[np.complex128] = products / by_position.shape[1]
-    return scaled
 
 
 def _doppler(

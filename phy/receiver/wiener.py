@@ -69,17 +69,17 @@ class FrequencyFilter:
         xp = array_module(estimates)
         n_subcarriers = self._spacing * estimates.shape[-1]
         out = xp.empty((*estimates.shape[:-1], n_subcarriers), dtype=xp.complex64)
-        designed: dict[int, _Solver] = {}
+        solvers: dict[int, _Solver] = {}
         left = residual = weight = 0.0
         for first, count in self._runs:
             pilot0, n_pilots = first * self._per_prb, count * self._per_prb
             for n_in, n_out, lead, starts in _blocks(n_pilots, self._spacing):
-                if n_in not in designed:
-                    designed[n_in] = _Solver(n_in, self._spacing, design)
-                taps = designed[n_in].taps(n_out, lead - self._offset)
+                if n_in not in solvers:
+                    solvers[n_in] = _Solver(n_in, self._spacing, design)
+                taps = solvers[n_in].taps(n_out, lead - self._offset)
                 gain = design.noise_var * float((np.abs(taps) ** 2).sum(axis=0).mean())
                 left += gain * len(starts)
-                residual += designed[n_in].residual_part * len(starts)
+                residual += solvers[n_in].residual_part * len(starts)
                 weight += len(starts)
                 on_device = xp.asarray(taps)
                 for pilot, target in starts:
@@ -120,6 +120,7 @@ class _Solver:
             sign = 1 - 2 * (np.arange(n_in) % 2)
             among = among + other * np.multiply.outer(sign, sign)
         noise = max(design.noise_var, _LEAST_NOISE * float(profile.power.sum()))
+        self._taps: dict[tuple[int, float], npt.NDArray[np.complex64]] = {}
         self._inverse = np.linalg.inv((among + noise * np.eye(n_in)).T)
         middle = slice(n_in // 4, n_in - n_in // 4)
         # y - R A^-1 y = noise A^-1 y, whose covariance is noise^2 A^-1.
@@ -127,7 +128,13 @@ class _Solver:
         self.residual_part = float(self.residual_parts[middle].mean())
 
     def taps(self, n_out: int, lead: float) -> npt.NDArray[np.complex64]:
-        """complex64[n_in, n_out] for targets from `lead` subcarriers after the first pilot on."""
+        """complex64[n_in, n_out] for targets from `lead` subcarriers after the first pilot on;
+        runs of PRBs of equal length share them."""
+        if (n_out, lead) not in self._taps:
+            self._taps[n_out, lead] = self._solve(n_out, lead)
+        return self._taps[n_out, lead]
+
+    def _solve(self, n_out: int, lead: float) -> npt.NDArray[np.complex64]:
         # Targets less pilots takes few different values: from lead - last pilot up.
         lowest = lead - self._pilots[-1]
         n = int(self._pilots[-1]) + n_out

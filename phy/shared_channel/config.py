@@ -90,6 +90,9 @@ class SharedChannelConfig:
     carrier_n_prb: int | None = None
     n_overhead_re: int = 0
 
+    # The uplink's table; the downlink has one of its own.
+    _symbol_positions = staticmethod(dmrs.symbol_positions)
+
     def __post_init__(self) -> None:
         for field in ("prbs", "dmrs_ports"):
             value = getattr(self, field)
@@ -187,11 +190,21 @@ class SharedChannelConfig:
         starts = 12 * (np.asarray(self.allocated_prbs) - self.grid_start_prb)
         return (starts[:, None] + np.arange(12)).reshape(-1)
 
+    @property
+    def bundle_prbs(self) -> int | None:
+        """PRBs over which the channel is continuous, counted from common resource block 0; None
+        where it is so over all neighbours."""
+        return None
+
     @cached_property
     def prb_runs(self) -> tuple[tuple[int, int], ...]:
-        """(first, count) of each run of neighbouring PRBs, as positions in `allocated_prbs`."""
+        """(first, count) of each run of neighbouring PRBs with a continuous channel, as positions
+        in `allocated_prbs`."""
         prbs = np.asarray(self.allocated_prbs)
-        starts = np.flatnonzero(np.diff(prbs, prepend=prbs[0] - 2) != 1)
+        breaks = np.diff(prbs) != 1
+        if self.bundle_prbs is not None:
+            breaks |= np.diff(prbs // self.bundle_prbs) != 0
+        starts = np.concatenate([[0], np.flatnonzero(breaks) + 1])
         counts = np.diff(starts, append=prbs.size)
         return tuple((int(a), int(n)) for a, n in zip(starts, counts, strict=True))
 
@@ -208,7 +221,7 @@ class SharedChannelConfig:
     @cached_property
     def dmrs_symbols(self) -> tuple[int, ...]:
         """Symbols of the slot that carry DM-RS; with double-symbol DM-RS both of each pair."""
-        return dmrs.symbol_positions(
+        return self._symbol_positions(
             self.mapping_type,
             self.start_symbol,
             self.n_symbols,

@@ -77,3 +77,37 @@ def gold_sequence():
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20240601)
+
+
+@pytest.fixture(scope="session")
+def random_tb():
+    """Draws a transport block of a configuration: (config, rng) -> uint8[tb_size_bits]."""
+
+    def draw(config, rng: np.random.Generator) -> np.ndarray:
+        return rng.integers(0, 2, config.tb_size_bits, dtype=np.uint8)
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def noise():
+    """Draws complex noise of variance 1: (rng, *shape) -> complex64[shape]."""
+
+    def draw(rng: np.random.Generator, *shape: int) -> np.ndarray:
+        values = rng.standard_normal((2, *shape)) / np.sqrt(2)
+        return (values[0] + 1j * values[1]).astype(np.complex64)
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def faded(noise):
+    """A still two-path Rayleigh channel of mean power 1: [port, 14, k] -> [rx, 14, k]."""
+
+    def pass_through(grid, n_rx, rng, delays_ns=(0.0, 300.0), scs_khz=30) -> np.ndarray:
+        turns = scs_khz * 1e-6 * np.multiply.outer(delays_ns, np.arange(grid.shape[-1]))
+        taps = noise(rng, n_rx, grid.shape[0], len(delays_ns)) / np.sqrt(len(delays_ns))
+        response = taps @ np.exp(-2j * np.pi * turns)
+        return np.einsum("rpk,ptk->rtk", response, grid).astype(np.complex64)
+
+    return pass_through

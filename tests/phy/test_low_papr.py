@@ -111,29 +111,6 @@ def test_cyclic_shifts_by_twelfths_are_orthogonal(length) -> None:
     np.testing.assert_allclose(gram, np.eye(6), atol=1e-5)
 
 
-def test_type_2_is_the_spectrum_of_pi_2_bpsk(gold_sequence) -> None:
-    length, c_init = 60, 12345
-    r = low_papr.type_2_sequence(c_init, length)
-    assert r.dtype == np.complex64
-    b = gold_sequence(c_init, length)
-    # TS 38.211 5.1.1 and 5.2.3, as printed.
-    d = [
-        np.exp(1j * np.pi / 2 * (i % 2)) / np.sqrt(2) * ((1 - 2 * b[i]) + 1j * (1 - 2 * b[i]))
-        for i in range(length)
-    ]
-    for n in range(length):
-        total = sum(d[i] * np.exp(-2j * np.pi * i * n / length) for i in range(length))
-        assert r[n] == pytest.approx(total / np.sqrt(length), abs=1e-5)
-
-
-def test_type_2_peaks_below_qpsk() -> None:
-    """That is what it is for: against DM-RS of the CP-OFDM kind it saves about 3 dB of peak."""
-    rng = np.random.default_rng(1)
-    qpsk = [papr_db(np.exp(1j * np.pi / 2 * rng.integers(0, 4, 120))) for _ in range(50)]
-    type_2 = [papr_db(low_papr.type_2_sequence(c_init, 120)) for c_init in range(50)]
-    assert np.mean(type_2) < np.mean(qpsk) - 2.0
-
-
 def group_and_number_by_the_spec(
     gold, n_id, slot, symbol, group_hopping, sequence_hopping, m_zc
 ) -> tuple[int, int]:
@@ -164,11 +141,6 @@ def test_hopping_is_the_specs(gold_sequence, group_hopping, sequence_hopping) ->
     assert (len(seen) > 1) == bool(group_hopping or sequence_hopping)
 
 
-def test_type_2_c_init_is_the_specs() -> None:
-    expected = (2**17 * (14 * 5 + 2 + 1) * (2 * 700 + 1) + 2 * 700 + 1) % 2**31
-    assert low_papr.pusch_type_2_c_init(5, 2, 700, 1) == expected
-
-
 @pytest.mark.parametrize(
     ("call", "field"),
     [
@@ -178,11 +150,8 @@ def test_type_2_c_init_is_the_specs() -> None:
         (lambda: low_papr.sequence(0, 0, 40), "length"),
         (lambda: low_papr.sequence(0, 0, 0), "length"),
         (lambda: low_papr.sequence(0, 0, 36, float("nan")), "cyclic_shift"),
-        (lambda: low_papr.type_2_sequence(0, 24), "length"),
-        (lambda: low_papr.type_2_sequence(2**31, 36), "c_init"),
         (lambda: low_papr.pusch_group_and_number(0, 0, 0, True, True, 36), "sequence_hopping"),
         (lambda: low_papr.pusch_group_and_number(0, 0, 14, False, False, 36), "symbol"),
-        (lambda: low_papr.pusch_type_2_c_init(0, 0, 65536, 0), "n_id"),
     ],
 )
 def test_wrong_arguments_are_named(call, field) -> None:

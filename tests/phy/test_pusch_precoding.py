@@ -9,15 +9,6 @@ from phy import PuschConfig, PuschReceiver, PuschTransmitter, ReceiverOptions
 from phy.nr import precoding
 
 
-def random_tb(config, rng) -> np.ndarray:
-    return rng.integers(0, 2, config.tb_size_bits, dtype=np.uint8)
-
-
-def noise(rng, *shape) -> np.ndarray:
-    values = rng.standard_normal((2, *shape)) / np.sqrt(2)
-    return (values[0] + 1j * values[1]).astype(np.complex64)
-
-
 def papr_db(grid: np.ndarray) -> float:
     """Of the data symbols, oversampled four times."""
     samples = np.fft.ifft(grid[0, [0, 1, 3, 4, 5, 6]], 4 * grid.shape[-1], axis=-1)
@@ -27,7 +18,7 @@ def papr_db(grid: np.ndarray) -> float:
 
 @pytest.mark.parametrize("n_prb", [1, 2, 3, 4, 5, 6, 25, 100, 270])
 @pytest.mark.parametrize("fields", [{"mcs_index": 0, "pi2_bpsk": True}, {"mcs_index": 12}])
-def test_spread_slots_come_back(n_prb, fields, rng) -> None:
+def test_spread_slots_come_back(n_prb, fields, rng, random_tb, noise) -> None:
     config = PuschConfig(n_prb=n_prb, transform_precoding=True, **fields)
     tb = random_tb(config, rng)
     grid = PuschTransmitter(config)(tb)
@@ -40,7 +31,7 @@ def test_spread_slots_come_back(n_prb, fields, rng) -> None:
     assert np.array_equal(result.tb, tb)
 
 
-def test_spreading_lowers_the_peak_power(rng) -> None:
+def test_spreading_lowers_the_peak_power(rng, random_tb) -> None:
     def of(**fields) -> float:
         config = PuschConfig(n_prb=50, mcs_index=0, **fields)
         return papr_db(PuschTransmitter(config)(random_tb(config, rng)))
@@ -50,7 +41,7 @@ def test_spreading_lowers_the_peak_power(rng) -> None:
 
 
 @pytest.mark.parametrize("fields", [{"group_hopping": True}, {"sequence_hopping": True}])
-def test_both_sides_hop_alike_and_strangers_do_not(fields, rng) -> None:
+def test_both_sides_hop_alike_and_strangers_do_not(fields, rng, random_tb, noise) -> None:
     config = PuschConfig(
         n_prb=12, mcs_index=0, transform_precoding=True, pi2_bpsk=True, n_id=5, **fields
     )
@@ -65,7 +56,9 @@ def test_both_sides_hop_alike_and_strangers_do_not(fields, rng) -> None:
 
 
 @pytest.mark.parametrize(("n_ports", "n_layers"), [(2, 1), (2, 2), (4, 1), (4, 2), (4, 3), (4, 4)])
-def test_every_precoder_of_the_codebook_comes_back(n_ports, n_layers, rng) -> None:
+def test_every_precoder_of_the_codebook_comes_back(
+    n_ports, n_layers, rng, random_tb, noise
+) -> None:
     for tpmi in range(precoding.n_tpmi(n_ports, n_layers)):
         config = PuschConfig(
             n_prb=4, mcs_index=4, n_layers=n_layers, n_rx=4, n_ports=n_ports, tpmi=tpmi
