@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import cupy as cp
 import numpy as np
@@ -25,8 +26,9 @@ import numpy.typing as npt
 
 from phy.channel import Channel, ChannelConfig
 from phy.gpu import front_end_twin as twin
-from phy.gpu.front_end import FrontEnd
+from phy.gpu.device_program import DeviceProgram
 from phy.gpu.front_end_layout import UE_RESULT
+from phy.gpu.front_end_plan import front_end_program
 from phy.gpu.packed_slot import PackedSlot, pack
 from phy.pusch.config import PuschConfig
 from phy.pusch.transmitter import PuschTransmitter
@@ -92,8 +94,7 @@ def time_all(
         configs = [replace(_PEAK, rnti=i + 1) for i in range(n)]
         # Two channels are enough, but no two cells share samples in memory.
         slot = pack(configs, [grids[i % 2] for i in range(n)], is_irc)
-        front_end = FrontEnd(slot.limits)
-        front_end.upload(**slot.inputs)
+        front_end = _loaded(slot)
         stream = cp.cuda.Stream(non_blocking=True)
         front_end.launch(stream)
         stream.synchronize()
@@ -113,11 +114,15 @@ def table(rows: Sequence[dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def _median_us(front_end: FrontEnd, stream: cp.cuda.Stream, stage: str | None, n: int) -> float:
-    stream.begin_capture()
-    front_end.launch(stream, None if stage is None else (stage,))  # type: ignore[arg-type]
-    graph = stream.end_capture()
-    graph.upload(stream)
+def _loaded(slot: PackedSlot) -> DeviceProgram:
+    front_end = DeviceProgram(front_end_program(slot.limits))
+    for name, values in slot.inputs.items():
+        front_end.write(name, values)
+    return front_end
+
+
+def _median_us(front_end: DeviceProgram, stream: Any, stage: str | None, n: int) -> float:
+    graph = front_end.capture(stream, 0, None if stage is None else (stage,))
     times = []
     for repeat in range(n + 5):
         start, end = cp.cuda.Event(), cp.cuda.Event()
@@ -145,15 +150,14 @@ def _received(
 
 
 def _run_once(slot: PackedSlot) -> dict[str, npt.NDArray[np.generic]]:
-    front_end = FrontEnd(slot.limits)
-    for name in ("channel", "whitening", "estimate_sums", "symbol_sums", "llr"):
+    front_end = _loaded(slot)
+    for name in ("channel", "whitening", "estimate_sums", "symbol_sums"):
         # What no kernel writes must not look like a result.
         front_end.arrays[name].fill(99)
-    front_end.upload(**slot.inputs)
     stream = cp.cuda.Stream(non_blocking=True)
     front_end.launch(stream)
     stream.synchronize()
-    return {name: front_end.download(name) for name in ("llr", "results")}
+    return {name: front_end.read(name) for name in ("llr", "results")}
 
 
 def _twin(slot: PackedSlot, ue: np.void) -> tuple[npt.NDArray[np.int8], np.void]:

@@ -10,7 +10,6 @@ empty record, leave at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +18,7 @@ from phy.checks import check_choice, check_integer
 from phy.gpu import gold
 from phy.gpu.front_end_filters import COLUMNS, TILE, WINDOW
 from phy.gpu.front_end_layout import CHUNK_BITS, CHUNK_WORDS, UE_DESCRIPTOR, UE_RESULT
-
-Stage: TypeAlias = Literal["generate", "estimate", "whiten", "equalise", "measure"]
+from phy.gpu.program import Buffer, Launch, Program
 
 SYMBOLS_PER_BLOCK = 4
 """Data symbols that a thread of the equaliser takes: few enough to fill a GPU with one UE, many
@@ -81,32 +79,23 @@ class FrontEndLimits:
         return tuple(sorted({next(n for n in _ANTENNAS if n >= n_rx) for n_rx in self.n_rx}))
 
 
-@dataclass(frozen=True)
-class Launch:
-    """One kernel launch.
+def front_end_program(limits: FrontEndLimits) -> Program:
+    """Returns the front end of slots within `limits`.
 
-    Attributes:
-        stage: the part of the front end it belongs to.
-        source: file of phy/kernels.
-        kernel: its name there.
-        grid: blocks.
-        n_threads: threads of a block.
-        arguments: names of buffers, and integers.
+    Inputs are ues (UE_DESCRIPTOR; a record of zeros holds no UE) and samples (float16, the cells'
+    grids); taps are written when filters change. Outputs are llr and results (UE_RESULT). The stage
+    "measure" feeds no other.
     """
+    return Program(
+        buffers={name: Buffer(*each) for name, each in _buffers(limits).items()},
+        launches=_launches(limits),
+        inputs=("ues", "samples"),
+        outputs=("llr", "results"),
+        constants={"jumps": gold.jumps(), "first_register": gold.first_register()},
+    )
 
-    stage: Stage
-    source: str
-    kernel: str
-    grid: tuple[int, ...]
-    n_threads: int
-    arguments: tuple[str | int, ...]
 
-
-def buffers(limits: FrontEndLimits) -> dict[str, tuple[tuple[int, ...], npt.DTypeLike]]:
-    """Returns shape and dtype of every buffer by its name.
-
-    Inputs are ues, samples and taps; outputs llr and results. What `constants` holds never changes.
-    """
+def _buffers(limits: FrontEndLimits) -> dict[str, tuple[tuple[int, ...], npt.DTypeLike]]:
     n_tiles, n_blocks, n_groups = _counts(limits)
     return {
         "ues": ((limits.n_ues,), UE_DESCRIPTOR),
@@ -126,13 +115,8 @@ def buffers(limits: FrontEndLimits) -> dict[str, tuple[tuple[int, ...], npt.DTyp
     }
 
 
-def constants() -> dict[str, npt.NDArray[np.uint32]]:
-    """Returns the contents of buffers that are filled once."""
-    return {"jumps": gold.jumps(), "first_register": gold.first_register()}
-
-
-def launches(limits: FrontEndLimits) -> tuple[Launch, ...]:
-    """Returns the launches of a slot, in their order."""
+def _launches(limits: FrontEndLimits) -> tuple[Launch, ...]:
+    prelude = f"#define ANTENNAS {sum(limits.kernel_antennas)}\n"
     n_tiles, n_blocks, n_groups = _counts(limits)
     n_ues = limits.n_ues
     # Two bits a pilot in up to 8 DM-RS symbols, which begin anywhere in a chunk; coded bits.
@@ -142,7 +126,7 @@ def launches(limits: FrontEndLimits) -> tuple[Launch, ...]:
     out = [
         Launch(
             "generate",
-            "gold.cu",
+            "gold",
             "generate_sequences",
             (n_gold_blocks, n_ues),
             _GOLD_THREADS,
@@ -150,7 +134,7 @@ def launches(limits: FrontEndLimits) -> tuple[Launch, ...]:
         ),
         Launch(
             "estimate",
-            "estimate.cu",
+            "estimate",
             "estimate",
             (n_tiles, n_ues),
             128,
@@ -158,7 +142,7 @@ def launches(limits: FrontEndLimits) -> tuple[Launch, ...]:
         ),
         Launch(
             "estimate",
-            "estimate.cu",
+            "estimate",
             "finish_estimates",
             (n_ues,),
             32,
@@ -169,11 +153,12 @@ def launches(limits: FrontEndLimits) -> tuple[Launch, ...]:
         out += [
             Launch(
                 "whiten",
-                "covariance.cu",
+                "covariance",
                 f"whiten_{n_rx}",
                 (max(1, limits.n_prb // 8), n_ues),
                 128,
                 (*inputs, "channel", "whitening"),
+                prelude,
             )
             for n_rx in limits.kernel_antennas
         ]
@@ -181,22 +166,24 @@ def launches(limits: FrontEndLimits) -> tuple[Launch, ...]:
     out += [
         Launch(
             "equalise",
-            "equalise.cu",
+            "equalise",
             f"equalise_{n_rx}",
             (n_blocks, n_ues, n_groups),
             _BLOCK_SUBCARRIERS,
             ("ues", "samples", *symbol_arguments, SYMBOLS_PER_BLOCK),
+            prelude,
         )
         for n_rx in limits.kernel_antennas
     ]
     out.append(
         Launch(
             "measure",
-            "equalise.cu",
+            "equalise",
             "finish_equaliser",
             (n_ues,),
             32,
             ("ues", "symbol_sums", "results", n_blocks, n_groups, SYMBOLS_PER_BLOCK),
+            prelude,
         )
     )
     return tuple(out)

@@ -15,7 +15,7 @@ from typing import Any
 
 from airan.core.errors import UnavailableError
 
-_OPTIONS = ("-std=c++17",)
+_OPTIONS = ("-std=c++17", "--ftz=true")
 
 
 class GpuUnavailableError(UnavailableError):

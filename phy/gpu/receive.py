@@ -16,10 +16,16 @@ from phy.array import Array
 from phy.gpu.module import function, launch, require_cupy
 from phy.gpu.transport import ReceptionPlan, powers
 
-_RECOVER_THREADS = 256
-_JOIN_THREADS = 128
+RECOVER_THREADS = 256
+JOIN_THREADS = 128
 # Longer code blocks are read from where they lie.
 _MOST_STAGED_BYTES = 96 * 1024
+
+
+def stage_bytes(longest_e_bits: int) -> int:
+    """Shared memory for the LLRs of a code block of at most so many; 0: they are too many."""
+    wanted = -(-(longest_e_bits + 32) // 16) * 16
+    return wanted if wanted <= _MOST_STAGED_BYTES else 0
 
 
 class DeviceTables(NamedTuple):
@@ -65,8 +71,7 @@ class RateRecovery:
         Raises:
             GpuUnavailableError: no CuPy or no GPU.
         """
-        wanted = -(-(longest_e_bits + 32) // 16) * 16
-        self._stage_bytes = wanted if wanted <= _MOST_STAGED_BYTES else 0
+        self._stage_bytes = stage_bytes(longest_e_bits)
         self._kernel = function("rate_recover", "rate_recover", shared_bytes=_MOST_STAGED_BYTES)
 
     def launch(self, llr: Array, tables: DeviceTables, soft: Array, stream: Any = None) -> None:
@@ -83,7 +88,7 @@ class RateRecovery:
         launch(
             self._kernel,
             n_blocks,
-            _RECOVER_THREADS,
+            RECOVER_THREADS,
             (*arguments, _int32(self._stage_bytes)),
             self._stage_bytes,
             stream,
@@ -130,7 +135,7 @@ class CrcCheck:
             *(self._powers, tables.n_blocks, self._verdicts, tb_bytes, block_ok, crc_ok),
         )
         n_blocks = tables.tb_of_block.shape[0]
-        launch(self._kernel, n_blocks, _JOIN_THREADS, arguments, 0, stream)
+        launch(self._kernel, n_blocks, JOIN_THREADS, arguments, 0, stream)
 
 
 def _int32(value: int) -> Any:

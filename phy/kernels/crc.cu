@@ -32,7 +32,7 @@ extern "C" __global__ void __launch_bounds__(N_THREADS)
                    unsigned char* block_ok, unsigned char* crc_ok) {
     __shared__ unsigned found[N_WARPS][3];
     const int block = blockIdx.x;
-    if (block >= control[0]) return;
+    if (block >= control[0] || tb_of_block[block] < 0) return;
     const int number = tb_of_block[block];
     const Reception tb = receptions[number];
     const int index = block - tb.first_block;

@@ -48,12 +48,13 @@ __device__ __forceinline__ int saturated(int value) {
 }
 
 // llr: int8 of all transport blocks in the order of transmission, descrambled, readable to the next
-// multiple of 16. soft: int8, the pool of soft buffers. control: int32, number of code blocks.
+// multiple of 16. tb_of_block: -1 for no code block. soft: int8, the pool of soft buffers. control:
+// int32, number of code blocks.
 extern "C" __global__ void __launch_bounds__(256)
     rate_recover(const signed char* llr, const Reception* receptions, const int* tb_of_block,
                  const int* control, signed char* soft, int stage_bytes) {
     const int block = blockIdx.x;
-    if (block >= control[0]) return;
+    if (block >= control[0] || tb_of_block[block] < 0) return;
     const Reception tb = receptions[tb_of_block[block]];
     const int index = block - tb.first_block;
     Turn turn;

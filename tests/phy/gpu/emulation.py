@@ -14,8 +14,13 @@ import numpy as np
 import pytest
 
 import phy
+from phy.gpu.program import Argument, Part, Program
+
+from . import host_kernel
 
 _KERNELS = Path(phy.__file__).parent / "kernels"
+# Sources that are emulated with cuda_on_host.h.
+_CODING = {"rate_recover", "ldpc_decode", "crc", "encode"}
 _SHIM = Path(__file__).parent / "cuda_on_cpu"
 
 
@@ -42,20 +47,57 @@ class EmulatedModule:
         getattr(self._library, f"launch_{name}")(*padded, threads, packed)
 
 
+def emulate_program(
+    program: Program, arrays: dict[str, np.ndarray], stages: set[str] | None = None
+) -> None:
+    """Runs a program's launches, or those of some stages, on arrays by the buffers' names."""
+    for launch in program.launches:
+        if stages is not None and launch.stage not in stages:
+            continue
+        arguments = [_argument(each, arrays) for each in launch.arguments]
+        if launch.source in _CODING:
+            (n_blocks,) = launch.grid
+            host_kernel.launch(
+                *(launch.source, launch.kernel, launch.prelude, n_blocks, launch.n_threads),
+                *arguments,
+            )
+        else:
+            module = emulated(launch.source, launch.prelude)
+            module.launch(launch.kernel, launch.grid, launch.n_threads, *arguments)
+
+
+def zeros(program: Program) -> dict[str, np.ndarray]:
+    """A program's buffers with its constants in them."""
+    arrays = {name: np.zeros(b.shape, b.dtype) for name, b in program.buffers.items()}
+    for name, values in program.constants.items():
+        arrays[name].reshape(-1)[: values.size] = values.reshape(-1)
+    return arrays
+
+
+def _argument(argument: Argument, arrays: dict[str, np.ndarray]) -> np.ndarray | int:
+    if isinstance(argument, str):
+        return arrays[argument]
+    if isinstance(argument, Part):
+        return arrays[argument.buffer].reshape(-1)[argument.first :]
+    return argument
+
+
 @lru_cache
-def emulated(source: str) -> EmulatedModule:
+def emulated(source: str, prelude: str = "") -> EmulatedModule:
     """Builds `source` (a file of phy/kernels); skips the test where there is no g++."""
+    source += ".cu"
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("needs g++ to emulate kernels")
-    text = (_KERNELS / source).read_text()
+    text = prelude + (_KERNELS / source).read_text()
     include = [f"-I{_SHIM}", f"-I{_KERNELS}"]
     expanded = subprocess.run(
-        [compiler, "-std=c++17", "-E", "-P", *include, "-x", "c++", _KERNELS / source],
+        [compiler, "-std=c++17", "-E", "-P", *include, "-x", "c++", "-"],
         check=True,
         capture_output=True,
         text=True,
         timeout=60,
+        input=text,
     ).stdout
     names = re.findall(r'extern "C" +void\s+(\w+)\(const Ue', expanded)
     launchers = "".join(

@@ -9,10 +9,10 @@ import numpy as np
 from phy import PuschConfig, PuschTransmitter
 from phy.channel import Channel, ChannelConfig
 from phy.gpu.front_end_layout import UE_DESCRIPTOR
-from phy.gpu.front_end_plan import buffers, constants, launches
+from phy.gpu.front_end_plan import front_end_program
 from phy.gpu.packed_slot import PackedSlot, pack
 
-from .emulation import emulated
+from .emulation import emulate_program
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,15 @@ def emulate(packed: PackedSlot) -> dict[str, np.ndarray]:
     limits = replace(
         packed.limits, n_ues=packed.ues.size + 1, n_prb=min(packed.limits.n_prb + 9, 273)
     )
+    program = front_end_program(limits)
     arrays = {}
-    for name, (shape, dtype) in buffers(limits).items():
-        arrays[name] = np.zeros(shape, dtype)
+    for name, buffer in program.buffers.items():
+        arrays[name] = np.zeros(buffer.shape, buffer.dtype)
         if arrays[name].dtype.names is None:
             arrays[name][...] = 99
-    for name, array in (packed.inputs | constants()).items():
+    for name, array in (packed.inputs | program.constants).items():
         arrays[name][: len(array)] = array
     arrays["ues"] = np.concatenate([np.zeros(1, UE_DESCRIPTOR), packed.ues])
-    for launch in launches(limits):
-        arguments = [arrays[each] if isinstance(each, str) else each for each in launch.arguments]
-        emulated(launch.source).launch(launch.kernel, launch.grid, launch.n_threads, *arguments)
+    emulate_program(program, arrays)
     arrays["results"] = arrays["results"][1:]
     return arrays

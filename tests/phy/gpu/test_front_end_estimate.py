@@ -14,7 +14,7 @@ from phy import PuschConfig
 from phy.gpu import front_end_twin as twin
 from phy.gpu.front_end_filters import follow
 from phy.gpu.front_end_layout import UE_DESCRIPTOR, UE_RESULT, check_supported
-from phy.gpu.front_end_plan import FrontEndLimits, launches
+from phy.gpu.front_end_plan import FrontEndLimits, front_end_program
 
 from .slots import Slot, simulate
 
@@ -111,7 +111,7 @@ def test_the_plan_holds_the_widest_slot() -> None:
         n_scrambling_words=2**20,
         has_irc=True,
     )
-    by_kernel = {each.kernel: each for each in launches(limits)}
+    by_kernel = {each.kernel: each for each in front_end_program(limits).launches}
     assert {"equalise_4", "equalise_16", "whiten_4", "whiten_16"} <= by_kernel.keys()
     assert not {"equalise_2", "equalise_8"} & by_kernel.keys()
     n_chunks = -(-limits.n_coded_bits // 512) + 8 * (12 * 273 // 512 + 1)

@@ -1,0 +1,420 @@
+"""From soft bits to transport blocks: the program of launches, and its tables for one slot.
+
+    rate_recover -> ldpc_decode, one launch for each group of code blocks -> check_and_join
+
+Code blocks of one base graph, lifting size and number of rows are a group. A group has a fixed
+capacity and a fixed place among all code blocks; places that a slot leaves empty are marked -1.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from airan.core.errors import InvalidInputError
+from phy.gpu.ldpc import decoder_control
+from phy.gpu.ldpc_layout import ldpc_layout
+from phy.gpu.program import Buffer, Launch, Part, Program
+from phy.gpu.receive import JOIN_THREADS, RECOVER_THREADS, stage_bytes
+from phy.gpu.transport import Reception, SoftBuffer, plan_reception, powers, weights
+from phy.nr.base_graph import lifted_graph
+from phy.nr.ldpc_decoder import best_normalisation
+from phy.nr.sch import SchConfig
+
+_COLUMN = {name: index for index, name in enumerate(Reception._fields)}
+
+
+@dataclass(frozen=True, order=True)
+class DecoderGroup:
+    """Code blocks that one launch decodes.
+
+    Attributes:
+        base_graph: 1 or 2.
+        lifting_size: Z.
+        n_rows: base-graph rows in use; blocks that need fewer may join.
+        n_blocks: code blocks there is room for.
+    """
+
+    base_graph: int
+    lifting_size: int
+    n_rows: int
+    n_blocks: int
+
+    @property
+    def words_of_block(self) -> int:
+        """Words of a decoded code block."""
+        return -(-lifted_graph(self.base_graph, self.lifting_size).n_info_bits // 32)
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """The most that a slot may hold.
+
+    Attributes:
+        groups: of code blocks.
+        n_tbs: transport blocks.
+        n_llr: LLRs of all transport blocks, each beginning at a multiple of 16.
+        n_tb_bytes: bytes of all transport blocks, likewise.
+        longest_e_bits: LLRs of one code block.
+        soft_buffer_bytes: soft values of one transport block.
+        n_soft_buffers: soft buffers for HARQ, besides one for each transport block of the slot.
+    """
+
+    groups: tuple[DecoderGroup, ...]
+    n_tbs: int
+    n_llr: int
+    n_tb_bytes: int
+    longest_e_bits: int
+    soft_buffer_bytes: int
+    n_soft_buffers: int
+
+    @cached_property
+    def first_blocks(self) -> tuple[int, ...]:
+        """Where each group begins among the code blocks, and where all end."""
+        return _starts(group.n_blocks for group in self.groups)
+
+    @cached_property
+    def first_words(self) -> tuple[int, ...]:
+        """Where each group's decoded words begin, and where all end."""
+        return _starts(group.n_blocks * group.words_of_block for group in self.groups)
+
+    @property
+    def soft_buffer_units(self) -> int:
+        """Size of a soft buffer in units of 16 bytes."""
+        return self.soft_buffer_bytes // 16
+
+
+@dataclass(frozen=True)
+class CodedTb:
+    """All that a transport block's tables say of it in any slot: made once, used in many.
+
+    Attributes:
+        config: how it is coded.
+        row: its Reception, but for its place.
+        n_rows: base-graph rows that a first transmission needs.
+        tb_weight: uint32[cb], see `phy.gpu.transport.BlockTables`.
+    """
+
+    config: SchConfig
+    row: npt.NDArray[np.int32]
+    n_rows: int
+    tb_weight: npt.NDArray[np.uint32]
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Base graph and lifting size."""
+        cut = self.config.segmentation
+        return cut.base_graph, cut.lifting_size
+
+    @property
+    def n_blocks(self) -> int:
+        """Code blocks."""
+        return int(self.row[_COLUMN["n_blocks"]])
+
+    @property
+    def n_llr(self) -> int:
+        """LLRs, with what is left free behind them."""
+        return -(-self.config.n_coded_bits // 16) * 16
+
+    @property
+    def n_tb_bytes(self) -> int:
+        """Bytes, likewise."""
+        return -(-self.config.tb_size_bits // 128) * 16
+
+    @property
+    def soft_bytes(self) -> int:
+        """Bytes of its soft buffer."""
+        return 16 * self.n_blocks * int(self.row[_COLUMN["soft_stride"]])
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where a slot's transport blocks lie: int64[tb] each.
+
+    Attributes:
+        first_llr: first LLR.
+        tb_at: first byte.
+        first_block: first code block.
+        n_filled: places of each code block that the soft buffer holds after the slot.
+    """
+
+    first_llr: npt.NDArray[np.int64]
+    tb_at: npt.NDArray[np.int64]
+    first_block: npt.NDArray[np.int64]
+    n_filled: npt.NDArray[np.int64]
+
+
+@lru_cache(maxsize=4096)
+def coded_tb(config: SchConfig) -> CodedTb:
+    """Returns what the tables say of a transport block.
+
+    Raises:
+        InvalidInputError: a size that does not divide into whole bytes for every code block.
+    """
+    plan = plan_reception([config], [SoftBuffer(0)])
+    (row,) = plan.receptions
+    return CodedTb(
+        config=config,
+        row=plan.table[0],
+        n_rows=plan.groups[0].n_rows,
+        tb_weight=weights(row.n_blocks, row.payload_bits),
+    )
+
+
+def decode_limits(
+    slots: Iterable[Sequence[SchConfig]], n_soft_buffers: int, spare_rows: bool = False
+) -> DecodeLimits:
+    """Returns limits that just hold each of `slots`.
+
+    Args:
+        slots: the transport blocks of slots that are to be received.
+        n_soft_buffers: soft buffers for HARQ.
+        spare_rows: make room for combined retransmissions of all redundancy versions too: a group
+            of all rows for every base graph and lifting size.
+
+    Raises:
+        InvalidInputError: there is no transport block.
+    """
+    capacity: Counter[tuple[int, int, int]] = Counter()
+    tbs = [[coded_tb(config) for config in slot] for slot in slots]
+    if not any(tbs):
+        raise InvalidInputError("slots", "hold no transport block")
+    for slot in tbs:
+        of_slot: Counter[tuple[int, int, int]] = Counter()
+        for tb in slot:
+            of_slot[(*tb.key, tb.n_rows)] += tb.n_blocks
+            if spare_rows:
+                of_slot[(*tb.key, lifted_graph(*tb.key).n_rows)] += tb.n_blocks
+        capacity |= of_slot
+    every = [tb for slot in tbs for tb in slot]
+    return DecodeLimits(
+        groups=tuple(sorted(DecoderGroup(*key, n) for key, n in capacity.items())),
+        n_tbs=max(map(len, tbs)),
+        n_llr=max(sum(tb.n_llr for tb in slot) for slot in tbs),
+        n_tb_bytes=max(sum(tb.n_tb_bytes for tb in slot) for slot in tbs),
+        longest_e_bits=max(int(tb.row[_COLUMN["e_long"]]) for tb in every),
+        soft_buffer_bytes=max(tb.soft_bytes for tb in every),
+        n_soft_buffers=n_soft_buffers,
+    )
+
+
+def decode_program(limits: DecodeLimits) -> Program:
+    """Returns the program for slots within `limits`.
+
+    Inputs are llr (int8) and the tables that `fill` writes; outputs tb_bytes (uint8, packed, the
+    first bit highest), crc_ok (uint8[tb]), block_ok (uint8[cb]) and iterations (int32[cb]).
+    """
+    n_blocks = limits.first_blocks[-1]
+    n_soft = (limits.n_soft_buffers + limits.n_tbs) * limits.soft_buffer_bytes
+    tables = {
+        "receptions": Buffer((limits.n_tbs, len(Reception._fields)), np.int32),
+        "tb_of_block": Buffer((n_blocks,), np.int32),
+        "llr_at": Buffer((n_blocks,), np.int32),
+        "tb_weight": Buffer((n_blocks,), np.uint32),
+        "decoder_control": Buffer((len(limits.groups), 4), np.int32),
+    }
+    outputs = {
+        "tb_bytes": Buffer((limits.n_tb_bytes,), np.uint8),
+        "crc_ok": Buffer((limits.n_tbs,), np.uint8),
+        "block_ok": Buffer((n_blocks,), np.uint8),
+        "iterations": Buffer((n_blocks,), np.int32),
+    }
+    between = {
+        "llr": Buffer((limits.n_llr,), np.int8),
+        "n_places": Buffer((1,), np.int32),
+        "powers": Buffer(powers().shape, np.uint32),
+        "soft": Buffer((n_soft,), np.int8),
+        "bits": Buffer((limits.first_words[-1],), np.uint32),
+        "parity_ok": Buffer((n_blocks,), np.uint8),
+        "verdicts": Buffer((limits.n_tbs, 4), np.uint32),
+    }
+    return Program(
+        buffers={**tables, **outputs, **between},
+        launches=_launches(limits),
+        inputs=("llr", *tables),
+        outputs=tuple(outputs),
+        constants={"powers": powers(), "n_places": np.array([n_blocks], np.int32)},
+    )
+
+
+def fill(
+    inputs: Mapping[str, npt.NDArray[Any]],
+    limits: DecodeLimits,
+    tbs: Sequence[CodedTb],
+    soft_buffers: Sequence[SoftBuffer],
+    n_iterations: int = 10,
+) -> Placed:
+    """Writes the tables of a slot; nothing is written if it does not fit.
+
+    Args:
+        inputs: host arrays of the program's inputs.
+        limits: of the program.
+        tbs: transport blocks, whose LLRs lie one behind the other.
+        soft_buffers: where each keeps its soft values, in units of 16 bytes.
+        n_iterations: most iterations of the decoder.
+
+    Raises:
+        InvalidInputError: the slot is beyond the limits.
+    """
+    n = len(tbs)
+    first_llr = _ends([tb.n_llr for tb in tbs])
+    tb_at = _ends([tb.n_tb_bytes for tb in tbs])
+    _check(limits, n, int(first_llr[-1]), int(tb_at[-1]))
+    group, n_filled = _grouped(limits, tbs, soft_buffers)
+    counts = np.array([tb.n_blocks for tb in tbs], np.int64)
+    first_block, bits_at, of_group = _positions(limits, group, counts)
+    table = np.zeros((n, len(Reception._fields)), np.int32)
+    if n:
+        table[:] = [tb.row for tb in tbs]
+    table[:, _COLUMN["first_llr"]], table[:, _COLUMN["tb_at"]] = first_llr[:-1], tb_at[:-1]
+    table[:, _COLUMN["first_block"]], table[:, _COLUMN["bits_at"]] = first_block, bits_at
+    table[:, _COLUMN["soft_at"]] = [soft.at for soft in soft_buffers]
+    table[:, _COLUMN["n_before"]] = [soft.n_filled for soft in soft_buffers]
+    table[:, _COLUMN["n_after"]] = n_filled
+    inputs["receptions"][:n] = table
+    tb_of_block = np.repeat(np.arange(n, dtype=np.int32), counts)
+    index = np.arange(tb_of_block.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    place = np.repeat(first_block, counts) + index
+    inputs["tb_of_block"][:] = -1
+    inputs["tb_of_block"][place] = tb_of_block
+    soft_at, stride = table[:, _COLUMN["soft_at"]], table[:, _COLUMN["soft_stride"]]
+    inputs["llr_at"][place] = np.repeat(soft_at, counts) + index * np.repeat(stride, counts)
+    if n:
+        inputs["tb_weight"][place] = np.concatenate([tb.tb_weight for tb in tbs])
+    inputs["decoder_control"][:] = _control(limits.groups, n_iterations)
+    inputs["decoder_control"][:, 0] = of_group
+    return Placed(first_llr[:-1], tb_at[:-1], first_block, n_filled)
+
+
+def _launches(limits: DecodeLimits) -> tuple[Launch, ...]:
+    n_blocks = limits.first_blocks[-1]
+    out = [
+        Launch(
+            "recover",
+            "rate_recover",
+            "rate_recover",
+            (n_blocks,),
+            RECOVER_THREADS,
+            (
+                *("llr", "receptions", "tb_of_block", "n_places", "soft"),
+                stage_bytes(limits.longest_e_bits),
+            ),
+            shared_bytes=stage_bytes(limits.longest_e_bits),
+        )
+    ]
+    for number, group in enumerate(limits.groups):
+        layout = ldpc_layout(group.base_graph, group.lifting_size, group.n_rows)
+        first = limits.first_blocks[number]
+        arguments = (
+            "soft",
+            Part("llr_at", first),
+            Part("decoder_control", 4 * number),
+            Part("bits", limits.first_words[number]),
+            Part("parity_ok", first),
+            Part("iterations", first),
+        )
+        out.append(
+            Launch(
+                "decode",
+                "ldpc_decode",
+                "ldpc_decode",
+                (layout.n_thread_blocks(group.n_blocks),),
+                layout.n_threads,
+                arguments,
+                layout.prelude(),
+                layout.shared_bytes,
+            )
+        )
+    check_arguments = (
+        *("bits", "parity_ok", "receptions", "tb_of_block", "tb_weight", "powers", "n_places"),
+        *("verdicts", "tb_bytes", "block_ok", "crc_ok"),
+    )
+    out.append(Launch("check", "crc", "check_and_join", (n_blocks,), JOIN_THREADS, check_arguments))
+    return tuple(out)
+
+
+def _grouped(
+    limits: DecodeLimits, tbs: Sequence[CodedTb], soft_buffers: Sequence[SoftBuffer]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Each transport block's group, the one of fewest rows that do and that has room; and the
+    places of its code blocks that are known then."""
+    group = np.zeros(len(tbs), np.int64)
+    n_filled = np.zeros(len(tbs), np.int64)
+    room = [each.n_blocks for each in limits.groups]
+    for index, (tb, soft) in enumerate(zip(tbs, soft_buffers, strict=True)):
+        graph = lifted_graph(*tb.key)
+        n_before = graph.n_info_columns - 2
+        heard = -(-soft.n_filled // graph.lifting_size) - n_before
+        n_rows = max(tb.n_rows, heard)
+        found = [
+            number
+            for number, each in enumerate(limits.groups)
+            if (each.base_graph, each.lifting_size) == tb.key
+            and each.n_rows >= n_rows
+            and room[number] >= tb.n_blocks
+        ]
+        if not found:
+            raise InvalidInputError(
+                f"tbs[{index}]",
+                f"no room for {tb.n_blocks} code blocks of base graph {tb.key[0]}, "
+                f"lifting size {tb.key[1]}, {n_rows} rows",
+                remedy="prepare the cell group for slots like this one",
+            )
+        group[index] = found[0]
+        room[found[0]] -= tb.n_blocks
+        n_filled[index] = (n_before + limits.groups[found[0]].n_rows) * graph.lifting_size
+    return group, n_filled
+
+
+def _positions(
+    limits: DecodeLimits, group: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], list[int]]:
+    """First code block and first word of each transport block, and code blocks in each group."""
+    first_block, bits_at = np.zeros_like(counts), np.zeros_like(counts)
+    of_group = [0] * len(limits.groups)
+    for index, (number, count) in enumerate(zip(group.tolist(), counts.tolist(), strict=True)):
+        first_block[index] = limits.first_blocks[number] + of_group[number]
+        words = limits.groups[number].words_of_block
+        bits_at[index] = limits.first_words[number] + of_group[number] * words
+        of_group[number] += count
+    return first_block, bits_at, of_group
+
+
+@lru_cache(maxsize=64)
+def _control(groups: tuple[DecoderGroup, ...], n_iterations: int) -> npt.NDArray[np.int32]:
+    return np.stack(
+        [
+            decoder_control(
+                0, n_iterations, best_normalisation(group.base_graph, group.n_rows), early_stop=True
+            )
+            for group in groups
+        ]
+    )
+
+
+def _check(limits: DecodeLimits, n_tbs: int, n_llr: int, n_tb_bytes: int) -> None:
+    for name, found, most in (
+        ("transport blocks", n_tbs, limits.n_tbs),
+        ("soft bits", n_llr, limits.n_llr),
+        ("bytes of transport blocks", n_tb_bytes, limits.n_tb_bytes),
+    ):
+        if found > most:
+            raise InvalidInputError(
+                "tbs",
+                f"have {found} {name}, room is for {most}",
+                remedy="prepare the cell group for slots like this one",
+            )
+
+
+def _starts(sizes: Iterable[int]) -> tuple[int, ...]:
+    return tuple(np.cumsum([0, *sizes]).tolist())
+
+
+def _ends(sizes: Sequence[int]) -> npt.NDArray[np.int64]:
+    return np.cumsum([0, *sizes])
