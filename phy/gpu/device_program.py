@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -132,10 +133,12 @@ class _Arena:
         for name, buffer in buffers.items():
             starts[name] = self.n_bytes
             self.n_bytes += -(-buffer.n_bytes // _ALIGNMENT) * _ALIGNMENT
-        room = max(self.n_bytes, _ALIGNMENT)
-        self._memory = cupy.cuda.alloc_pinned_memory(room)
+        room = -(-max(self.n_bytes, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
+        # Our own memory, pinned: what the driver allocates is gone when the device is reset, under
+        # the feet of whoever still reads the last slot's results.
+        self._memory = mmap.mmap(-1, room)
         self._pinned = np.frombuffer(self._memory, np.uint8, room)
-        self._pinned[:] = 0
+        cupy.cuda.runtime.hostRegister(self._pinned.ctypes.data, room, 0)
         self._on_device = cupy.zeros(room, cupy.uint8)
         self.host = {}
         self.device = {}

@@ -111,6 +111,11 @@ class HarqBooks:
         elif processed and process.buffer >= 0:
             process.holds_values = True
 
+    def transmissions(self, key: HarqKey) -> int:
+        """Returns how often the process's present block has been sent; 0 if there is none."""
+        process = self._processes.get(key)
+        return 0 if process is None else process.transmissions
+
     def forget_values(self) -> int:
         """The device was lost: all soft values are gone, the processes are not.
 

@@ -8,9 +8,6 @@ Spec: CUDA driver API, "Green Contexts" (CUDA 12.4 and later)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import cupy as cp
@@ -19,33 +16,48 @@ from cuda.bindings import driver
 from airan.core.errors import InvalidInputError, UnavailableError
 
 
-@dataclass(frozen=True)
 class SmPart:
-    """A part of the GPU.
+    """A part of the GPU, whose streams keep to its multiprocessors.
 
     Attributes:
         n_sms: multiprocessors it really has; the driver rounds up.
-        stream: CuPy stream that runs on them, at the highest priority.
-        handle: the green context; None for the whole GPU.
+        stream: a stream on them, at the highest priority.
     """
 
-    n_sms: int
-    stream: Any
-    handle: Any
+    def __init__(self, n_sms: int, context: Any = None) -> None:
+        """`context` is the green context; None for the whole GPU."""
+        self.n_sms = n_sms
+        self._context = context
+        self._raw: list[Any] = []
+        self.stream = self.new_stream()
+
+    def new_stream(self) -> Any:
+        """Returns one more CuPy stream, at the highest priority.
+
+        Raises:
+            UnavailableError: the driver refuses.
+        """
+        _, highest = driver_call(driver.cuCtxGetStreamPriorityRange())
+        if self._context is None:
+            return cp.cuda.Stream(non_blocking=True, priority=int(highest))
+        flags = driver.CUstream_flags.CU_STREAM_NON_BLOCKING
+        raw = driver_call(driver.cuGreenCtxStreamCreate(self._context, flags, highest))
+        self._raw.append(raw)
+        return cp.cuda.ExternalStream(int(raw))
+
+    def close(self) -> None:
+        """Waits for the streams and ends them and the part."""
+        for raw in self._raw:
+            driver_call(driver.cuStreamSynchronize(raw))
+            driver_call(driver.cuStreamDestroy(raw))
+        self._raw.clear()
+        if self._context is not None:
+            driver_call(driver.cuGreenCtxDestroy(self._context))
+            self._context = None
 
 
-def whole_gpu() -> SmPart:
-    """Returns a high-priority stream on all multiprocessors."""
-    properties = cp.cuda.runtime.getDeviceProperties(cp.cuda.Device().id)
-    _, highest = driver_call(driver.cuCtxGetStreamPriorityRange())
-    stream = cp.cuda.Stream(non_blocking=True, priority=int(highest))
-    return SmPart(int(properties["multiProcessorCount"]), stream, None)
-
-
-@contextmanager
-def sm_part(n_sms: int | None) -> Iterator[SmPart]:
-    """Yields a stream on `n_sms` multiprocessors (rounded up to what the GPU can split off), or on
-    all with None; ends the part afterwards.
+def take_part(n_sms: int | None) -> SmPart:
+    """Returns `n_sms` multiprocessors (rounded up to what the GPU can split off), or with None all.
 
     Raises:
         InvalidInputError: `n_sms` is not positive, or more than the GPU has.
@@ -54,8 +66,8 @@ def sm_part(n_sms: int | None) -> Iterator[SmPart]:
     cp.cuda.Device().use()
     cp.cuda.runtime.free(0)  # the primary context has to exist
     if n_sms is None:
-        yield whole_gpu()
-        return
+        properties = cp.cuda.runtime.getDeviceProperties(cp.cuda.Device().id)
+        return SmPart(int(properties["multiProcessorCount"]))
     device = driver_call(driver.cuDeviceGet(cp.cuda.Device().id))
     kind = driver.CUdevResourceType.CU_DEV_RESOURCE_TYPE_SM
     available = driver_call(driver.cuDeviceGetDevResource(device, kind))
@@ -66,15 +78,7 @@ def sm_part(n_sms: int | None) -> Iterator[SmPart]:
     description = driver_call(driver.cuDevResourceGenerateDesc([part], 1))
     flags = driver.CUgreenCtxCreate_flags.CU_GREEN_CTX_DEFAULT_STREAM
     context = driver_call(driver.cuGreenCtxCreate(description, device, flags))
-    _, highest = driver_call(driver.cuCtxGetStreamPriorityRange())
-    non_blocking = driver.CUstream_flags.CU_STREAM_NON_BLOCKING
-    raw = driver_call(driver.cuGreenCtxStreamCreate(context, non_blocking, highest))
-    try:
-        yield SmPart(int(part.sm.smCount), cp.cuda.ExternalStream(int(raw)), context)
-    finally:
-        driver_call(driver.cuStreamSynchronize(raw))
-        driver_call(driver.cuStreamDestroy(raw))
-        driver_call(driver.cuGreenCtxDestroy(context))
+    return SmPart(int(part.sm.smCount), context)
 
 
 def driver_call(answer: tuple[Any, ...]) -> Any:

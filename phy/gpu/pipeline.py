@@ -1,0 +1,152 @@
+"""A program's slots on a part of the GPU: copied in, run as one CUDA graph, copied out.
+
+There are two sides, so that the samples of one slot arrive while the slot before is worked on. The
+copies have streams of their own; only the graph runs on the part's multiprocessors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from phy.gpu.device_program import DeviceProgram
+from phy.gpu.faults import gpu_faults
+from phy.gpu.module import require_cupy
+from phy.gpu.program import Program
+
+if TYPE_CHECKING:
+    from phy.gpu.partition import SmPart
+
+Tables = Mapping[str, npt.NDArray[Any]]
+
+N_SIDES = 2
+
+
+@dataclass(frozen=True)
+class Elapsed:
+    """How long a slot took on the GPU, in us.
+
+    Attributes:
+        kernels_us: from the graph's first kernel to its last.
+        with_copies_us: from the beginning of the copy in to the end of the copy out.
+    """
+
+    kernels_us: float
+    with_copies_us: float
+
+
+class Pipeline(Protocol):
+    """What a cell group runs slots on."""
+
+    def inputs(self, side: int) -> Tables:
+        """Host arrays to write before `start`."""
+        ...
+
+    def outputs(self, side: int) -> Tables:
+        """Host arrays to read after `wait`."""
+        ...
+
+    def start(self, side: int) -> None:
+        """Queues a slot; returns at once."""
+        ...
+
+    def is_done(self, side: int) -> bool:
+        """Tells whether the slot's results are there."""
+        ...
+
+    def wait(self, side: int) -> Elapsed:
+        """Waits for the slot's results."""
+        ...
+
+    def write(self, name: str, first: int, values: npt.NDArray[Any]) -> None:
+        """Queues new contents for a buffer that is no input, from row `first` on, between slots."""
+        ...
+
+    def close(self) -> None:
+        """Ends it; a lost device is no hindrance."""
+        ...
+
+
+class DevicePipeline:
+    """The pipeline on a GPU."""
+
+    def __init__(
+        self, program: Program, part: SmPart, write_idle: Callable[[Tables], object]
+    ) -> None:
+        """Compiles, allocates and captures the graphs.
+
+        Args:
+            program: to run.
+            part: of the GPU, to run it on.
+            write_idle: writes the inputs of a slot without any work.
+
+        Raises:
+            GpuFaultError: not enough memory, or the GPU fails.
+        """
+        cupy = require_cupy()
+        with gpu_faults("a program was being prepared"):
+            self._device = DeviceProgram(program, N_SIDES)
+            self._stream = part.new_stream()
+            self._copy_in = cupy.cuda.Stream(non_blocking=True)
+            self._copy_out = cupy.cuda.Stream(non_blocking=True)
+            self._events = [[cupy.cuda.Event() for _ in range(4)] for _ in range(N_SIDES)]
+            self._graphs = []
+            for number, side in enumerate(self._device.sides):
+                write_idle(side.inputs)
+                side.copy_in(self._stream)
+                # Once without a graph: kernels are loaded at their first launch.
+                self._device.launch(self._stream, number)
+                self._stream.synchronize()
+                self._graphs.append(self._device.capture(self._stream, number))
+                self.start(number)
+                self.wait(number)
+
+    @property
+    def n_bytes(self) -> tuple[int, int]:
+        """Bytes that a slot copies in and out."""
+        side = self._device.sides[0]
+        return side.n_bytes_in, side.n_bytes_out
+
+    def inputs(self, side: int) -> Tables:
+        return self._device.sides[side].inputs
+
+    def outputs(self, side: int) -> Tables:
+        return self._device.sides[side].outputs
+
+    def start(self, side: int) -> None:
+        begun, arrived, worked, returned = self._events[side]
+        with gpu_faults("a slot was being queued"):
+            begun.record(self._copy_in)
+            self._device.sides[side].copy_in(self._copy_in)
+            arrived.record(self._copy_in)
+            self._stream.wait_event(arrived)
+            arrived.record(self._stream)
+            self._graphs[side].launch(self._stream)
+            worked.record(self._stream)
+            self._copy_out.wait_event(worked)
+            self._device.sides[side].copy_out(self._copy_out)
+            returned.record(self._copy_out)
+
+    def is_done(self, side: int) -> bool:
+        with gpu_faults("a slot ran"):
+            return bool(self._events[side][3].done)
+
+    def wait(self, side: int) -> Elapsed:
+        elapsed_ms = require_cupy().cuda.get_elapsed_time
+        begun, arrived, worked, returned = self._events[side]
+        with gpu_faults("a slot ran"):
+            returned.synchronize()
+            return Elapsed(1e3 * elapsed_ms(arrived, worked), 1e3 * elapsed_ms(begun, returned))
+
+    def write(self, name: str, first: int, values: npt.NDArray[Any]) -> None:
+        with gpu_faults("filters were being written"):
+            rows = self._device.arrays[name][first : first + len(values)]
+            rows.set(np.ascontiguousarray(values), stream=self._stream)
+
+    def close(self) -> None:
+        for stream in (self._copy_in, self._stream, self._copy_out):
+            stream.synchronize()
