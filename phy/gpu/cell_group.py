@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -161,7 +162,8 @@ class CellGroup:
         self._under_way: deque[_UnderWay] = deque()
         self._finished: deque[SlotOutcome] = deque()
         # What the last slot of each UE that has not been tracked since said.
-        self._last: dict[UeKey, tuple[UplinkUe, int, np.void]] = {}
+        self._last: dict[UeKey, tuple[UplinkUe, int, npt.NDArray[np.void], int]] = {}
+        self._checked: weakref.WeakSet[UplinkUe] = weakref.WeakSet()
         self._next_side = 0
         self._next_try_s = -math.inf
         self._pipeline: Pipeline | None = make_pipeline()
@@ -170,6 +172,16 @@ class CellGroup:
     def books(self) -> HarqBooks:
         """The HARQ processes."""
         return self._books
+
+    @property
+    def n_sms(self) -> int:
+        """Multiprocessors it runs on; 0 while there is no GPU."""
+        return 0 if self._pipeline is None else self._pipeline.n_sms
+
+    @property
+    def copied_bytes(self) -> tuple[int, int]:
+        """Bytes that every slot copies in and out."""
+        return self._running().n_bytes
 
     def samples(self, cell: int) -> npt.NDArray[np.float16]:
         """Returns where the next slot's samples of a cell are to be written, in pinned memory:
@@ -257,8 +269,8 @@ class CellGroup:
         last slots showed it; for another time than a slot's."""
         for _ in range(min(n_ues, len(self._last))):
             key = next(iter(self._last))
-            ue, slot_number, result = self._last.pop(key)
-            self._tuning.follow(ue, slot_number, result)
+            ue, slot_number, results, row = self._last.pop(key)
+            self._tuning.follow(ue, slot_number, results[row])
 
     def release(self, cell: int, rnti: int) -> None:
         """A UE has left; one that is not known is no error."""
@@ -285,7 +297,9 @@ class CellGroup:
         seen = set()
         for index, grant in enumerate(grants):
             check_integer("process_id", grant.process_id, 0, 31)
-            uplink.check_cell(self.limits.cells, grant.ue)
+            if grant.ue not in self._checked:
+                uplink.check_cell(self.limits.cells, grant.ue)
+                self._checked.add(grant.ue)
             key = (grant.ue.cell, grant.ue.config.rnti)
             if key in seen:
                 raise InvalidInputError(
@@ -296,7 +310,9 @@ class CellGroup:
     def _start(self, slot: int, grants: Sequence[Grant], arrived_s: float) -> None:
         pipeline = self._running()
         kept, cost_us = self._kept(grants, arrived_s)
-        self._miss([grant for index, grant in enumerate(grants) if index not in set(kept)])
+        if len(kept) < len(grants):
+            shed = set(range(len(grants))).difference(kept)
+            self._miss([grants[index] for index in sorted(shed)])
         records = [self._tuning.record(grants[index].ue) for index in kept]
         tickets = [self._begin(grants[index]) for index in kept]
         units = self.limits.decode.soft_buffer_units
@@ -362,7 +378,9 @@ class CellGroup:
         tbs: list[TbOutcome] = [TbOutcome(grant, UeStatus.SHED) for grant in done.grants]
         status = UeStatus.LATE if is_late else UeStatus.ON_TIME
         crc_ok = outputs["crc_ok"][: len(done.kept)].tolist()
-        sinr_db = _sinr_db(outputs["results"][: len(done.kept)])
+        results = outputs["results"][: len(done.kept)].copy()
+        sinr_db = _sinr_db(results)
+        slot_number = done.slot % self._options.slots_per_frame
         for row, (index, ticket) in enumerate(zip(done.kept, done.tickets, strict=True)):
             is_good = bool(crc_ok[row])
             tbs[index] = TbOutcome(
@@ -377,11 +395,16 @@ class CellGroup:
                 self._n_filled[ticket.buffer] = done.placed.n_filled[row]
             # A late block was not delivered: it will be sent again.
             self._books.end(ticket, decoded=is_good and not is_late)
-            ue, results = tbs[index].grant.ue, outputs["results"]
-            slot_number = done.slot % self._options.slots_per_frame
-            self._last[ue.cell, ue.config.rnti] = (ue, slot_number, results[row].copy())
+            ue = done.grants[index].ue
+            self._last[ue.cell, ue.config.rnti] = (ue, slot_number, results, row)
+        used = self._running().inputs(done.side)["tb_of_block"] >= 0
         outcome = SlotOutcome(
-            done.slot, tuple(tbs), latency_us, elapsed.kernels_us, elapsed.with_copies_us
+            done.slot,
+            tuple(tbs),
+            latency_us,
+            elapsed.kernels_us,
+            elapsed.with_copies_us,
+            float(outputs["iterations"][used].mean()) if done.kept else math.nan,
         )
         self._end(outcome, "late" if is_late else "on_time")
         if latency_us > self._options.budget_us * self._options.alarm_fraction:

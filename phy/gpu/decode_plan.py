@@ -46,7 +46,7 @@ class DecoderGroup:
     n_rows: int
     n_blocks: int
 
-    @property
+    @cached_property
     def words_of_block(self) -> int:
         """Words of a decoded code block."""
         return -(-lifted_graph(self.base_graph, self.lifting_size).n_info_bits // 32)
@@ -84,6 +84,14 @@ class DecodeLimits:
         """Where each group's decoded words begin, and where all end."""
         return _starts(group.n_blocks * group.words_of_block for group in self.groups)
 
+    @cached_property
+    def groups_of(self) -> dict[tuple[int, int], list[int]]:
+        """The groups of each base graph and lifting size, those of few rows first."""
+        found: dict[tuple[int, int], list[int]] = {}
+        for number, group in enumerate(self.groups):
+            found.setdefault((group.base_graph, group.lifting_size), []).append(number)
+        return found
+
     @property
     def soft_buffer_units(self) -> int:
         """Size of a soft buffer in units of 16 bytes."""
@@ -106,28 +114,33 @@ class CodedTb:
     n_rows: int
     tb_weight: npt.NDArray[np.uint32]
 
-    @property
+    @cached_property
     def key(self) -> tuple[int, int]:
         """Base graph and lifting size."""
         cut = self.config.segmentation
         return cut.base_graph, cut.lifting_size
 
-    @property
+    @cached_property
     def n_blocks(self) -> int:
         """Code blocks."""
         return int(self.row[_COLUMN["n_blocks"]])
 
-    @property
+    @cached_property
+    def n_heard_before(self) -> int:
+        """Columns of the circular buffer before the first row's own."""
+        return lifted_graph(*self.key).n_info_columns - 2
+
+    @cached_property
     def n_llr(self) -> int:
         """LLRs, with what is left free behind them."""
         return -(-self.config.n_coded_bits // 16) * 16
 
-    @property
+    @cached_property
     def n_tb_bytes(self) -> int:
         """Bytes, likewise."""
         return -(-self.config.tb_size_bits // 128) * 16
 
-    @property
+    @cached_property
     def soft_bytes(self) -> int:
         """Bytes of its soft buffer."""
         return 16 * self.n_blocks * int(self.row[_COLUMN["soft_stride"]])
@@ -348,27 +361,26 @@ def _grouped(
     n_filled = np.zeros(len(tbs), np.int64)
     room = [each.n_blocks for each in limits.groups]
     for index, (tb, soft) in enumerate(zip(tbs, soft_buffers, strict=True)):
-        graph = lifted_graph(*tb.key)
-        n_before = graph.n_info_columns - 2
-        heard = -(-soft.n_filled // graph.lifting_size) - n_before
-        n_rows = max(tb.n_rows, heard)
-        found = [
-            number
-            for number, each in enumerate(limits.groups)
-            if (each.base_graph, each.lifting_size) == tb.key
-            and each.n_rows >= n_rows
-            and room[number] >= tb.n_blocks
-        ]
-        if not found:
+        lifting_size = tb.key[1]
+        n_rows = max(tb.n_rows, -(-soft.n_filled // lifting_size) - tb.n_heard_before)
+        found = next(
+            (
+                number
+                for number in limits.groups_of.get(tb.key, ())
+                if limits.groups[number].n_rows >= n_rows and room[number] >= tb.n_blocks
+            ),
+            None,
+        )
+        if found is None:
             raise InvalidInputError(
                 f"tbs[{index}]",
                 f"no room for {tb.n_blocks} code blocks of base graph {tb.key[0]}, "
                 f"lifting size {tb.key[1]}, {n_rows} rows",
                 remedy="prepare the cell group for slots like this one",
             )
-        group[index] = found[0]
-        room[found[0]] -= tb.n_blocks
-        n_filled[index] = (n_before + limits.groups[found[0]].n_rows) * graph.lifting_size
+        group[index] = found
+        room[found] -= tb.n_blocks
+        n_filled[index] = (tb.n_heard_before + limits.groups[found].n_rows) * lifting_size
     return group, n_filled
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import weakref
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -139,6 +140,9 @@ class _Arena:
         self._memory = mmap.mmap(-1, room)
         self._pinned = np.frombuffer(self._memory, np.uint8, room)
         cupy.cuda.runtime.hostRegister(self._pinned.ctypes.data, room, 0)
+        address = self._pinned.ctypes.data
+        # What belongs to a GPU that was reset is never finalised.
+        weakref.finalize(self, cupy.cuda.runtime.hostUnregister, address).atexit = False
         self._on_device = cupy.zeros(room, cupy.uint8)
         self.host = {}
         self.device = {}

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from airan.core.errors import InvalidInputError
 from phy.checks import check_integer
 
 
-@dataclass(frozen=True, order=True)
-class HarqKey:
+class HarqKey(NamedTuple):
     """One HARQ process of one UE of one cell."""
 
     cell: int
@@ -24,8 +24,7 @@ class HarqKey:
     process_id: int
 
 
-@dataclass(frozen=True)
-class HarqTicket:
+class HarqTicket(NamedTuple):
     """What one transmission may do with its soft buffer.
 
     Attributes:

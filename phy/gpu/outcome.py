@@ -78,6 +78,7 @@ class SlotOutcome:
         latency_us: from the arrival of its last sample to the results; NaN unless received.
         kernels_us: of that, the GPU's kernels.
         with_copies_us: the kernels with the copies in and out.
+        iterations: of the decoder, on average over all code blocks.
     """
 
     slot: int
@@ -85,6 +86,7 @@ class SlotOutcome:
     latency_us: float = math.nan
     kernels_us: float = math.nan
     with_copies_us: float = math.nan
+    iterations: float = math.nan
 
 
 @dataclass

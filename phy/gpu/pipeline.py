@@ -42,6 +42,16 @@ class Elapsed:
 class Pipeline(Protocol):
     """What a cell group runs slots on."""
 
+    @property
+    def n_sms(self) -> int:
+        """Multiprocessors it has."""
+        ...
+
+    @property
+    def n_bytes(self) -> tuple[int, int]:
+        """Bytes that a slot copies in and out."""
+        ...
+
     def inputs(self, side: int) -> Tables:
         """Host arrays to write before `start`."""
         ...
@@ -88,6 +98,7 @@ class DevicePipeline:
             GpuFaultError: not enough memory, or the GPU fails.
         """
         cupy = require_cupy()
+        self._n_sms = part.n_sms
         with gpu_faults("a program was being prepared"):
             self._device = DeviceProgram(program, N_SIDES)
             self._stream = part.new_stream()
@@ -106,8 +117,11 @@ class DevicePipeline:
                 self.wait(number)
 
     @property
+    def n_sms(self) -> int:
+        return self._n_sms
+
+    @property
     def n_bytes(self) -> tuple[int, int]:
-        """Bytes that a slot copies in and out."""
         side = self._device.sides[0]
         return side.n_bytes_in, side.n_bytes_out
 

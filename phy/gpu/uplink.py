@@ -18,6 +18,7 @@ from airan.core.errors import InvalidInputError
 from phy.gpu import decode_plan
 from phy.gpu.decode_plan import CodedTb, DecodeLimits, Placed, coded_tb, decode_limits
 from phy.gpu.front_end_layout import (
+    UE_DESCRIPTOR,
     UePlacement,
     UeTuning,
     channel_values,
@@ -33,13 +34,20 @@ from phy.gpu.transport import SoftBuffer
 from phy.pusch.config import PuschConfig
 from phy.shared_channel.config import N_SYMBOLS
 
+_WORD = {
+    name: UE_DESCRIPTOR.fields[name][1] // 4  # type: ignore[index]
+    for name in UE_DESCRIPTOR.names or ()
+}
+
 MAX_FILTER_SETS = 2
 """Of one UE: with and without a partner on its pilots."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class UplinkUe:
     """A UE's allocation, made once and used in many slots.
+
+    Two of them are never equal: what is known of one is looked up by its identity.
 
     Attributes:
         cell: index of its cell.
@@ -69,6 +77,16 @@ class UplinkUe:
             time_weights=np.zeros((N_SYMBOLS, n_positions), np.complex64),
         )
         return describe(self.config, UePlacement(), unknown)
+
+    @cached_property
+    def n_prb(self) -> int:
+        """PRBs of the allocation."""
+        return self.config.n_prb
+
+    @cached_property
+    def n_coded_bits(self) -> int:
+        """Coded bits."""
+        return self.config.sch.n_coded_bits
 
     @cached_property
     def n_pilot_words(self) -> int:
@@ -191,17 +209,17 @@ class UplinkJob:
 
     Attributes:
         ue: the allocation.
-        record: UE_DESCRIPTOR[1] from `tuned_record`.
+        words: of its record: `tuned_record` as int32.
         soft_buffer: where its soft values are kept.
     """
 
     ue: UplinkUe
-    record: npt.NDArray[np.void]
+    words: npt.NDArray[np.int32]
     soft_buffer: SoftBuffer
 
 
-def tuned_record(ue: UplinkUe, tuning: UeTuning, first_row: int) -> npt.NDArray[np.void]:
-    """Returns a UE's record with what is known about it entered: UE_DESCRIPTOR[1].
+def tuned_record(ue: UplinkUe, tuning: UeTuning, first_row: int) -> npt.NDArray[np.int32]:
+    """Returns a UE's record, UE_DESCRIPTOR[1], with what is known about it entered, as words.
 
     Args:
         ue: the allocation.
@@ -220,7 +238,7 @@ def tuned_record(ue: UplinkUe, tuning: UeTuning, first_row: int) -> npt.NDArray[
     fields["time_weights"][:, : weights.shape[1], 1] = weights.imag
     fields["noise_var"] = -1.0 if tuning.noise_var is None else tuning.noise_var
     fields["is_irc"] = tuning.is_irc
-    return record
+    return record.view(np.int32)
 
 
 def fill(
@@ -235,7 +253,7 @@ def fill(
     Args:
         inputs: host arrays of the program's inputs.
         limits: of the program.
-        jobs: what to receive, one UE on a resource element.
+        jobs: what to receive, one UE on a resource element; each has passed `check_cell`.
         slot_number: within the frame.
         n_iterations: most iterations of the decoder.
 
@@ -247,9 +265,9 @@ def fill(
     channel = _ends([job.ue.n_channel for job in jobs])
     scrambling = _ends([job.ue.n_scrambling_words for job in jobs])
     for index, job in enumerate(jobs):
-        check_cell(limits.cells, job.ue)
-        _check("n_prb", index, job.ue.config.n_prb, front.n_prb)
-        _check("coded bits", index, job.ue.config.sch.n_coded_bits, front.n_coded_bits)
+        if job.ue.n_prb > front.n_prb or job.ue.n_coded_bits > front.n_coded_bits:
+            _check("PRB", index, job.ue.n_prb, front.n_prb)
+            _check("coded bits", index, job.ue.n_coded_bits, front.n_coded_bits)
     last = len(jobs) - 1
     _check("words of pilots", last, int(pilots[-1]), front.n_pilot_words)
     _check("channel estimates", last, int(channel[-1]), front.n_channel)
@@ -257,17 +275,18 @@ def fill(
     tbs = [job.ue.tb for job in jobs]
     buffers = [job.soft_buffer for job in jobs]
     placed = decode_plan.fill(inputs, limits.decode, tbs, buffers, n_iterations)
-    ues = inputs["ues"]
+    # As words: NumPy takes milliseconds to put structured arrays together.
+    ues = inputs["ues"].view(np.int32).reshape(len(inputs["ues"]), -1)
     ues[len(jobs) :] = 0
     if jobs:
-        records = np.concatenate([job.record for job in jobs])
-        records["grid_offset"] = [limits.grid_starts[job.ue.cell] for job in jobs]
-        records["slot_number"] = slot_number
-        records["pilot_offset"] = pilots[:-1]
-        records["channel_offset"] = channel[:-1]
-        records["scrambling_offset"] = scrambling[:-1]
-        records["llr_offset"] = placed.first_llr
-        ues[: len(jobs)] = records
+        mine = ues[: len(jobs)]
+        mine[...] = [job.words for job in jobs]
+        mine[:, _WORD["grid_offset"]] = [limits.grid_starts[job.ue.cell] for job in jobs]
+        mine[:, _WORD["slot_number"]] = slot_number
+        mine[:, _WORD["pilot_offset"]] = pilots[:-1]
+        mine[:, _WORD["channel_offset"]] = channel[:-1]
+        mine[:, _WORD["scrambling_offset"]] = scrambling[:-1]
+        mine[:, _WORD["llr_offset"]] = placed.first_llr
     return placed
 
 

@@ -47,7 +47,7 @@ class _Known:
     first_row: int
     ue: UplinkUe
     tuning: UeTuning
-    record: npt.NDArray[np.void]
+    record: npt.NDArray[np.int32]
     taps: npt.NDArray[np.float16]
 
 
@@ -60,7 +60,7 @@ class UplinkTuning:
         self._known: dict[UeKey, _Known] = {}
         self._updates: list[FilterUpdate] = []
 
-    def record(self, ue: UplinkUe) -> npt.NDArray[np.void]:
+    def record(self, ue: UplinkUe) -> npt.NDArray[np.int32]:
         """Returns the UE's record for its next slot; a UE not known yet gets its first filters.
 
         Raises:
@@ -111,7 +111,7 @@ class UplinkTuning:
 
     def _enter(
         self, ue: UplinkUe, sets: tuple[FilterSet, ...] | list[FilterSet], tuning: UeTuning
-    ) -> npt.NDArray[np.void]:
+    ) -> npt.NDArray[np.int32]:
         key = (ue.cell, ue.config.rnti)
         known = self._known.get(key)
         if known is None:

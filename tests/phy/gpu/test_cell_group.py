@@ -26,6 +26,9 @@ UES = [
 class EmulatedPipeline:
     """The program's kernels run on the CPU when results are waited for; `fault` breaks it once."""
 
+    n_sms = 132
+    n_bytes = (0, 0)
+
     def __init__(self, program, clock) -> None:
         self.program = program
         self.arrays = zeros(program)

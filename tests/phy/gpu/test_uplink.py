@@ -116,10 +116,16 @@ def test_a_retransmission_is_combined_and_finds_a_group_with_rows_enough(rng) ->
     assert np.array_equal(np.unpackbits(arrays["tb_bytes"])[: tb.size], tb)
 
 
+def test_a_ue_beyond_its_cells_carrier_is_refused() -> None:
+    ue = uplink.UplinkUe(0, PuschConfig(**(ALLOCATIONS[0] | {"n_prb": 20})))
+    with pytest.raises(InvalidInputError, match="carrier"):
+        uplink.uplink_limits([uplink.CellGrid(4, 14)], [[ue]], n_soft_buffers=1)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"n_prb": 20, "carrier_n_prb": 20}, "carrier"),
+        ({"n_prb": 20, "carrier_n_prb": 20}, "20 PRB, room is for 14"),
         ({"mcs_index": 25}, "room"),
     ],
 )
@@ -130,7 +136,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(rng, change, named)
     program = uplink.uplink_program(limits)
     arrays = zeros(program)
     other = uplink.UplinkUe(0, PuschConfig(**(ALLOCATIONS[0] | change)))
-    job = uplink.UplinkJob(other, other.record, SoftBuffer(0))
+    job = uplink.UplinkJob(other, other.record.view(np.int32), SoftBuffer(0))
     before = {name: array.copy() for name, array in arrays.items()}
     with pytest.raises(InvalidInputError, match=named):
         uplink.fill(arrays, limits, [job], slot_number=0)
