@@ -13,7 +13,8 @@ of each size costs. The floor itself takes an FFT that loads and stores by itsel
 moves the same bytes the other way: 14.7 and 36.7, 36.7 and 36.7, 39.3 and 19.7 MB.
 
 cuFFT runs in complex64 in place. A plan's work area is set aside when it is made, and it runs on
-CuPy's current stream: launches allocate nothing, wait for nothing and can be captured.
+CuPy's current stream: launches allocate nothing, wait for nothing and can be captured. An object
+has one work area, so its launches must follow each other.
 
 Spec: TS 38.211 5.3.1, 5.4
 """
@@ -24,6 +25,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from airan.core.errors import InvalidInputError
 from phy.array import Array
@@ -44,7 +46,12 @@ STAGES = ("before", "fft", "after")
 class _SlotFft:
     """FFTs of a slot's symbols, some cells at a time, between two kernels."""
 
-    def __init__(self, batch: OfdmBatch, cells_per_pass: int | None) -> None:
+    def __init__(
+        self,
+        batch: OfdmBatch,
+        cells_per_pass: int | None,
+        turns: npt.NDArray[np.complex64],
+    ) -> None:
         cupy = require_cupy()
         self.batch = batch
         n_cells = len(batch.configs)
@@ -59,6 +66,8 @@ class _SlotFft:
         self._between = cupy.zeros((n_most, batch.fft_size), cupy.complex64)
         self._plans = {n: self._plan(n) for n in {each.stop - each.start for each in self.passes}}
         self._starts = cupy.asarray(batch.starts())
+        self._turns = cupy.asarray(turns)
+        cupy.cuda.get_current_stream().synchronize()
 
     def _plan(self, n_cells: int) -> Any:
         try:
@@ -128,10 +137,9 @@ class SlotDemodulator(_SlotFft):
             InvalidInputError: cells_per_pass is not in [1, cells].
             GpuUnavailableError: no CuPy, no cuFFT or no GPU.
         """
-        super().__init__(batch, cells_per_pass)
+        super().__init__(batch, cells_per_pass, batch.receive_turns())
         self._gather = function("ofdm", "gather_half" if batch.is_half else "gather_float")
         self._scatter = function("ofdm", "scatter_grid")
-        self._turns = require_cupy().asarray(batch.receive_turns())
 
     def launch(
         self,
@@ -181,10 +189,9 @@ class SlotModulator(_SlotFft):
             InvalidInputError: cells_per_pass is not in [1, cells].
             GpuUnavailableError: no CuPy, no cuFFT or no GPU.
         """
-        super().__init__(batch, cells_per_pass)
+        super().__init__(batch, cells_per_pass, batch.transmit_turns())
         self._spread = function("ofdm", "spread_grid")
         self._join = function("ofdm", "join_half" if batch.is_half else "join_float")
-        self._turns = require_cupy().asarray(batch.transmit_turns())
 
     def launch(
         self,

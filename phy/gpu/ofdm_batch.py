@@ -23,7 +23,7 @@ class OfdmBatch:
         configs: one for each cell; they may differ in their carrier frequency only.
         n_antennas: of each cell.
         window_offset_samples: how far FFT windows reach into the cyclic prefix, as in
-            `phy.ofdm.OfdmDemodulator`.
+            `phy.ofdm.OfdmDemodulator`; of no account when sending.
         is_half: samples are float16[row, sample, 2]; else complex64[row, sample].
 
     Raises:
