@@ -145,7 +145,7 @@ class OfdmModulator:
             raise InvalidInputError("grid", f"must have shape {expected}, got {grid.shape}")
         xp = array_module(grid)
         prefixes = config.cp_lengths(slot_number)
-        turns = xp.asarray(_phases(config, slot_number, 0).conj())
+        turns = xp.asarray(receiver_phases(config, slot_number, 0).conj())
         half = config.n_subcarriers // 2
         spectrum = xp.zeros((*grid.shape[:-1], config.n_samples), dtype=xp.complex64)
         spectrum[..., :half] = grid[..., half:] * turns
@@ -212,7 +212,7 @@ class OfdmDemodulator:
         grid = xp.empty((*shape[:-1], config.n_subcarriers), dtype=xp.complex64)
         grid[..., :half] = spectrum[..., -half:]
         grid[..., half:] = spectrum[..., :half]
-        grid *= xp.asarray(_phases(config, slot_number, self._window_offset))
+        grid *= xp.asarray(receiver_phases(config, slot_number, self._window_offset))
         return grid
 
 
@@ -224,11 +224,15 @@ def _default_fft_size(n_subcarriers: int) -> int:
 
 
 @lru_cache(maxsize=64)
-def _phases(config: OfdmConfig, slot_number: int, window_offset: int) -> npt.NDArray[np.complex64]:
+def receiver_phases(
+    config: OfdmConfig, slot_number: int, window_offset: int = 0
+) -> npt.NDArray[np.complex64]:
     """What the receiver multiplies by: complex64[14, 1], or [14, 12 n_prb] with a window offset.
 
     5.4 starts the carrier's phase afresh at every symbol's useful part, at a time that counts from
     the subframe's start; a carrier that just runs on is ahead of it by f_0 times that time.
+
+    Spec: TS 38.211 5.4
     """
     slot = slot_number % config.slots_per_subframe
     before = sum(config.slot_samples(earlier) for earlier in range(slot))

@@ -99,7 +99,7 @@ def emulated(source: str, prelude: str = "") -> EmulatedModule:
         timeout=60,
         input=text,
     ).stdout
-    names = re.findall(r'extern "C" +void\s+(\w+)\(const Ue', expanded)
+    names = re.findall(r'extern "C" +void\s+(\w+)\(', expanded)
     launchers = "".join(
         f'extern "C" void launch_{name}(unsigned x, unsigned y, unsigned z, unsigned n, void** a)'
         f" {{ cuda_on_cpu::launch({name}, {{x, y, z}}, {{n, 1, 1}}, a); }}\n"
