@@ -90,7 +90,7 @@ class UplinkTimes:
         kernels: on the GPU, without copies.
         with_copies: on the GPU, with samples copied in and results out.
         latency: from the slot's arrival to its results on the host, host's work and all.
-        submit: of that, the host's work before the GPU's.
+        prepare: the host's work before the samples arrive.
         late_share: slots over the budget of 1,250 us from arrival to results.
         bler: transport blocks not decoded.
         iterations: mean of the decoder.
@@ -102,7 +102,7 @@ class UplinkTimes:
     kernels: Times
     with_copies: Times
     latency: Times
-    submit: Times
+    prepare: Times
     late_share: float
     bler: float
     iterations: float
@@ -145,9 +145,9 @@ def time_uplink(run: UplinkRun) -> UplinkTimes:
             group.submit(run.config.slot_number, [Grant(ue) for ue in ues])
             (outcome,) = group.collect(wait=True)
             _check(outcome, [tb for tb, _ in sent])
-        outcomes, submits = _paced(group, [Grant(ue) for ue in ues], run)
+        outcomes, prepares = _paced(group, [Grant(ue) for ue in ues], run)
         _check(outcomes[-1], [tb for tb, _ in sent])
-        return _summary(run, group, outcomes, submits)
+        return _summary(run, group, outcomes, prepares)
     finally:
         group.close()
 
@@ -155,7 +155,8 @@ def time_uplink(run: UplinkRun) -> UplinkTimes:
 def _paced(
     group: CellGroup, grants: list[Grant], run: UplinkRun
 ) -> tuple[list[SlotOutcome], list[float]]:
-    outcomes, submits = [], []
+    outcomes: list[SlotOutcome] = []
+    prepares: list[float] = []
     number = run.config.slot_number
     gc.collect()
     gc.freeze()
@@ -164,15 +165,17 @@ def _paced(
         start_s = time.perf_counter() + 1e-3
         for index in range(run.n_slots):
             arrival_s = start_s + index * run.spacing_us * 1e-6
+            begun_s = time.perf_counter()
+            group.prepare(number, grants)
+            prepares.append((time.perf_counter() - begun_s) * 1e6)
             while time.perf_counter() < arrival_s:
                 pass
-            group.submit(number, grants, arrival_s)
-            submits.append((time.perf_counter() - arrival_s) * 1e6)
+            group.start(arrival_s)
             outcomes += group.collect(wait=True)
     finally:
         gc.enable()
         gc.unfreeze()
-    return outcomes, submits
+    return outcomes, prepares
 
 
 def _check(outcome: SlotOutcome, tbs: Sequence[npt.NDArray[np.uint8]]) -> None:
@@ -183,7 +186,7 @@ def _check(outcome: SlotOutcome, tbs: Sequence[npt.NDArray[np.uint8]]) -> None:
 
 
 def _summary(
-    run: UplinkRun, group: CellGroup, outcomes: Sequence[SlotOutcome], submits: Sequence[float]
+    run: UplinkRun, group: CellGroup, outcomes: Sequence[SlotOutcome], prepares: Sequence[float]
 ) -> UplinkTimes:
     received = [each for each in outcomes if each.kernels_us == each.kernels_us]
     tbs = [tb for each in received for tb in each.tbs]
@@ -195,7 +198,7 @@ def _summary(
         kernels=Times.of([each.kernels_us for each in received]),
         with_copies=Times.of([each.with_copies_us for each in received]),
         latency=Times.of([each.latency_us for each in received]),
-        submit=Times.of(submits),
+        prepare=Times.of(prepares),
         late_share=late / len(received),
         bler=sum(not tb.crc_ok for tb in tbs) / len(tbs),
         iterations=float(np.mean([each.iterations for each in received])),

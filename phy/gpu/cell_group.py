@@ -1,6 +1,6 @@
 """The slot runtime on the GPU: the uplink of a group of cells, slot by slot, against a deadline.
 
-    submit -> (copy in, one CUDA graph, copy out) -> collect
+    prepare -> start -> (copy in, one CUDA graph, copy out) -> collect
 
 A cell group is prepared for slots like given ones. A slot beyond them is refused before anything is
 done; one that finds both sides busy is dropped; one that would take too long goes without some of
@@ -16,7 +16,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -103,7 +103,7 @@ class Alarm:
     fault: GpuFaultError | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class _UnderWay:
     slot: int
     side: int
@@ -161,6 +161,8 @@ class CellGroup:
         self._tuning = UplinkTuning(limits.front_end.n_filter_sets)
         self._under_way: deque[_UnderWay] = deque()
         self._finished: deque[SlotOutcome] = deque()
+        self._announced: tuple[int, Sequence[Grant]] | None = None
+        self._prepared: _UnderWay | None = None
         # What the last slot of each UE that has not been tracked since said.
         self._last: dict[UeKey, tuple[UplinkUe, int, npt.NDArray[np.void], int]] = {}
         self._checked: weakref.WeakSet[UplinkUe] = weakref.WeakSet()
@@ -202,36 +204,58 @@ class CellGroup:
         """Writes a cell's resource grid, complex64[rx, 14, subcarrier], for the next slot."""
         self.samples(cell)[...] = pack_grid(grid)
 
-    def submit(self, slot: int, grants: Sequence[Grant], arrived_s: float | None = None) -> None:
-        """Starts to receive a slot, whose samples have been written; returns at once.
-
-        Its outcome comes from `collect`, also if it is dropped or the GPU fails.
+    def prepare(self, slot: int, grants: Sequence[Grant]) -> None:
+        """Writes a slot's tables, while its samples are still arriving; `start` comes next.
 
         Args:
             slot: index.
             grants: what was granted in it, of all cells.
-            arrived_s: when its last sample arrived, on the group's clock; None: now.
 
         Raises:
             InvalidInputError: the slot is beyond the limits, or grants contradict each other; for
                 HARQ, its grants were sent and not received.
         """
-        arrived_s = self._now_s() if arrived_s is None else arrived_s
         self._check_grants(grants)
-        if len(self._under_way) == N_SIDES:
-            self._miss(grants)
-            self._end(ended_alike(slot, grants, UeStatus.DROPPED), "dropped")
+        self._announced = (slot, grants)
+        self._prepared = None
+        if len(self._under_way) < N_SIDES and self._pipeline is not None:
+            self._prepared = self._write_tables(slot, grants)
+
+    def start(self, arrived_s: float | None = None) -> None:
+        """Starts to receive the slot prepared last, whose samples have been written; returns at
+        once. Its outcome comes from `collect`, also if it is dropped or the GPU fails.
+
+        Args:
+            arrived_s: when its last sample arrived, on the group's clock; None: now.
+
+        Raises:
+            InvalidInputError: no slot is prepared, or as `prepare` does.
+        """
+        if self._announced is None:
+            raise InvalidInputError("slot", "none is prepared", remedy="call prepare first")
+        slot, grants = self._announced
+        self._announced = None
+        arrived_s = self._now_s() if arrived_s is None else arrived_s
+        if self._prepared is None and self._ends_at_once(slot, grants):
             return
-        if self._pipeline is None:
-            self._miss(grants)
-            self._end(ended_alike(slot, grants, UeStatus.FAILED, "there is no GPU"), "failed")
-            self._restart()
-            return
+        ready = self._prepared or self._write_tables(slot, grants)
+        self._prepared = None
         try:
-            self._start(slot, grants, arrived_s)
+            self._queue(replace(ready, arrived_s=arrived_s))
         except GpuFaultError as fault:
-            self._end(ended_alike(slot, grants, UeStatus.FAILED, str(fault)), "failed")
+            self._lose(ready, fault)
+            self._tuning.write_again()
             self._fail(slot, fault)
+
+    def submit(self, slot: int, grants: Sequence[Grant], arrived_s: float | None = None) -> None:
+        """`prepare` and `start` in one.
+
+        Raises:
+            InvalidInputError: as `prepare` does.
+        """
+        arrived_s = self._now_s() if arrived_s is None else arrived_s
+        self.prepare(slot, grants)
+        self.start(arrived_s)
 
     def collect(self, *, wait: bool = False) -> list[SlotOutcome]:
         """Returns the outcomes of slots that have ended, in order.
@@ -307,44 +331,58 @@ class CellGroup:
                 )
             seen.add(key)
 
-    def _start(self, slot: int, grants: Sequence[Grant], arrived_s: float) -> None:
-        pipeline = self._running()
-        kept, cost_us = self._kept(grants, arrived_s)
+    def _ends_at_once(self, slot: int, grants: Sequence[Grant]) -> bool:
+        """Drops a slot that finds both sides busy, and fails one that finds no GPU."""
+        if self._pipeline is None:
+            outcome = ended_alike(slot, grants, UeStatus.FAILED, "there is no GPU")
+            self._end(outcome, "failed")
+            self._restart()
+        elif len(self._under_way) == N_SIDES:
+            self._end(ended_alike(slot, grants, UeStatus.DROPPED), "dropped")
+        else:
+            return False
+        self._miss(grants)
+        return True
+
+    def _write_tables(self, slot: int, grants: Sequence[Grant]) -> _UnderWay:
+        kept, cost_us = self._kept(grants)
         if len(kept) < len(grants):
             shed = set(range(len(grants))).difference(kept)
             self._miss([grants[index] for index in sorted(shed)])
         records = [self._tuning.record(grants[index].ue) for index in kept]
         tickets = [self._begin(grants[index]) for index in kept]
-        units = self.limits.decode.soft_buffer_units
-        scratch = self.limits.decode.n_soft_buffers
-        jobs = []
-        for row, (index, record, ticket) in enumerate(zip(kept, records, tickets, strict=True)):
-            if ticket.buffer < 0:
-                soft = SoftBuffer((scratch + row) * units)
-            else:
-                n_filled = int(self._n_filled[ticket.buffer]) if ticket.combine else 0
-                soft = SoftBuffer(ticket.buffer * units, n_filled)
-            jobs.append(UplinkJob(grants[index].ue, record, soft))
-        side = self._next_side
+        jobs = [
+            UplinkJob(grants[index].ue, record, self._soft_buffer(ticket, row))
+            for row, (index, record, ticket) in enumerate(zip(kept, records, tickets, strict=True))
+        ]
         slot_number = slot % self._options.slots_per_frame
+        side, n_iterations = self._next_side, self._options.n_iterations
+        inputs = self._running().inputs(side)
         try:
-            placed = uplink.fill(
-                pipeline.inputs(side), self.limits, jobs, slot_number, self._options.n_iterations
-            )
-            for update in self._tuning.take_updates():
-                pipeline.write("taps", update.first_row, update.taps)
-            pipeline.start(side)
-        except (InvalidInputError, GpuFaultError):
+            placed = uplink.fill(inputs, self.limits, jobs, slot_number, n_iterations)
+        except InvalidInputError:
             for ticket in tickets:
                 self._books.end(ticket, decoded=False, processed=False)
-            self._tuning.write_again()
             raise
-        self._next_side = (side + 1) % N_SIDES
-        self._under_way.append(
-            _UnderWay(slot, side, arrived_s, grants, kept, tickets, placed, cost_us)
-        )
+        return _UnderWay(slot, side, math.nan, grants, kept, tickets, placed, cost_us)
 
-    def _kept(self, grants: Sequence[Grant], arrived_s: float) -> tuple[list[int], float]:
+    def _soft_buffer(self, ticket: HarqTicket, row: int) -> SoftBuffer:
+        """Of a transport block; one that found none free uses its row's, for this slot only."""
+        decode = self.limits.decode
+        if ticket.buffer < 0:
+            return SoftBuffer((decode.n_soft_buffers + row) * decode.soft_buffer_units)
+        n_filled = int(self._n_filled[ticket.buffer]) if ticket.combine else 0
+        return SoftBuffer(ticket.buffer * decode.soft_buffer_units, n_filled)
+
+    def _queue(self, ready: _UnderWay) -> None:
+        pipeline = self._running()
+        for update in self._tuning.take_updates():
+            pipeline.write("taps", update.first_row, update.taps)
+        pipeline.start(ready.side)
+        self._next_side = (ready.side + 1) % N_SIDES
+        self._under_way.append(ready)
+
+    def _kept(self, grants: Sequence[Grant]) -> tuple[list[int], float]:
         """The grants that can be received in time, and what they cost in us."""
         cost = self._options.cost
         if cost is None:
@@ -354,11 +392,8 @@ class CellGroup:
             Candidate(us, grant.priority, self._books.transmissions(_key(grant)))
             for us, grant in zip(costs, grants, strict=True)
         ]
-        waited_us = max(0.0, (self._now_s() - arrived_s) * 1e6)
         backlog_us = sum(each.cost_us for each in self._under_way)
-        base_us = cost.base_us() + backlog_us
-        budget_us = max(0.0, self._options.budget_us - waited_us)
-        kept = keep(candidates, base_us, budget_us)
+        kept = keep(candidates, cost.base_us() + backlog_us, self._options.budget_us)
         return kept, cost.base_us() + sum(costs[index] for index in kept)
 
     def _begin(self, grant: Grant) -> HarqTicket:
@@ -437,6 +472,9 @@ class CellGroup:
         if self._pipeline is None or fault.kind not in (FaultKind.STICKY, FaultKind.LOST):
             return
         self._pipeline = None
+        for ticket in [] if self._prepared is None else self._prepared.tickets:
+            self._books.end(ticket, decoded=False, processed=False)
+        self._prepared = None
         for lost in self._under_way:
             self._lose(lost, fault)
         self._under_way.clear()

@@ -166,6 +166,18 @@ def test_a_late_block_is_reported_late_and_not_passed_on(bench) -> None:
     assert np.array_equal(bits(outcome.tbs[0].tb, tb.size), tb)
 
 
+def test_tables_are_written_while_the_samples_arrive(bench) -> None:
+    bench.group.prepare(4, [Grant(UES[0])])
+    tb = bench.send(UES[0], 4)
+    bench.clock.now_s += 1.0
+    bench.group.start()
+    (outcome,) = bench.group.collect(wait=True)
+    assert outcome.latency_us == pytest.approx(500.0)
+    assert np.array_equal(bits(outcome.tbs[0].tb, tb.size), tb)
+    with pytest.raises(InvalidInputError, match="prepared"):
+        bench.group.start()
+
+
 def test_a_third_slot_while_two_are_under_way_is_dropped(bench) -> None:
     for slot in range(3):
         bench.send(UES[0], slot)
