@@ -162,15 +162,16 @@ def _paced(
     gc.freeze()
     gc.disable()
     try:
+        group.prepare(number, grants)
         start_s = time.perf_counter() + 1e-3
         for index in range(run.n_slots):
             arrival_s = start_s + index * run.spacing_us * 1e-6
-            begun_s = time.perf_counter()
-            group.prepare(number, grants)
-            prepares.append((time.perf_counter() - begun_s) * 1e6)
             while time.perf_counter() < arrival_s:
                 pass
             group.start(arrival_s)
+            begun_s = time.perf_counter()
+            group.prepare(number, grants)
+            prepares.append((time.perf_counter() - begun_s) * 1e6)
             outcomes += group.collect(wait=True)
     finally:
         gc.enable()

@@ -5,8 +5,8 @@
 A cell group is prepared for slots like given ones. A slot beyond them is refused before anything is
 done; one that finds both sides busy is dropped; one that would take too long goes without some of
 its UEs (phy/gpu/shedding.py has the rule). When the GPU fails, the slots under way end with the
-error, the GPU is set up again if it takes that, and HARQ goes on: every process still knows what it
-waits for, and only its soft values are gone.
+error, the GPU is set up again if it takes that (slots fail meanwhile), and HARQ goes on: every
+process still knows what it waits for, and only its soft values are gone.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from phy.gpu.uplink_tuning import UeKey, UplinkTuning
 from phy.shared_channel.config import N_SYMBOLS
 
 _RETRY_S = 1.0
+_READY_POLL_S = 0.01
 
 PUSCH_BUDGET_US = 1250.0
 """From the arrival of a slot's last sample to its transport blocks."""
@@ -132,7 +133,6 @@ class CellGroup:
         options: GroupOptions | None = None,
         *,
         on_alarm: Callable[[Alarm], None] | None = None,
-        reset_device: Callable[[], None] | None = None,
         now_s: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Sets the GPU up.
@@ -140,10 +140,9 @@ class CellGroup:
         Args:
             limits: the most that a slot may hold.
             make_pipeline: makes a pipeline for `uplink_program(limits)`; called again after a
-                fault. `phy.gpu.device_group.open_cell_group` gives all three for a real GPU.
+                fault. `phy.gpu.device_group.open_cell_group` does that for a real GPU.
             options: how it runs.
             on_alarm: called with every alarm, between slots.
-            reset_device: gives the process a working GPU again after a sticky error.
             now_s: the clock.
 
         Raises:
@@ -154,7 +153,6 @@ class CellGroup:
         self._options = options or GroupOptions()
         self._make_pipeline = make_pipeline
         self._on_alarm = on_alarm or (lambda _alarm: None)
-        self._reset_device = reset_device or (lambda: None)
         self._now_s = now_s
         self._books = HarqBooks(limits.decode.n_soft_buffers)
         self._n_filled = np.zeros(limits.decode.n_soft_buffers, np.int64)
@@ -168,7 +166,11 @@ class CellGroup:
         self._checked: weakref.WeakSet[UplinkUe] = weakref.WeakSet()
         self._next_side = 0
         self._next_try_s = -math.inf
-        self._pipeline: Pipeline | None = make_pipeline()
+        self._pipeline: Pipeline | None = None
+        self._coming: Pipeline | None = make_pipeline()
+        while not self._coming.is_ready():
+            time.sleep(_READY_POLL_S)
+        self._pipeline, self._coming = self._coming, None
 
     @property
     def books(self) -> HarqBooks:
@@ -305,12 +307,19 @@ class CellGroup:
         """A cell is taken out of service: its HARQ processes end."""
         self._books.release_cell(cell)
 
+    def is_ready(self) -> bool:
+        """Tells whether there is a GPU at present; after a fault, asking goes on setting it up."""
+        if self._pipeline is None:
+            self._restart()
+        return self._pipeline is not None
+
     def close(self) -> None:
         """Waits for what is under way and gives the GPU back."""
-        if self._pipeline is not None:
-            self.collect(wait=True)
-            self._pipeline.close()
-            self._pipeline = None
+        self.collect(wait=True)
+        for pipeline in (self._pipeline, self._coming):
+            if pipeline is not None:
+                pipeline.close()
+        self._pipeline = self._coming = None
 
     def _running(self) -> Pipeline:
         if self._pipeline is None:
@@ -336,7 +345,7 @@ class CellGroup:
         if self._pipeline is None:
             outcome = ended_alike(slot, grants, UeStatus.FAILED, "there is no GPU")
             self._end(outcome, "failed")
-            self._restart()
+            self.is_ready()
         elif len(self._under_way) == N_SIDES:
             self._end(ended_alike(slot, grants, UeStatus.DROPPED), "dropped")
         else:
@@ -471,6 +480,7 @@ class CellGroup:
         self._on_alarm(Alarm(slot, math.nan, fault))
         if self._pipeline is None or fault.kind not in (FaultKind.STICKY, FaultKind.LOST):
             return
+        self._pipeline.close()
         self._pipeline = None
         for ticket in [] if self._prepared is None else self._prepared.tickets:
             self._books.end(ticket, decoded=False, processed=False)
@@ -482,16 +492,22 @@ class CellGroup:
         self._restart()
 
     def _restart(self) -> None:
-        """Tries to set the GPU up; at most once a second."""
-        if self._now_s() < self._next_try_s:
-            return
-        self._next_try_s = self._now_s() + _RETRY_S
+        """Goes on setting the GPU up, without waiting; begins anew at most once a second."""
         try:
-            self._reset_device()
-            self._pipeline = self._make_pipeline()
+            if self._coming is None:
+                if self._now_s() < self._next_try_s:
+                    return
+                self._next_try_s = self._now_s() + _RETRY_S
+                self._coming = self._make_pipeline()
+            if not self._coming.is_ready():
+                return
         except GpuFaultError as fault:
             self.counters.faults[fault.kind] = self.counters.faults.get(fault.kind, 0) + 1
+            if self._coming is not None:
+                self._coming.close()
+            self._coming = None
             return
+        self._pipeline, self._coming = self._coming, None
         self._tuning.write_again()
         self._next_side = 0
         self.counters.restarts += 1

@@ -1,23 +1,16 @@
-"""Cell groups on a real GPU, and how the process gets a working GPU back after a fault."""
+"""Cell groups on a real GPU."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
-from cuda.bindings import runtime
-
-from phy.gpu import module, uplink
+from phy.gpu import uplink
 from phy.gpu.cell_group import Alarm, CellGroup, GroupOptions
 from phy.gpu.faults import gpu_faults
-from phy.gpu.module import require_cupy
-from phy.gpu.partition import take_part
-from phy.gpu.pipeline import DevicePipeline
+from phy.gpu.pipeline import DevicePipeline, Pipeline, Tables
 from phy.gpu.uplink import UplinkLimits, uplink_program
-
-# What belonged to a GPU that was reset. Its destructors would free handles and memory that mean
-# something else by now, so it is kept for good.
-_GRAVEYARD: list[Any] = []
+from phy.gpu.worker_pipeline import WorkerPipeline
 
 
 def open_cell_group(
@@ -26,59 +19,40 @@ def open_cell_group(
     n_sms: int | None = None,
     options: GroupOptions | None = None,
     on_alarm: Callable[[Alarm], None] | None = None,
+    is_isolated: bool = True,
 ) -> CellGroup:
-    """Returns a cell group on the present GPU.
-
-    After a fault that leaves nothing working, the whole process's CUDA state is reset; nothing else
-    in the process should use the GPU.
+    """Returns a cell group on the present GPU, ready to receive.
 
     Args:
         limits: the most that a slot may hold.
         n_sms: multiprocessors that it may use, rounded up to what the GPU can split off; None: all.
         options: how it runs.
         on_alarm: called with every alarm, between slots.
+        is_isolated: the GPU is used by a process of its own, which is started anew after a fault;
+            otherwise by this one, for which a sticky error is the end.
 
     Raises:
         GpuUnavailableError: no CuPy, no driver or no GPU.
         InvalidInputError: the GPU has fewer multiprocessors.
         GpuFaultError: not enough memory, or the GPU fails.
     """
-    require_cupy()
     program = uplink_program(limits)
-    made: list[Any] = []
+    write_idle = partial(write_idle_slot, limits)
 
-    def make() -> DevicePipeline:
+    def in_worker() -> Pipeline:
+        return WorkerPipeline(program, n_sms, write_idle)
+
+    def in_process() -> Pipeline:
+        from phy.gpu.partition import take_part
+
         with gpu_faults("multiprocessors were being set aside"):
             part = take_part(n_sms)
-        made.append(part)
-        pipeline = DevicePipeline(
-            program, part, lambda inputs: uplink.fill(inputs, limits, [], slot_number=0)
-        )
-        made.append(pipeline)
-        return pipeline
+        return DevicePipeline(program, part, write_idle)
 
-    def reset() -> None:
-        reset_device(made)
-        made.clear()
-
-    return CellGroup(limits, make, options, on_alarm=on_alarm, reset_device=reset)
+    make = in_worker if is_isolated else in_process
+    return CellGroup(limits, make, options, on_alarm=on_alarm)
 
 
-def reset_device(lost: list[Any]) -> None:
-    """Resets the process's GPU after an error that leaves nothing working; `lost` is what belonged
-    to it.
-
-    Raises:
-        GpuFaultError: the GPU does not come back.
-    """
-    cupy = require_cupy()
-    _GRAVEYARD.append((list(lost), module.forget(), cupy.get_default_memory_pool()))
-    with gpu_faults("it was being reset"):
-        (status,) = runtime.cudaDeviceReset()
-        if status != runtime.cudaError_t.cudaSuccess:
-            raise cupy.cuda.runtime.CUDARuntimeError(int(status))
-        cupy.clear_memo()
-        pool = cupy.cuda.MemoryPool()
-        _GRAVEYARD.append(pool)
-        cupy.cuda.set_allocator(pool.malloc)
-        cupy.cuda.Device().synchronize()
+def write_idle_slot(limits: UplinkLimits, inputs: Tables) -> None:
+    """Writes the tables of a slot without any UE."""
+    uplink.fill(inputs, limits, [], slot_number=0)

@@ -10,26 +10,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from phy.gpu.host_memory import HostSide, Region, host_sides, n_host_bytes
 from phy.gpu.module import function, require_cupy
 from phy.gpu.program import Argument, Buffer, Launch, Part, Program
-
-_ALIGNMENT = 256
 
 
 class Side:
     """One of a program's sets of inputs and outputs, in pinned host memory and on the device.
 
     Attributes:
-        inputs: host arrays by name, to be written before `DeviceProgram.copy_in`.
-        outputs: host arrays by name, to be read after `DeviceProgram.copy_out` has ended.
+        inputs: host arrays by name, to be written before `copy_in`.
+        outputs: host arrays by name, to be read after `copy_out` has ended.
     """
 
-    def __init__(self, program: Program) -> None:
-        self._in = _Arena({name: program.buffers[name] for name in program.inputs})
-        self._out = _Arena({name: program.buffers[name] for name in program.outputs})
-        self.inputs: Mapping[str, npt.NDArray[Any]] = self._in.host
-        self.outputs: Mapping[str, npt.NDArray[Any]] = self._out.host
-        self.arrays: dict[str, Any] = {**self._in.device, **self._out.device}
+    def __init__(self, program: Program, host: HostSide) -> None:
+        self._in = _OnDevice(program, host.inputs)
+        self._out = _OnDevice(program, host.outputs)
+        self.inputs = host.inputs.arrays
+        self.outputs = host.outputs.arrays
+        self.arrays: dict[str, Any] = {**self._in.arrays, **self._out.arrays}
 
     @property
     def n_bytes_in(self) -> int:
@@ -43,11 +42,11 @@ class Side:
 
     def copy_in(self, stream: Any) -> None:
         """Queues the inputs' way to the device."""
-        self._in.copy_in(stream)
+        self._in.memory.data.copy_from_host_async(self._in.address, self._in.n_bytes, stream)
 
     def copy_out(self, stream: Any) -> None:
         """Queues the outputs' way to the host."""
-        self._out.copy_out(stream)
+        self._out.memory.data.copy_to_host_async(self._out.address, self._out.n_bytes, stream)
 
 
 class DeviceProgram:
@@ -60,15 +59,29 @@ class DeviceProgram:
         arrays: the device's other buffers by name; structured ones are bytes, uint8[record, bytes].
     """
 
-    def __init__(self, program: Program, n_sides: int = 1) -> None:
+    def __init__(
+        self,
+        program: Program,
+        n_sides: int = 1,
+        memory: npt.NDArray[np.uint8] | None = None,
+    ) -> None:
         """Compiles (CuPy keeps a cache on disk) and allocates.
+
+        Args:
+            program: what to run.
+            n_sides: sets of inputs and outputs.
+            memory: uint8[n_host_bytes(program, n_sides)] from a page's beginning on, for them; it
+                gets pinned. None: new memory.
 
         Raises:
             GpuUnavailableError: no CuPy or no GPU.
         """
         cupy = require_cupy()
         self.program = program
-        self.sides = tuple(Side(program) for _ in range(n_sides))
+        memory = _pages(n_host_bytes(program, n_sides)) if memory is None else memory
+        cupy.cuda.runtime.hostRegister(memory.ctypes.data, memory.size, 0)
+        weakref.finalize(self, cupy.cuda.runtime.hostUnregister, memory.ctypes.data)
+        self.sides = tuple(Side(program, side) for side in host_sides(program, n_sides, memory))
         on_sides = {*program.inputs, *program.outputs}
         self.arrays: dict[str, Any] = {
             name: _zeros(buffer) for name, buffer in program.buffers.items() if name not in on_sides
@@ -124,42 +137,22 @@ class DeviceProgram:
         return calls
 
 
-class _Arena:
-    """Buffers that one copy moves between pinned host memory and the device."""
+class _OnDevice:
+    """A region's image on the device; the region is pinned."""
 
-    def __init__(self, buffers: Mapping[str, Buffer]) -> None:
+    def __init__(self, program: Program, region: Region) -> None:
         cupy = require_cupy()
-        starts = {}
-        self.n_bytes = 0
-        for name, buffer in buffers.items():
-            starts[name] = self.n_bytes
-            self.n_bytes += -(-buffer.n_bytes // _ALIGNMENT) * _ALIGNMENT
-        room = -(-max(self.n_bytes, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
-        # Our own memory, pinned: what the driver allocates is gone when the device is reset, under
-        # the feet of whoever still reads the last slot's results.
-        self._memory = mmap.mmap(-1, room)
-        self._pinned = np.frombuffer(self._memory, np.uint8, room)
-        cupy.cuda.runtime.hostRegister(self._pinned.ctypes.data, room, 0)
-        address = self._pinned.ctypes.data
-        # What belongs to a GPU that was reset is never finalised.
-        weakref.finalize(self, cupy.cuda.runtime.hostUnregister, address).atexit = False
-        self._on_device = cupy.zeros(room, cupy.uint8)
-        self.host = {}
-        self.device = {}
-        for name, buffer in buffers.items():
-            mine = slice(starts[name], starts[name] + buffer.n_bytes)
-            self.host[name] = self._pinned[mine].view(buffer.dtype).reshape(buffer.shape)
-            self.device[name] = _viewed(self._on_device[mine], buffer)
+        self.address = region.memory.ctypes.data
+        self.n_bytes = region.memory.size
+        self.memory = cupy.zeros(self.n_bytes, cupy.uint8)
+        self.arrays = {}
+        for name, start in region.starts.items():
+            buffer = program.buffers[name]
+            self.arrays[name] = _viewed(self.memory[start : start + buffer.n_bytes], buffer)
 
-    def copy_in(self, stream: Any) -> None:
-        if self.n_bytes:
-            self._on_device.data.copy_from_host_async(
-                self._pinned.ctypes.data, self.n_bytes, stream
-            )
 
-    def copy_out(self, stream: Any) -> None:
-        if self.n_bytes:
-            self._on_device.data.copy_to_host_async(self._pinned.ctypes.data, self.n_bytes, stream)
+def _pages(n_bytes: int) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(mmap.mmap(-1, n_bytes), np.uint8, n_bytes)
 
 
 def _zeros(buffer: Buffer) -> Any:

@@ -51,12 +51,14 @@ class GpuFaultError(UnavailableError):
     Attributes:
         kind: what it takes to go on.
         answer: CUDA's name of the error.
+        doing: what it was at.
     """
 
     def __init__(self, kind: FaultKind, answer: str, doing: str) -> None:
         super().__init__(f"the GPU failed while {doing}: {answer} ({kind.replace('_', ' ')})")
         self.kind = kind
         self.answer = answer
+        self.doing = doing
 
 
 @contextmanager

@@ -51,18 +51,6 @@ def source(name: str, prelude: str = "") -> str:
     return prelude + re.sub(r'#include "(\w+\.cuh)"\n', header, _read(f"{name}.cu"))
 
 
-_modules: list[Any] = []
-
-
-def forget() -> list[Any]:
-    """Forgets all compiled kernels, which the next use loads again; returns what they were."""
-    load.cache_clear()
-    function.cache_clear()
-    forgotten = list(_modules)
-    _modules.clear()
-    return forgotten
-
-
 @lru_cache(maxsize=512)
 def load(name: str, prelude: str = "") -> Any:
     """Compiles phy/kernels/`name`.cu for the present device and returns the `cupy.RawModule`.
@@ -75,9 +63,7 @@ def load(name: str, prelude: str = "") -> Any:
         GpuUnavailableError: CuPy, the driver or the GPU is missing.
     """
     cupy = require_cupy()
-    module = cupy.RawModule(code=source(name, prelude), options=_OPTIONS, backend="nvrtc")
-    _modules.append(module)
-    return module
+    return cupy.RawModule(code=source(name, prelude), options=_OPTIONS, backend="nvrtc")
 
 
 @lru_cache(maxsize=512)
@@ -90,7 +76,6 @@ def function(name: str, entry: str, prelude: str = "", shared_bytes: int = 0) ->
     kernel = load(name, prelude).get_function(entry)
     if shared_bytes > 48 * 1024:
         kernel.max_dynamic_shared_size_bytes = shared_bytes
-    _modules.append(kernel)
     return kernel
 
 

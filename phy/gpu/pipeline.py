@@ -52,6 +52,14 @@ class Pipeline(Protocol):
         """Bytes that a slot copies in and out."""
         ...
 
+    def is_ready(self) -> bool:
+        """Tells whether slots can be started; becomes true some time after it was made.
+
+        Raises:
+            GpuFaultError: it never will.
+        """
+        ...
+
     def inputs(self, side: int) -> Tables:
         """Host arrays to write before `start`."""
         ...
@@ -77,7 +85,7 @@ class Pipeline(Protocol):
         ...
 
     def close(self) -> None:
-        """Ends it; a lost device is no hindrance."""
+        """Ends it; what is under way is lost."""
         ...
 
 
@@ -85,7 +93,11 @@ class DevicePipeline:
     """The pipeline on a GPU."""
 
     def __init__(
-        self, program: Program, part: SmPart, write_idle: Callable[[Tables], object]
+        self,
+        program: Program,
+        part: SmPart,
+        write_idle: Callable[[Tables], object],
+        memory: npt.NDArray[np.uint8] | None = None,
     ) -> None:
         """Compiles, allocates and captures the graphs.
 
@@ -93,6 +105,7 @@ class DevicePipeline:
             program: to run.
             part: of the GPU, to run it on.
             write_idle: writes the inputs of a slot without any work.
+            memory: for the inputs and outputs, see DeviceProgram.
 
         Raises:
             GpuFaultError: not enough memory, or the GPU fails.
@@ -100,7 +113,7 @@ class DevicePipeline:
         cupy = require_cupy()
         self._n_sms = part.n_sms
         with gpu_faults("a program was being prepared"):
-            self._device = DeviceProgram(program, N_SIDES)
+            self._device = DeviceProgram(program, N_SIDES, memory)
             self._stream = part.new_stream()
             self._copy_in = cupy.cuda.Stream(non_blocking=True)
             self._copy_out = cupy.cuda.Stream(non_blocking=True)
@@ -124,6 +137,9 @@ class DevicePipeline:
     def n_bytes(self) -> tuple[int, int]:
         side = self._device.sides[0]
         return side.n_bytes_in, side.n_bytes_out
+
+    def is_ready(self) -> bool:
+        return True
 
     def inputs(self, side: int) -> Tables:
         return self._device.sides[side].inputs

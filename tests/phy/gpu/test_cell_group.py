@@ -10,7 +10,9 @@ from phy import PuschConfig, PuschTransmitter
 from phy.channel import Channel, ChannelConfig
 from phy.gpu import uplink
 from phy.gpu.cell_group import Alarm, CellGroup, GroupOptions
+from phy.gpu.device_group import open_cell_group
 from phy.gpu.faults import FaultKind, GpuFaultError
+from phy.gpu.module import GpuUnavailableError, require_cupy
 from phy.gpu.outcome import Grant, UeStatus
 from phy.gpu.pipeline import N_SIDES, Elapsed
 from phy.gpu.uplink import CellGrid, UplinkUe
@@ -38,6 +40,9 @@ class EmulatedPipeline:
         self.slot_us = 500.0
         self.fault: GpuFaultError | None = None
         self.closed = False
+
+    def is_ready(self):
+        return True
 
     def inputs(self, side):
         return self.sides[side]
@@ -87,7 +92,6 @@ class Bench:
         self.clock = Clock()
         self.alarms: list[Alarm] = []
         self.pipelines: list[EmulatedPipeline] = []
-        self.resets = 0
         limits = uplink.uplink_limits(GRIDS, slots or [UES], n_soft_buffers=4, spare_rows=True)
         program = uplink.uplink_program(limits)
 
@@ -95,15 +99,11 @@ class Bench:
             self.pipelines.append(EmulatedPipeline(program, self.clock))
             return self.pipelines[-1]
 
-        def reset() -> None:
-            self.resets += 1
-
         self.group = CellGroup(
             limits,
             make,
             GroupOptions(**options),
             on_alarm=self.alarms.append,
-            reset_device=reset,
             now_s=self.clock,
         )
 
@@ -245,7 +245,7 @@ def test_memory_that_runs_out_ends_the_slot_and_no_more(bench) -> None:
     bench.group.submit(1, [Grant(UES[0])])
     (outcome,) = bench.group.collect(wait=True)
     assert np.array_equal(bits(outcome.tbs[0].tb, tb.size), tb)
-    assert (bench.resets, bench.group.counters.restarts) == (0, 0)
+    assert bench.group.counters.restarts == 0
 
 
 def test_a_sticky_error_restarts_the_gpu_and_harq_goes_on(bench) -> None:
@@ -262,7 +262,7 @@ def test_a_sticky_error_restarts_the_gpu_and_harq_goes_on(bench) -> None:
     outcomes = bench.group.collect(wait=True)
     assert [each.tbs[0].status for each in outcomes] == [UeStatus.FAILED] * 2
     counters = bench.group.counters
-    assert (bench.resets, counters.restarts, counters.faults) == (1, 1, {"sticky": 1})
+    assert (broken.closed, counters.restarts, counters.faults) == (True, 1, {"sticky": 1})
     assert counters.lost_soft_values == 1
     assert bench.pipeline is not broken
     assert [alarm.fault.answer for alarm in bench.alarms] == ["cudaErrorIllegalAddress"]
@@ -338,3 +338,15 @@ def vars_of(config: PuschConfig) -> dict:
     from dataclasses import fields
 
     return {field.name: getattr(config, field.name) for field in fields(config)}
+
+
+def test_without_a_gpu_a_cell_group_says_so() -> None:
+    try:
+        require_cupy()
+    except GpuUnavailableError:
+        pass
+    else:
+        pytest.skip("there is a GPU")
+    limits = uplink.uplink_limits(GRIDS, [UES], n_soft_buffers=4)
+    with pytest.raises(GpuFaultError, match="CuPy cannot be imported|no usable NVIDIA GPU"):
+        open_cell_group(limits)
