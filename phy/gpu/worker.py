@@ -20,6 +20,7 @@ import numpy as np
 
 from airan.core.errors import AiranError
 from phy.gpu.faults import FaultKind, GpuFaultError, gpu_faults
+from phy.gpu.module import require_cupy
 from phy.gpu.pipeline import DevicePipeline, Tables
 from phy.gpu.program import Program
 
@@ -64,6 +65,7 @@ def main() -> None:
 
 
 def _pipeline(order: Order, memory: Any) -> DevicePipeline:
+    require_cupy()
     from phy.gpu.partition import take_part
 
     with gpu_faults("multiprocessors were being set aside"):

@@ -348,5 +348,5 @@ def test_without_a_gpu_a_cell_group_says_so() -> None:
     else:
         pytest.skip("there is a GPU")
     limits = uplink.uplink_limits(GRIDS, [UES], n_soft_buffers=4)
-    with pytest.raises(GpuFaultError, match="CuPy cannot be imported|no usable NVIDIA GPU"):
+    with pytest.raises(GpuFaultError, match=r"CuPy cannot be imported|no usable NVIDIA GPU"):
         open_cell_group(limits)
