@@ -40,7 +40,7 @@ from phy.gpu.outcome import (
 from phy.gpu.pipeline import N_SIDES, Elapsed, Pipeline, Tables
 from phy.gpu.shedding import Candidate, keep
 from phy.gpu.transport import SoftBuffer
-from phy.gpu.uplink import UplinkJob, UplinkLimits, UplinkUe
+from phy.gpu.uplink import UplinkJob, UplinkLimits, UplinkTables, UplinkUe
 from phy.gpu.uplink_tuning import UeKey, UplinkTuning
 from phy.shared_channel.config import N_SYMBOLS
 
@@ -156,6 +156,7 @@ class CellGroup:
         self._now_s = now_s
         self._books = HarqBooks(limits.decode.n_soft_buffers)
         self._n_filled = np.zeros(limits.decode.n_soft_buffers, np.int64)
+        self._tables = UplinkTables(limits)
         self._tuning = UplinkTuning(limits.front_end.n_filter_sets)
         self._under_way: deque[_UnderWay] = deque()
         self._finished: deque[SlotOutcome] = deque()
@@ -166,11 +167,15 @@ class CellGroup:
         self._checked: weakref.WeakSet[UplinkUe] = weakref.WeakSet()
         self._next_side = 0
         self._next_try_s = -math.inf
-        self._pipeline: Pipeline | None = None
-        self._coming: Pipeline | None = make_pipeline()
-        while not self._coming.is_ready():
-            time.sleep(_READY_POLL_S)
-        self._pipeline, self._coming = self._coming, None
+        self._coming: Pipeline | None = None
+        first = make_pipeline()
+        try:
+            while not first.is_ready():
+                time.sleep(_READY_POLL_S)
+        except GpuFaultError:
+            first.close()
+            raise
+        self._pipeline: Pipeline | None = first
 
     @property
     def books(self) -> HarqBooks:
@@ -368,7 +373,7 @@ class CellGroup:
         side, n_iterations = self._next_side, self._options.n_iterations
         inputs = self._running().inputs(side)
         try:
-            placed = uplink.fill(inputs, self.limits, jobs, slot_number, n_iterations)
+            placed = self._tables.fill(inputs, jobs, slot_number, n_iterations)
         except InvalidInputError:
             for ticket in tickets:
                 self._books.end(ticket, decoded=False, processed=False)

@@ -256,20 +256,38 @@ def decode_program(limits: DecodeLimits) -> Program:
     )
 
 
-def fill(
-    inputs: Mapping[str, npt.NDArray[Any]],
-    limits: DecodeLimits,
-    tbs: Sequence[CodedTb],
-    soft_buffers: Sequence[SoftBuffer],
-    n_iterations: int = 10,
-) -> Placed:
-    """Writes the tables of a slot; nothing is written if it does not fit.
+@dataclass(frozen=True)
+class DecodeShape:
+    """The tables of slots with the same transport blocks, but for where soft values are kept.
+
+    Attributes:
+        placed: where the transport blocks lie.
+        receptions: int32[tb, 24].
+        tb_of_block, tb_weight, control: the inputs of these names.
+        place: int64[cb], of each code block in use.
+        tb: int64[cb], its transport block.
+        soft_ahead: int32[cb], its soft values from the transport block's on, in units of 16 bytes.
+    """
+
+    placed: Placed
+    receptions: npt.NDArray[np.int32]
+    tb_of_block: npt.NDArray[np.int32]
+    tb_weight: npt.NDArray[np.uint32]
+    control: npt.NDArray[np.int32]
+    place: npt.NDArray[np.int64]
+    tb: npt.NDArray[np.int64]
+    soft_ahead: npt.NDArray[np.int64]
+
+
+def decode_shape(
+    limits: DecodeLimits, tbs: Sequence[CodedTb], n_filled: Sequence[int], n_iterations: int = 10
+) -> DecodeShape:
+    """Makes the tables of a slot.
 
     Args:
-        inputs: host arrays of the program's inputs.
         limits: of the program.
         tbs: transport blocks, whose LLRs lie one behind the other.
-        soft_buffers: where each keeps its soft values, in units of 16 bytes.
+        n_filled: places of each code block that the soft buffer of each holds already.
         n_iterations: most iterations of the decoder.
 
     Raises:
@@ -279,7 +297,7 @@ def fill(
     first_llr = _ends([tb.n_llr for tb in tbs])
     tb_at = _ends([tb.n_tb_bytes for tb in tbs])
     _check(limits, n, int(first_llr[-1]), int(tb_at[-1]))
-    group, n_filled = _grouped(limits, tbs, soft_buffers)
+    group, n_after = _grouped(limits, tbs, n_filled)
     counts = np.array([tb.n_blocks for tb in tbs], np.int64)
     first_block, bits_at, of_group = _positions(limits, group, counts)
     table = np.zeros((n, len(Reception._fields)), np.int32)
@@ -287,22 +305,47 @@ def fill(
         table[:] = [tb.row for tb in tbs]
     table[:, _COLUMN["first_llr"]], table[:, _COLUMN["tb_at"]] = first_llr[:-1], tb_at[:-1]
     table[:, _COLUMN["first_block"]], table[:, _COLUMN["bits_at"]] = first_block, bits_at
-    table[:, _COLUMN["soft_at"]] = [soft.at for soft in soft_buffers]
-    table[:, _COLUMN["n_before"]] = [soft.n_filled for soft in soft_buffers]
-    table[:, _COLUMN["n_after"]] = n_filled
-    inputs["receptions"][:n] = table
-    tb_of_block = np.repeat(np.arange(n, dtype=np.int32), counts)
-    index = np.arange(tb_of_block.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    table[:, _COLUMN["n_before"]] = n_filled
+    table[:, _COLUMN["n_after"]] = n_after
+    tb = np.repeat(np.arange(n), counts)
+    index = np.arange(tb.size) - np.repeat(np.cumsum(counts) - counts, counts)
     place = np.repeat(first_block, counts) + index
-    inputs["tb_of_block"][:] = -1
-    inputs["tb_of_block"][place] = tb_of_block
-    soft_at, stride = table[:, _COLUMN["soft_at"]], table[:, _COLUMN["soft_stride"]]
-    inputs["llr_at"][place] = np.repeat(soft_at, counts) + index * np.repeat(stride, counts)
+    tb_of_block = np.full(limits.first_blocks[-1], -1, np.int32)
+    tb_of_block[place] = tb
+    tb_weight = np.zeros(limits.first_blocks[-1], np.uint32)
     if n:
-        inputs["tb_weight"][place] = np.concatenate([tb.tb_weight for tb in tbs])
-    inputs["decoder_control"][:] = _control(limits.groups, n_iterations)
-    inputs["decoder_control"][:, 0] = of_group
-    return Placed(first_llr[:-1], tb_at[:-1], first_block, n_filled)
+        tb_weight[place] = np.concatenate([tb.tb_weight for tb in tbs])
+    control = _control(limits.groups, n_iterations).copy()
+    control[:, 0] = of_group
+    return DecodeShape(
+        placed=Placed(first_llr[:-1], tb_at[:-1], first_block, n_after),
+        receptions=table,
+        tb_of_block=tb_of_block,
+        tb_weight=tb_weight,
+        control=control,
+        place=place,
+        tb=tb,
+        soft_ahead=index * table[tb, _COLUMN["soft_stride"]],
+    )
+
+
+def fill(
+    inputs: Mapping[str, npt.NDArray[Any]], shape: DecodeShape, soft_at: Sequence[int]
+) -> None:
+    """Writes the tables of a slot.
+
+    Args:
+        inputs: host arrays of the program's inputs.
+        shape: of the slot.
+        soft_at: where each transport block keeps its soft values, in units of 16 bytes.
+    """
+    table = inputs["receptions"][: len(soft_at)]
+    table[...] = shape.receptions
+    table[:, _COLUMN["soft_at"]] = soft_at
+    inputs["tb_of_block"][...] = shape.tb_of_block
+    inputs["tb_weight"][...] = shape.tb_weight
+    inputs["decoder_control"][...] = shape.control
+    inputs["llr_at"][shape.place] = np.asarray(soft_at, np.int64)[shape.tb] + shape.soft_ahead
 
 
 def _launches(limits: DecodeLimits) -> tuple[Launch, ...]:
@@ -353,16 +396,16 @@ def _launches(limits: DecodeLimits) -> tuple[Launch, ...]:
 
 
 def _grouped(
-    limits: DecodeLimits, tbs: Sequence[CodedTb], soft_buffers: Sequence[SoftBuffer]
+    limits: DecodeLimits, tbs: Sequence[CodedTb], n_filled: Sequence[int]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Each transport block's group, the one of fewest rows that do and that has room; and the
     places of its code blocks that are known then."""
     group = np.zeros(len(tbs), np.int64)
-    n_filled = np.zeros(len(tbs), np.int64)
+    n_after = np.zeros(len(tbs), np.int64)
     room = [each.n_blocks for each in limits.groups]
-    for index, (tb, soft) in enumerate(zip(tbs, soft_buffers, strict=True)):
+    for index, (tb, heard) in enumerate(zip(tbs, n_filled, strict=True)):
         lifting_size = tb.key[1]
-        n_rows = max(tb.n_rows, -(-soft.n_filled // lifting_size) - tb.n_heard_before)
+        n_rows = max(tb.n_rows, -(-heard // lifting_size) - tb.n_heard_before)
         found = next(
             (
                 number
@@ -380,8 +423,8 @@ def _grouped(
             )
         group[index] = found
         room[found] -= tb.n_blocks
-        n_filled[index] = (tb.n_heard_before + limits.groups[found].n_rows) * lifting_size
-    return group, n_filled
+        n_after[index] = (tb.n_heard_before + limits.groups[found].n_rows) * lifting_size
+    return group, n_after
 
 
 def _positions(

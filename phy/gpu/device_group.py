@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from phy.gpu import uplink
 from phy.gpu.cell_group import Alarm, CellGroup, GroupOptions
 from phy.gpu.faults import gpu_faults
 from phy.gpu.pipeline import DevicePipeline, Pipeline, Tables
-from phy.gpu.uplink import UplinkLimits, uplink_program
+from phy.gpu.uplink import UplinkLimits, UplinkTables, uplink_program
 from phy.gpu.worker_pipeline import WorkerPipeline
 
 
@@ -55,4 +54,4 @@ def open_cell_group(
 
 def write_idle_slot(limits: UplinkLimits, inputs: Tables) -> None:
     """Writes the tables of a slot without any UE."""
-    uplink.fill(inputs, limits, [], slot_number=0)
+    UplinkTables(limits).fill(inputs, [], slot_number=0)

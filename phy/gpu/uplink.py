@@ -1,7 +1,7 @@
 """The uplink of a slot on the GPU: PUSCH of many cells from resource grids to transport blocks.
 
-A program is prepared for slots that are like given ones; `fill` then writes the tables of any slot
-that fits, in the time that a few dozen array assignments take.
+A program is prepared for slots that are like given ones; `UplinkTables` then writes the tables of
+any slot that fits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ import numpy.typing as npt
 
 from airan.core.errors import InvalidInputError
 from phy.gpu import decode_plan
-from phy.gpu.decode_plan import CodedTb, DecodeLimits, Placed, coded_tb, decode_limits
+from phy.gpu.decode_plan import (
+    CodedTb,
+    DecodeLimits,
+    DecodeShape,
+    Placed,
+    coded_tb,
+    decode_limits,
+)
 from phy.gpu.front_end_layout import (
     UE_DESCRIPTOR,
     UePlacement,
@@ -38,6 +45,12 @@ _WORD = {
     name: UE_DESCRIPTOR.fields[name][1] // 4  # type: ignore[index]
     for name in UE_DESCRIPTOR.names or ()
 }
+
+_PLACES = [
+    _WORD[name]
+    for name in ("grid_offset", "pilot_offset", "channel_offset", "scrambling_offset", "llr_offset")
+]
+_KEPT_SHAPES = 256
 
 MAX_FILTER_SETS = 2
 """Of one UE: with and without a partner on its pilots."""
@@ -77,16 +90,6 @@ class UplinkUe:
             time_weights=np.zeros((N_SYMBOLS, n_positions), np.complex64),
         )
         return describe(self.config, UePlacement(), unknown)
-
-    @cached_property
-    def n_prb(self) -> int:
-        """PRBs of the allocation."""
-        return self.config.n_prb
-
-    @cached_property
-    def n_coded_bits(self) -> int:
-        """Coded bits."""
-        return self.config.sch.n_coded_bits
 
     @cached_property
     def n_pilot_words(self) -> int:
@@ -198,8 +201,11 @@ def check_cell(cells: Sequence[CellGrid], ue: UplinkUe) -> None:
 
 
 def uplink_program(limits: UplinkLimits) -> Program:
-    """Returns the program: inputs samples (float16[n, 2], the cells' grids) and what `fill` writes;
-    outputs those of the decoder and results (UE_RESULT). Taps are written when filters change."""
+    """Returns the program.
+
+    Inputs are samples (float16[n, 2], the cells' grids) and what `UplinkTables` writes; outputs
+    those of the decoder and results (UE_RESULT). Taps are written when filters change.
+    """
     return joined(front_end_program(limits.front_end), decode_plan.decode_program(limits.decode))
 
 
@@ -241,53 +247,78 @@ def tuned_record(ue: UplinkUe, tuning: UeTuning, first_row: int) -> npt.NDArray[
     return record.view(np.int32)
 
 
-def fill(
-    inputs: Mapping[str, npt.NDArray[Any]],
-    limits: UplinkLimits,
-    jobs: Sequence[UplinkJob],
-    slot_number: int,
-    n_iterations: int = 10,
-) -> Placed:
-    """Writes the tables of a slot; nothing is written if it does not fit.
+@dataclass(frozen=True)
+class _Shape:
+    """What slots of the same UEs have in common: `columns` are the words of _PLACES."""
 
-    Args:
-        inputs: host arrays of the program's inputs.
-        limits: of the program.
-        jobs: what to receive, one UE on a resource element; each has passed `check_cell`.
-        slot_number: within the frame.
-        n_iterations: most iterations of the decoder.
+    decode: DecodeShape
+    columns: npt.NDArray[np.int64]
 
-    Raises:
-        InvalidInputError: the slot is beyond the limits.
-    """
+
+class UplinkTables:
+    """Writes the tables of slots; the shapes of the last ones are kept, as grants repeat."""
+
+    def __init__(self, limits: UplinkLimits) -> None:
+        self.limits = limits
+        self._shapes: dict[tuple[Any, ...], _Shape] = {}
+
+    def fill(
+        self,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        jobs: Sequence[UplinkJob],
+        slot_number: int,
+        n_iterations: int = 10,
+    ) -> Placed:
+        """Writes the tables of a slot; nothing is written if it does not fit.
+
+        Args:
+            inputs: host arrays of the program's inputs.
+            jobs: what to receive, one UE on a resource element; each has passed `check_cell`.
+            slot_number: within the frame.
+            n_iterations: most iterations of the decoder.
+
+        Raises:
+            InvalidInputError: the slot is beyond the limits.
+        """
+        ues = tuple(job.ue for job in jobs)
+        n_filled = tuple(job.soft_buffer.n_filled for job in jobs)
+        key = (ues, n_filled, n_iterations)
+        shape = self._shapes.get(key)
+        if shape is None:
+            shape = _shape(self.limits, ues, n_filled, n_iterations)
+            if len(self._shapes) == _KEPT_SHAPES:
+                del self._shapes[next(iter(self._shapes))]
+            self._shapes[key] = shape
+        decode_plan.fill(inputs, shape.decode, [job.soft_buffer.at for job in jobs])
+        # As words: NumPy takes milliseconds to put structured arrays together.
+        words = inputs["ues"].view(np.int32).reshape(len(inputs["ues"]), -1)
+        words[len(jobs) :] = 0
+        if jobs:
+            mine = words[: len(jobs)]
+            mine[...] = [job.words for job in jobs]
+            mine[:, _PLACES] = shape.columns
+            mine[:, _WORD["slot_number"]] = slot_number
+        return shape.decode.placed
+
+
+def _shape(
+    limits: UplinkLimits, ues: tuple[UplinkUe, ...], n_filled: tuple[int, ...], n_iterations: int
+) -> _Shape:
     front = limits.front_end
-    pilots = _ends([job.ue.n_pilot_words for job in jobs])
-    channel = _ends([job.ue.n_channel for job in jobs])
-    scrambling = _ends([job.ue.n_scrambling_words for job in jobs])
-    for index, job in enumerate(jobs):
-        if job.ue.n_prb > front.n_prb or job.ue.n_coded_bits > front.n_coded_bits:
-            _check("PRB", index, job.ue.n_prb, front.n_prb)
-            _check("coded bits", index, job.ue.n_coded_bits, front.n_coded_bits)
-    last = len(jobs) - 1
+    pilots = _ends([ue.n_pilot_words for ue in ues])
+    channel = _ends([ue.n_channel for ue in ues])
+    scrambling = _ends([ue.n_scrambling_words for ue in ues])
+    for index, ue in enumerate(ues):
+        _check("PRB", index, ue.config.n_prb, front.n_prb)
+        _check("coded bits", index, ue.config.sch.n_coded_bits, front.n_coded_bits)
+    last = len(ues) - 1
     _check("words of pilots", last, int(pilots[-1]), front.n_pilot_words)
     _check("channel estimates", last, int(channel[-1]), front.n_channel)
     _check("words of scrambling", last, int(scrambling[-1]), front.n_scrambling_words)
-    tbs = [job.ue.tb for job in jobs]
-    buffers = [job.soft_buffer for job in jobs]
-    placed = decode_plan.fill(inputs, limits.decode, tbs, buffers, n_iterations)
-    # As words: NumPy takes milliseconds to put structured arrays together.
-    ues = inputs["ues"].view(np.int32).reshape(len(inputs["ues"]), -1)
-    ues[len(jobs) :] = 0
-    if jobs:
-        mine = ues[: len(jobs)]
-        mine[...] = [job.words for job in jobs]
-        mine[:, _WORD["grid_offset"]] = [limits.grid_starts[job.ue.cell] for job in jobs]
-        mine[:, _WORD["slot_number"]] = slot_number
-        mine[:, _WORD["pilot_offset"]] = pilots[:-1]
-        mine[:, _WORD["channel_offset"]] = channel[:-1]
-        mine[:, _WORD["scrambling_offset"]] = scrambling[:-1]
-        mine[:, _WORD["llr_offset"]] = placed.first_llr
-    return placed
+    decode = decode_plan.decode_shape(limits.decode, [ue.tb for ue in ues], n_filled, n_iterations)
+    grids = [limits.grid_starts[ue.cell] for ue in ues]
+    columns = (grids, pilots[:-1], channel[:-1], scrambling[:-1], decode.placed.first_llr)
+    return _Shape(decode, np.array(columns, np.int64).T.reshape(len(ues), -1))
 
 
 def _check(what: str, index: int, found: int, most: int) -> None:

@@ -1,7 +1,7 @@
 """The process that runs a pipeline on the GPU for another one: `python -m phy.gpu.worker FD`.
 
 An error that leaves a CUDA context useless, or a crash, ends this process and nothing else. Inputs
-and outputs lie in memory that both processes see; over the connection go a few words a slot.
+and outputs lie in memory that both processes see. The connection is for what is rare.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import mmap
 import os
 import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,10 +20,14 @@ from typing import Any
 import numpy as np
 
 from airan.core.errors import AiranError
+from phy.gpu.doorbell import Doorbell
 from phy.gpu.faults import FaultKind, GpuFaultError, gpu_faults
 from phy.gpu.module import require_cupy
 from phy.gpu.pipeline import DevicePipeline, Tables
 from phy.gpu.program import Program
+
+_AWAKE_S = 0.02
+_NAP_S = 0.0005
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Order:
         program: the program.
         n_sms: multiprocessors, None: all.
         write_idle: writes the inputs of a slot without any work.
-        memory_fd: file descriptor of the memory of inputs and outputs.
+        memory_fd: file descriptor of the memory: a doorbell, inputs and outputs.
         n_bytes: of that memory.
     """
 
@@ -50,9 +55,9 @@ def main() -> None:
     try:
         order: Order = connection.recv()
         memory = np.frombuffer(mmap.mmap(order.memory_fd, order.n_bytes), np.uint8)
-        pipeline = _pipeline(order, memory)
+        pipeline = _pipeline(order, memory[Doorbell.N_BYTES :])
         connection.send(("ready", pipeline.n_sms, pipeline.n_bytes))
-        _serve(connection, pipeline)
+        _serve(connection, Doorbell(memory[: Doorbell.N_BYTES]), pipeline)
     except GpuFaultError as fault:
         _report(connection, fault)
     except AiranError as error:
@@ -73,21 +78,28 @@ def _pipeline(order: Order, memory: Any) -> DevicePipeline:
     return DevicePipeline(order.program, part, order.write_idle, memory)
 
 
-def _serve(connection: Connection, pipeline: DevicePipeline) -> None:
+def _serve(connection: Connection, doorbell: Doorbell, pipeline: DevicePipeline) -> None:
+    """Watches the doorbell without a break while slots come; sleeps when none has for a while."""
     under_way: deque[int] = deque()
+    n_started = n_received = 0
+    last_s = time.monotonic()
     while True:
-        # Between slots it sleeps; while one is under way it watches both.
-        if not under_way or connection.poll():
-            name, *arguments = connection.recv()
-            if name == "start":
-                pipeline.start(arguments[0])
-                under_way.append(arguments[0])
-            elif name == "write":
-                pipeline.write(*arguments)
-        elif pipeline.is_done(under_way[0]):
-            side = under_way.popleft()
-            elapsed = pipeline.wait(side)
-            connection.send(("done", side, elapsed.kernels_us, elapsed.with_copies_us))
+        if n_started < doorbell.starts:
+            side, n_messages = doorbell.started(n_started)
+            while n_received < n_messages:
+                pipeline.write(*connection.recv())
+                n_received += 1
+            pipeline.start(side)
+            under_way.append(side)
+            n_started += 1
+        elif under_way:
+            if pipeline.is_done(under_way[0]):
+                elapsed = pipeline.wait(under_way.popleft())
+                doorbell.finish(elapsed.kernels_us, elapsed.with_copies_us)
+                last_s = time.monotonic()
+        elif time.monotonic() - last_s > _AWAKE_S and connection.poll(_NAP_S):
+            pipeline.write(*connection.recv())
+            n_received += 1
 
 
 def _report(connection: Connection, fault: GpuFaultError) -> None:

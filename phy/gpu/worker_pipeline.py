@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from phy.gpu.doorbell import Doorbell
 from phy.gpu.faults import FaultKind, GpuFaultError
 from phy.gpu.host_memory import host_sides, n_host_bytes
 from phy.gpu.pipeline import N_SIDES, Elapsed, Tables
@@ -22,7 +24,8 @@ from phy.gpu.program import Program
 from phy.gpu.worker import Order
 
 _READY_TIMEOUT_S = 300.0
-_SLOT_TIMEOUT_S = 2.0
+_SLOT_TIMEOUT_S = 5.0
+_LOOKS = 200
 _END_TIMEOUT_S = 5.0
 
 
@@ -41,21 +44,22 @@ class WorkerPipeline:
         """
         self.n_sms = 0
         self.n_bytes = (0, 0)
-        n_bytes = n_host_bytes(program, N_SIDES)
+        n_bytes = Doorbell.N_BYTES + n_host_bytes(program, N_SIDES)
         memory_fd = os.memfd_create("airan-slots")
         ours, theirs = socket.socketpair()
         try:
             os.ftruncate(memory_fd, n_bytes)
-            self._sides = host_sides(
-                program, N_SIDES, np.frombuffer(mmap.mmap(memory_fd, n_bytes), np.uint8)
-            )
+            memory = np.frombuffer(mmap.mmap(memory_fd, n_bytes), np.uint8)
+            self._doorbell = Doorbell(memory[: Doorbell.N_BYTES])
+            self._sides = host_sides(program, N_SIDES, memory[Doorbell.N_BYTES :])
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "phy.gpu.worker", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(), memory_fd),
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
             )
             self._connection = Connection(ours.detach())
-            self._done: dict[int, Elapsed] = {}
+            self._n_started = 0
+            self._last = dict.fromkeys(range(N_SIDES), -1)
             self._send(Order(program, n_sms, write_idle, memory_fd, n_bytes))
         finally:
             theirs.close()
@@ -87,21 +91,32 @@ class WorkerPipeline:
         return self._sides[side].outputs.arrays
 
     def start(self, side: int) -> None:
-        self._send(("start", side))
+        self._doorbell.start(side)
+        self._last[side] = self._n_started
+        self._n_started += 1
 
     def is_done(self, side: int) -> bool:
-        while side not in self._done and self._connection.poll():
-            self._read(0.0)
-        return side in self._done
+        if self._doorbell.done > self._last[side]:
+            return True
+        self._read(0.0)
+        return False
 
     def wait(self, side: int) -> Elapsed:
-        while side not in self._done:
-            if not self._read(_SLOT_TIMEOUT_S):
-                raise GpuFaultError(FaultKind.LOST, "no answer", "a slot ran")
-        return self._done.pop(side)
+        doorbell, number = self._doorbell, self._last[side]
+        deadline_s = time.monotonic() + _SLOT_TIMEOUT_S
+        while doorbell.done <= number:
+            for _ in range(_LOOKS):
+                if doorbell.done > number:
+                    break
+            else:
+                self._read(0.0)
+                if time.monotonic() > deadline_s:
+                    raise GpuFaultError(FaultKind.LOST, "no answer", "a slot ran")
+        return Elapsed(*doorbell.times(number))
 
     def write(self, name: str, first: int, values: npt.NDArray[Any]) -> None:
-        self._send(("write", name, first, values))
+        self._send((name, first, values))
+        self._doorbell.message()
 
     def close(self) -> None:
         """Ends the process."""
@@ -129,8 +144,6 @@ class WorkerPipeline:
             raise self._ended() from error
         if name == "ready":
             self.n_sms, self.n_bytes = values
-        elif name == "done":
-            self._done[values[0]] = Elapsed(*values[1:])
         else:
             kind, answer, doing = values
             raise GpuFaultError(FaultKind(kind), answer, doing)

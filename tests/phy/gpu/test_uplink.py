@@ -55,7 +55,8 @@ def test_grids_become_transport_blocks_and_no_slot_sees_the_one_before(rng) -> N
         arrays[name][...] = 99
     write(arrays, slot)
     jobs = jobs_of(slot, limits.decode.soft_buffer_units)
-    placed = uplink.fill(arrays, limits, jobs, slot_number=0)
+    tables = uplink.UplinkTables(limits)
+    placed = tables.fill(arrays, jobs, slot_number=0)
     emulate_program(program, arrays)
     assert arrays["crc_ok"].tolist() == [1, 1]
     for index, tb in enumerate(slot.tbs):
@@ -63,7 +64,7 @@ def test_grids_become_transport_blocks_and_no_slot_sees_the_one_before(rng) -> N
 
     # The next slot has the second UE only.
     arrays["crc_ok"][...] = arrays["tb_bytes"][...] = 99
-    placed = uplink.fill(arrays, limits, jobs[1:], slot_number=0)
+    placed = tables.fill(arrays, jobs[1:], slot_number=0)
     emulate_program(program, arrays)
     assert arrays["crc_ok"].tolist() == [1, 99]
     assert np.array_equal(tb_of(arrays, placed, 0, slot.tbs[1].size), slot.tbs[1])
@@ -84,7 +85,8 @@ def test_tables_are_those_of_the_plan_made_for_one_slot_alone() -> None:
     }
     starts = [tb.soft_at for tb in plan.receptions]
     tbs = [decode_plan.coded_tb(config) for config in configs]
-    decode_plan.fill(inputs, limits, tbs, [SoftBuffer(start) for start in starts])
+    shape = decode_plan.decode_shape(limits, tbs, [0] * len(tbs))
+    decode_plan.fill(inputs, shape, starts)
     np.testing.assert_array_equal(inputs["receptions"], plan.table)
     for name in ("tb_of_block", "llr_at", "tb_weight"):
         np.testing.assert_array_equal(inputs[name], getattr(plan.blocks, name), err_msg=name)
@@ -101,17 +103,18 @@ def test_a_retransmission_is_combined_and_finds_a_group_with_rows_enough(rng) ->
     from phy.nr import sch
 
     tb = rng.integers(0, 2, first.tb_size_bits, dtype=np.uint8)
-    soft = SoftBuffer(0)
+    n_filled = 0
     verdicts = []
     for config in (first, second):
         sent = 1.0 - 2.0 * sch.encode(tb, config)
         noisy = 12 * (sent + 0.75 * rng.standard_normal(sent.size))
         arrays["llr"][: sent.size] = np.clip(np.rint(noisy), -127, 127)
         tbs = [decode_plan.coded_tb(config)]
-        placed = decode_plan.fill(arrays, limits, tbs, [soft])
+        shape = decode_plan.decode_shape(limits, tbs, [n_filled])
+        decode_plan.fill(arrays, shape, [0])
         emulate_program(program, arrays)
         verdicts.append(int(arrays["crc_ok"][0]))
-        soft = SoftBuffer(0, int(placed.n_filled[0]))
+        n_filled = int(shape.placed.n_filled[0])
     assert verdicts == [0, 1]
     assert np.array_equal(np.unpackbits(arrays["tb_bytes"])[: tb.size], tb)
 
@@ -139,6 +142,6 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(rng, change, named)
     job = uplink.UplinkJob(other, other.record.view(np.int32), SoftBuffer(0))
     before = {name: array.copy() for name, array in arrays.items()}
     with pytest.raises(InvalidInputError, match=named):
-        uplink.fill(arrays, limits, [job], slot_number=0)
+        uplink.UplinkTables(limits).fill(arrays, [job], slot_number=0)
     for name, array in arrays.items():
         assert array.tobytes() == before[name].tobytes(), name

@@ -1,0 +1,130 @@
+"""The process that runs slots for another one, over a stand-in for the GPU's pipeline."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from multiprocessing.connection import Connection
+
+import numpy as np
+import pytest
+
+from phy.gpu import worker
+from phy.gpu.doorbell import Doorbell
+from phy.gpu.faults import FaultKind, GpuFaultError, answer_of, gpu_faults, kind_of
+from phy.gpu.pipeline import Elapsed
+from phy.gpu.program import Buffer, Program
+from phy.gpu.worker_pipeline import WorkerPipeline
+
+
+class Log:
+    """A pipeline that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple] = []
+
+    def start(self, side):
+        self.calls.append(("start", side))
+
+    def write(self, name, first, values):
+        self.calls.append(("write", name, first, values.tolist()))
+
+    def is_done(self, side):
+        return True
+
+    def wait(self, side):
+        return Elapsed(10.0 + side, 20.0 + side)
+
+
+def until(is_true) -> None:
+    deadline = time.monotonic() + 10
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_slots_start_after_the_messages_before_them_and_no_later_ones() -> None:
+    memory = np.zeros(Doorbell.N_BYTES, np.uint8)
+    ours, theirs = Doorbell(memory), Doorbell(memory)
+    a, b = socket.socketpair()
+    connection = Connection(a.detach())
+    log = Log()
+
+    def write(value: int) -> None:
+        connection.send(("taps", 0, np.array([value])))
+        ours.message()
+
+    write(1)
+    ours.start(0)
+    write(2)
+    ours.start(1)
+
+    def serve() -> None:
+        with pytest.raises(EOFError):
+            worker._serve(Connection(b.detach()), theirs, log)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    until(lambda: ours.done == 2)
+    time.sleep(0.05)  # the worker naps by now
+    write(3)
+    ours.start(0)
+    until(lambda: ours.done == 3)
+    connection.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert log.calls == [
+        ("write", "taps", 0, [1]),
+        ("start", 0),
+        ("write", "taps", 0, [2]),
+        ("start", 1),
+        ("write", "taps", 0, [3]),
+        ("start", 0),
+    ]
+    assert [ours.times(n) for n in range(3)] == [(10.0, 20.0), (11.0, 21.0), (10.0, 20.0)]
+
+
+def write_nothing(_inputs) -> None:
+    """The tables of a slot without work."""
+
+
+def test_a_worker_that_is_killed_is_a_fault() -> None:
+    program = Program({"x": Buffer((4,), np.int32)}, (), ("x",), ("x",))
+    pipeline = WorkerPipeline(program, None, write_nothing)
+    os.kill(pipeline.pid, signal.SIGKILL)
+    with pytest.raises(GpuFaultError, match="its process ended") as caught:
+        pipeline.wait_ready(30.0)
+    assert caught.value.kind is FaultKind.LOST
+    pipeline.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        ("cudaErrorMemoryAllocation", FaultKind.OUT_OF_MEMORY),
+        ("CUDA_ERROR_OUT_OF_MEMORY", FaultKind.OUT_OF_MEMORY),
+        ("cudaErrorIllegalAddress", FaultKind.STICKY),
+        ("cudaErrorECCUncorrectable", FaultKind.STICKY),
+        ("cudaErrorNoDevice", FaultKind.LOST),
+        ("cudaErrorInvalidConfiguration", FaultKind.REFUSED),
+        ("cudaErrorOfTomorrow", FaultKind.STICKY),
+    ],
+)
+def test_faults_are_told_apart_by_what_it_takes_to_go_on(answer, kind) -> None:
+    assert kind_of(answer) is kind
+
+
+def test_errors_that_are_not_the_gpus_pass_through() -> None:
+    class CUDARuntimeError(RuntimeError):
+        pass
+
+    error = CUDARuntimeError("cudaErrorIllegalAddress: an illegal memory access was encountered")
+    assert answer_of(error) == "cudaErrorIllegalAddress"
+    with pytest.raises(GpuFaultError, match="while testing: cudaErrorIllegalAddress"):
+        with gpu_faults("testing"):
+            raise error
+    with pytest.raises(ZeroDivisionError), gpu_faults("testing"):
+        _ = 1 / 0
