@@ -123,8 +123,8 @@ def test_errors_that_are_not_the_gpus_pass_through() -> None:
 
     error = CUDARuntimeError("cudaErrorIllegalAddress: an illegal memory access was encountered")
     assert answer_of(error) == "cudaErrorIllegalAddress"
-    with pytest.raises(GpuFaultError, match="while testing: cudaErrorIllegalAddress"):
-        with gpu_faults("testing"):
-            raise error
+    expected = pytest.raises(GpuFaultError, match="while testing: cudaErrorIllegalAddress")
+    with expected, gpu_faults("testing"):
+        raise error
     with pytest.raises(ZeroDivisionError), gpu_faults("testing"):
         _ = 1 / 0
