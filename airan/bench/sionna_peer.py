@@ -50,6 +50,11 @@ def use_threads(n_threads: int) -> None:
     _sionna().torch.set_num_threads(n_threads)
 
 
+def use_device(device: str) -> None:
+    """Lets what is made from now on compute on `device`: "cpu" or "cuda:0"."""
+    _sionna().config.device = device
+
+
 class LdpcPeer:
     """Sionna's LDPC code with rate matching (RV 0, no interleaver) and its min-sum decoder."""
 
@@ -100,7 +105,7 @@ class PuschPeer:
         Sionna's DM-RS is sqrt(2) or sqrt(3) times as strong as data, where TS 38.214 has -3 and
         -4.77 dB.
         """
-        sent = self._transmitter(_tensor(tbs[:, None])).numpy()
+        sent = self._transmitter(_tensor(tbs[:, None])).cpu().numpy()
         grids: npt.NDArray[np.complex64] = sent[:, 0]
         return grids
 
@@ -115,7 +120,7 @@ class PuschPeer:
         start = self._config.start_symbol
         used = grids[:, None, :, start : start + self._config.n_symbols]
         tbs, crc_ok = self._receiver(_tensor(used), _tensor(np.float32(noise_var)))
-        return _bits(tbs)[:, 0], crc_ok.numpy()[:, 0]
+        return _bits(tbs)[:, 0], crc_ok.cpu().numpy()[:, 0]
 
 
 def _pusch_config(config: PuschConfig) -> Any:
@@ -156,17 +161,18 @@ def _pusch_config(config: PuschConfig) -> Any:
 def _sionna() -> SimpleNamespace:
     require()
     import torch
-    from sionna.phy import nr
+    from sionna.phy import config, nr
     from sionna.phy.fec import ldpc
 
-    return SimpleNamespace(torch=torch, nr=nr, ldpc=ldpc)
+    return SimpleNamespace(torch=torch, nr=nr, ldpc=ldpc, config=config)
 
 
 def _tensor(array: Any) -> Any:
     kind = np.complex64 if np.iscomplexobj(array) else np.float32
-    return _sionna().torch.from_numpy(np.ascontiguousarray(array, dtype=kind))
+    tensor = _sionna().torch.from_numpy(np.ascontiguousarray(array, dtype=kind))
+    return tensor.to(_sionna().config.device)
 
 
 def _bits(tensor: Any) -> npt.NDArray[np.uint8]:
-    bits: npt.NDArray[np.uint8] = tensor.numpy().astype(np.uint8)
+    bits: npt.NDArray[np.uint8] = tensor.cpu().numpy().astype(np.uint8)
     return bits

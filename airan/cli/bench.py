@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -42,9 +43,26 @@ def phy(
     rounds: Annotated[int, typer.Option(min=1, help="Runs of the peer; ours runs 3x.")] = 5,
     cores: Annotated[int | None, typer.Option(min=1, help="Cores for both. Default: all.")] = None,
     row: Annotated[list[str] | None, typer.Option(help="Only this row; may be repeated.")] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Measure an NVIDIA GPU instead.")] = False,
+    section: Annotated[
+        list[str] | None,
+        typer.Option(help="With --gpu: coding, slots, ofdm, sionna or cost; repeatable."),
+    ] = None,
+    slots: Annotated[int, typer.Option(help="With --gpu: slots of each run.")] = 2000,
+    cost_model: Annotated[
+        Path | None, typer.Option(help="With --gpu: write the cost model to this file.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Measure speed and memory: LDPC decoding, PUSCH reception, PDSCH transmission, import."""
+    """Measure speed and memory: LDPC decoding, PUSCH reception, PDSCH transmission, import.
+
+    With --gpu: coding, slots of 1 to 40 cells at the radio's pace, OFDM, and a cost model.
+    """
+    if gpu:
+        from airan.cli import bench_gpu
+
+        bench_gpu.run(context, section, slots, sionna, cost_model, as_json=json)
+        return
     from airan.bench import speed
 
     load = os.getloadavg()[0]

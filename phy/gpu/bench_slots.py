@@ -18,6 +18,7 @@ import numpy.typing as npt
 from airan.core.errors import AiranError
 from phy.channel import Channel, ChannelConfig
 from phy.gpu.cell_group import CellGroup, GroupOptions
+from phy.gpu.decode_plan import DecoderEffort
 from phy.gpu.device_group import open_cell_group
 from phy.gpu.outcome import Grant, SlotOutcome, UeStatus
 from phy.gpu.pipeline import N_SIDES
@@ -134,7 +135,7 @@ def time_uplink(run: UplinkRun) -> UplinkTimes:
     ues = [UplinkUe(cell, run.config) for cell in range(run.n_cells)]
     sent = simulated(run)
     limits = uplink_limits(cells, [ues], n_soft_buffers=2 * run.n_cells)
-    options = GroupOptions(n_iterations=run.n_iterations)
+    options = GroupOptions(effort=DecoderEffort(run.n_iterations))
     group = open_cell_group(limits, n_sms=run.n_sms, options=options)
     try:
         for _ in range(N_SIDES):
@@ -208,10 +209,10 @@ def _summary(
     )
 
 
-def uplink_runs() -> Iterator[UplinkRun]:
+def uplink_runs(n_slots: int) -> Iterator[UplinkRun]:
     """The runs of the table."""
     for config in (PEAK_PUSCH, AVERAGE_PUSCH):
         for n_cells in (1, 8, 20, 40):
-            yield UplinkRun(config, n_cells)
+            yield UplinkRun(config, n_cells, n_slots=n_slots)
     for n_sms in (16, 32, 60, 64, 92, 132):
-        yield UplinkRun(PEAK_PUSCH, 20, n_sms)
+        yield UplinkRun(PEAK_PUSCH, 20, n_sms, n_slots=n_slots)

@@ -16,7 +16,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,7 +25,7 @@ import numpy.typing as npt
 from airan.core.errors import InvalidInputError
 from phy.checks import check_integer, check_range
 from phy.gpu import uplink
-from phy.gpu.decode_plan import Placed
+from phy.gpu.decode_plan import DecoderEffort, Placed
 from phy.gpu.faults import FaultKind, GpuFaultError
 from phy.gpu.front_end_layout import pack_grid
 from phy.gpu.harq import HarqBooks, HarqKey, HarqTicket
@@ -69,7 +69,7 @@ class GroupOptions:
 
     Attributes:
         budget_us: from a slot's arrival to its transport blocks.
-        n_iterations: most iterations of the decoder.
+        effort: of the decoder.
         slots_per_frame: of the numerology: 20 at 30 kHz.
         cost: what UEs cost; None: nothing is shed.
         alarm_fraction: a latency above this part of the budget raises the alarm, and so does a
@@ -77,14 +77,14 @@ class GroupOptions:
     """
 
     budget_us: float = PUSCH_BUDGET_US
-    n_iterations: int = 10
+    effort: DecoderEffort = field(default_factory=DecoderEffort)
     slots_per_frame: int = 20
     cost: SlotCost | None = None
     alarm_fraction: float = 0.8
 
     def __post_init__(self) -> None:
         check_range("budget_us", self.budget_us, 1.0, 1e9)
-        check_integer("n_iterations", self.n_iterations, 1, 1000)
+        check_integer("n_iterations", self.effort.n_iterations, 1, 1000)
         check_integer("slots_per_frame", self.slots_per_frame, 10, 160)
         check_range("alarm_fraction", self.alarm_fraction, 0.0, 1.0)
 
@@ -370,10 +370,10 @@ class CellGroup:
             for row, (index, record, ticket) in enumerate(zip(kept, records, tickets, strict=True))
         ]
         slot_number = slot % self._options.slots_per_frame
-        side, n_iterations = self._next_side, self._options.n_iterations
+        side, effort = self._next_side, self._options.effort
         inputs = self._running().inputs(side)
         try:
-            placed = self._tables.fill(inputs, jobs, slot_number, n_iterations)
+            placed = self._tables.fill(inputs, jobs, slot_number, effort)
         except InvalidInputError:
             for ticket in tickets:
                 self._books.end(ticket, decoded=False, processed=False)

@@ -53,6 +53,19 @@ class DecoderGroup:
 
 
 @dataclass(frozen=True)
+class DecoderEffort:
+    """How long the decoder goes on.
+
+    Attributes:
+        n_iterations: most iterations.
+        early_stop: no more of them for a code block as soon as its checks hold.
+    """
+
+    n_iterations: int = 10
+    early_stop: bool = True
+
+
+@dataclass(frozen=True)
 class DecodeLimits:
     """The most that a slot may hold.
 
@@ -280,7 +293,10 @@ class DecodeShape:
 
 
 def decode_shape(
-    limits: DecodeLimits, tbs: Sequence[CodedTb], n_filled: Sequence[int], n_iterations: int = 10
+    limits: DecodeLimits,
+    tbs: Sequence[CodedTb],
+    n_filled: Sequence[int],
+    effort: DecoderEffort | None = None,
 ) -> DecodeShape:
     """Makes the tables of a slot.
 
@@ -288,7 +304,7 @@ def decode_shape(
         limits: of the program.
         tbs: transport blocks, whose LLRs lie one behind the other.
         n_filled: places of each code block that the soft buffer of each holds already.
-        n_iterations: most iterations of the decoder.
+        effort: of the decoder.
 
     Raises:
         InvalidInputError: the slot is beyond the limits.
@@ -315,7 +331,7 @@ def decode_shape(
     tb_weight = np.zeros(limits.first_blocks[-1], np.uint32)
     if n:
         tb_weight[place] = np.concatenate([tb.tb_weight for tb in tbs])
-    control = _control(limits.groups, n_iterations).copy()
+    control = _control(limits.groups, effort or DecoderEffort()).copy()
     control[:, 0] = of_group
     return DecodeShape(
         placed=Placed(first_llr[:-1], tb_at[:-1], first_block, n_after),
@@ -442,15 +458,14 @@ def _positions(
 
 
 @lru_cache(maxsize=64)
-def _control(groups: tuple[DecoderGroup, ...], n_iterations: int) -> npt.NDArray[np.int32]:
-    return np.stack(
-        [
-            decoder_control(
-                0, n_iterations, best_normalisation(group.base_graph, group.n_rows), early_stop=True
-            )
-            for group in groups
-        ]
-    )
+def _control(groups: tuple[DecoderGroup, ...], effort: DecoderEffort) -> npt.NDArray[np.int32]:
+    rows = []
+    for group in groups:
+        normalisation = best_normalisation(group.base_graph, group.n_rows)
+        rows.append(
+            decoder_control(0, effort.n_iterations, normalisation, early_stop=effort.early_stop)
+        )
+    return np.stack(rows)
 
 
 def _check(limits: DecodeLimits, n_tbs: int, n_llr: int, n_tb_bytes: int) -> None:

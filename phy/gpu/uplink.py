@@ -19,6 +19,7 @@ from phy.gpu import decode_plan
 from phy.gpu.decode_plan import (
     CodedTb,
     DecodeLimits,
+    DecoderEffort,
     DecodeShape,
     Placed,
     coded_tb,
@@ -267,7 +268,7 @@ class UplinkTables:
         inputs: Mapping[str, npt.NDArray[Any]],
         jobs: Sequence[UplinkJob],
         slot_number: int,
-        n_iterations: int = 10,
+        effort: DecoderEffort | None = None,
     ) -> Placed:
         """Writes the tables of a slot; nothing is written if it does not fit.
 
@@ -275,17 +276,17 @@ class UplinkTables:
             inputs: host arrays of the program's inputs.
             jobs: what to receive, one UE on a resource element; each has passed `check_cell`.
             slot_number: within the frame.
-            n_iterations: most iterations of the decoder.
+            effort: of the decoder.
 
         Raises:
             InvalidInputError: the slot is beyond the limits.
         """
         ues = tuple(job.ue for job in jobs)
         n_filled = tuple(job.soft_buffer.n_filled for job in jobs)
-        key = (ues, n_filled, n_iterations)
+        key = (ues, n_filled, effort)
         shape = self._shapes.get(key)
         if shape is None:
-            shape = _shape(self.limits, ues, n_filled, n_iterations)
+            shape = _shape(self.limits, ues, n_filled, effort)
             if len(self._shapes) == _KEPT_SHAPES:
                 del self._shapes[next(iter(self._shapes))]
             self._shapes[key] = shape
@@ -302,7 +303,10 @@ class UplinkTables:
 
 
 def _shape(
-    limits: UplinkLimits, ues: tuple[UplinkUe, ...], n_filled: tuple[int, ...], n_iterations: int
+    limits: UplinkLimits,
+    ues: tuple[UplinkUe, ...],
+    n_filled: tuple[int, ...],
+    effort: DecoderEffort | None,
 ) -> _Shape:
     front = limits.front_end
     pilots = _ends([ue.n_pilot_words for ue in ues])
@@ -315,7 +319,7 @@ def _shape(
     _check("words of pilots", last, int(pilots[-1]), front.n_pilot_words)
     _check("channel estimates", last, int(channel[-1]), front.n_channel)
     _check("words of scrambling", last, int(scrambling[-1]), front.n_scrambling_words)
-    decode = decode_plan.decode_shape(limits.decode, [ue.tb for ue in ues], n_filled, n_iterations)
+    decode = decode_plan.decode_shape(limits.decode, [ue.tb for ue in ues], n_filled, effort)
     grids = [limits.grid_starts[ue.cell] for ue in ues]
     columns = (grids, pilots[:-1], channel[:-1], scrambling[:-1], decode.placed.first_llr)
     return _Shape(decode, np.array(columns, np.int64).T.reshape(len(ues), -1))

@@ -1,0 +1,243 @@
+"""`airan bench phy --gpu`: coding, slots of many cells at the radio's pace, OFDM, the cost model, and
+Sionna on the same GPU in the same run."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from airan.bench import sionna_peer
+from airan.core.errors import InvalidInputError, UnavailableError
+
+SECTIONS = ("coding", "slots", "ofdm", "sionna", "cost")
+_QUERY = "name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit"
+_PEER_BATCHES = (1, 20)
+_PEER_ROUNDS = 7
+
+
+@dataclass(frozen=True)
+class GpuOptions:
+    """What to measure.
+
+    Attributes:
+        sections: of SECTIONS.
+        n_slots: uplink slots of each run.
+        sionna: measure Sionna too.
+    """
+
+    sections: tuple[str, ...] = SECTIONS
+    n_slots: int = 2000
+    sionna: bool = True
+
+    def __post_init__(self) -> None:
+        for section in self.sections:
+            if section not in SECTIONS:
+                known = ", ".join(SECTIONS)
+                raise InvalidInputError("section", f"must be one of {known}, got {section}")
+        if self.n_slots < 100:
+            raise InvalidInputError("slots", f"must be at least 100, got {self.n_slots}")
+
+
+@dataclass(frozen=True)
+class GpuDevice:
+    """What was measured on.
+
+    Attributes:
+        name: of the GPU.
+        driver: its version.
+        sm_mhz, max_sm_mhz, memory_mhz: clocks while a kernel ran just before, and the highest.
+        power_limit_w: of the board.
+    """
+
+    name: str
+    driver: str
+    sm_mhz: int
+    max_sm_mhz: int
+    memory_mhz: int
+    power_limit_w: float
+
+
+@dataclass
+class GpuReport:
+    """Everything measured; a section that was not wanted is empty.
+
+    Attributes:
+        device: the GPU.
+        started: when, ISO 8601.
+        coding: rows of name, microseconds, Gb/s and note.
+        slots: rows of the runs at the radio's pace, all times in us.
+        ofdm: rows of direction, cells and us.
+        peer: rows that compare with Sionna.
+        cost_model: as `phy.gpu.cost.GpuCostModel.to_json` writes it.
+    """
+
+    device: GpuDevice
+    started: str
+    coding: list[dict[str, Any]] = field(default_factory=list)
+    slots: list[dict[str, Any]] = field(default_factory=list)
+    ofdm: list[dict[str, Any]] = field(default_factory=list)
+    peer: list[dict[str, Any]] = field(default_factory=list)
+    cost_model: str | None = None
+
+
+def device() -> GpuDevice:
+    """Names the GPU, after keeping it busy for a moment so that its clocks are those of work.
+
+    Raises:
+        GpuUnavailableError: no CuPy or no GPU.
+        UnavailableError: nvidia-smi does not answer.
+    """
+    from phy.gpu.module import require_cupy
+
+    cupy = require_cupy()
+    busy = cupy.zeros(2**26, cupy.float32)
+    for _ in range(2000):
+        busy += 1
+    command = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits", "-i", "0"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UnavailableError(f"nvidia-smi does not answer: {error}") from error
+    name, driver, sm, most, memory, watts = (each.strip() for each in answer.stdout.split(","))
+    return GpuDevice(name, driver, int(sm), int(most), int(memory), float(watts))
+
+
+def measure(options: GpuOptions, on_progress: Callable[[str], None]) -> GpuReport:
+    """Measures the sections one after the other.
+
+    Raises:
+        GpuUnavailableError: no CuPy or no GPU.
+        WrongResultError, WrongBlockError: something timed gave a wrong result.
+    """
+    report = GpuReport(device(), datetime.now(UTC).isoformat(timespec="seconds"))
+    for name, section in _SECTIONS.items():
+        if name in options.sections:
+            section(report, options, on_progress)
+    return report
+
+
+def _coding(report: GpuReport, _options: GpuOptions, on_progress: Callable[[str], None]) -> None:
+    from phy.gpu.bench_coding import bench_coding
+
+    for timing in bench_coding():
+        report.coding.append(asdict(timing))
+        on_progress(timing.name)
+
+
+def _slots(report: GpuReport, options: GpuOptions, on_progress: Callable[[str], None]) -> None:
+    from phy.gpu.bench_slots import time_uplink, uplink_runs
+
+    for run in uplink_runs(options.n_slots):
+        times = time_uplink(run)
+        config = run.config
+        report.slots.append(
+            {
+                "channel": "pusch",
+                "cells": run.n_cells,
+                "n_prb": config.n_prb,
+                "layers": config.n_layers,
+                "mcs": config.mcs_index,
+                "slots": run.n_slots,
+                "budget_us": 1250.0,
+                **{key: value for key, value in asdict(times).items() if key != "run"},
+            }
+        )
+        on_progress(f"PUSCH, {run.n_cells} cells of {config.n_prb} PRB on {times.n_sms} SMs")
+
+
+def _ofdm(report: GpuReport, _options: GpuOptions, on_progress: Callable[[str], None]) -> None:
+    from phy.gpu import bench_ofdm
+
+    for n_cells in (1, 8, 20, 40):
+        report.ofdm += bench_ofdm.time_ofdm(n_cells)
+        on_progress(f"OFDM, {n_cells} cells")
+
+
+def _sionna(report: GpuReport, options: GpuOptions, on_progress: Callable[[str], None]) -> None:
+    if options.sionna:
+        for row in _peer_rows(report):
+            report.peer.append(row)
+            on_progress(row["name"])
+
+
+def _cost(report: GpuReport, _options: GpuOptions, on_progress: Callable[[str], None]) -> None:
+    from phy.gpu import bench_cost, cost
+
+    samples = []
+    for load, us in bench_cost.measure_pusch(
+        bench_cost.pusch_loads() + bench_cost.partition_loads()
+    ):
+        samples.append((load, us))
+        on_progress(f"cost of {load.n_cells} cells of {load.n_prb} PRB on {load.n_sms} SMs")
+    at = report.device
+    model = cost.fit(samples, at.name, at.driver, report.started[:10])
+    report.cost_model = model.to_json()
+
+
+_SECTIONS: dict[str, Callable[[GpuReport, GpuOptions, Callable[[str], None]], None]] = {
+    "coding": _coding,
+    "slots": _slots,
+    "ofdm": _ofdm,
+    "sionna": _sionna,
+    "cost": _cost,
+}
+
+
+def _peer_rows(report: GpuReport) -> Iterator[dict[str, Any]]:
+    """Sionna's PUSCH receiver and LDPC decoder on the same GPU, beside ours of this run."""
+    from phy.gpu.bench_slots import PEAK_PUSCH, UplinkRun, simulated
+
+    sionna_peer.use_device("cuda:0")
+    sent = simulated(UplinkRun(PEAK_PUSCH, 1))
+    noise_var = 10 ** (-35.0 / 10)
+    peer = sionna_peer.PuschPeer(PEAK_PUSCH)
+    for batch in _PEER_BATCHES:
+        grids = np.stack([sent[0][1]] * batch)
+        slot_us = _median_us(partial(peer.receive, grids, noise_var)) / batch
+        ours = [row for row in report.slots if row["cells"] == batch and _is_peak(row)]
+        ours_us = ours[0]["kernels"]["p50_us"] / batch if ours else None
+        yield {
+            "name": f"PUSCH receive, us a slot, {batch} at a time",
+            "peer": sionna_peer.version(),
+            "peer_value": slot_us,
+            "value": ours_us,
+            "ratio": None if ours_us is None else slot_us / ours_us,
+        }
+    yield _ldpc_row(report)
+
+
+def _ldpc_row(report: GpuReport) -> dict[str, Any]:
+    n_bits, n_blocks, rate = 8424, 2640, 0.8
+    peer = sionna_peer.LdpcPeer(n_bits, round(n_bits / rate), 1, 10)
+    rng = np.random.default_rng(1)
+    llr = rng.normal(4.0, 2.0, (n_blocks, round(n_bits / rate))).astype(np.float32)
+    gbps = n_bits * n_blocks / _median_us(partial(peer.decode, llr)) / 1e3
+    ours = [row["gbps"] for row in report.coding if row["name"].startswith("decode BG1 Z=384")]
+    return {
+        "name": "LDPC decode, Gb/s, K=8424, R=0.8, 10 iterations, 2,640 code blocks",
+        "peer": sionna_peer.version(),
+        "peer_value": gbps,
+        "value": ours[0] if ours else None,
+        "ratio": ours[0] / gbps if ours else None,
+    }
+
+
+def _is_peak(row: dict[str, Any]) -> bool:
+    return bool(row["n_prb"] == 273 and row["n_sms"] >= 132 and row["layers"] == 4)
+
+
+def _median_us(work: Callable[[], object]) -> float:
+    work()
+    times = []
+    for _ in range(_PEER_ROUNDS):
+        begun_s = time.perf_counter()
+        work()  # its result comes back to the host
+        times.append((time.perf_counter() - begun_s) * 1e6)
+    return float(np.median(times))

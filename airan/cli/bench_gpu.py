@@ -1,0 +1,97 @@
+"""`airan bench phy --gpu`: what it measured, as tables or JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from airan.bench import gpu, sionna_peer
+from airan.cli import context as cli_context
+from airan.cli.output import console, emit_json, errors, table
+
+
+def run(
+    context: typer.Context,
+    sections: Sequence[str] | None,
+    n_slots: int,
+    sionna: bool | None,
+    cost_model: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Measures and prints.
+
+    Raises:
+        AiranError: there is no GPU, or a result was wrong.
+        NotFoundError: Sionna was asked for and is not installed.
+    """
+    if sionna:
+        sionna_peer.require()
+    wants_sionna = sionna_peer.available() if sionna is None else sionna
+    options = gpu.GpuOptions(tuple(sections or gpu.SECTIONS), n_slots, wants_sionna)
+    with errors.status("measuring ...") as status:
+        report = gpu.measure(options, lambda done: status.update(f"measuring ... {done} is done"))
+    if cost_model is not None and report.cost_model is not None:
+        cost_model.write_text(report.cost_model + "\n", encoding="utf-8")
+    if as_json or cli_context.of(context).json:
+        emit_json(report)
+    else:
+        _print(report)
+
+
+def _print(report: gpu.GpuReport) -> None:
+    at = report.device
+    console.print(
+        f"{at.name}, driver {at.driver}, {at.sm_mhz} of {at.max_sm_mhz} MHz, memory "
+        f"{at.memory_mhz} MHz, {at.power_limit_w:.0f} W; {report.started}"
+    )
+    if report.coding:
+        rows = [(r["name"], r["microseconds"], r["gbps"], r["note"]) for r in report.coding]
+        table("Coding on the GPU", ("what", "us", "Gb/s", ""), rows)
+    if report.slots:
+        _print_slots(report)
+    if report.ofdm:
+        columns = tuple(report.ofdm[0])
+        table("OFDM, us", columns, [tuple(row.values()) for row in report.ofdm])
+    if report.peer:
+        columns = ("what", "airan", "peer", "peer's", "ratio")
+        cells = [
+            (r["name"], r["value"], r["peer"], r["peer_value"], r["ratio"]) for r in report.peer
+        ]
+        table("Beside Sionna on the same GPU", columns, cells)
+    if report.cost_model:
+        for name, channel in json.loads(report.cost_model)["channels"].items():
+            error = channel["error"]
+            console.print(
+                f"cost model, {name}: {channel['n_samples']} slots; held-out error: median "
+                f"{error['median']:.1%}, 95% under {error['p95']:.1%}, largest "
+                f"{error['largest']:.1%}"
+            )
+
+
+def _print_slots(report: gpu.GpuReport) -> None:
+    for key, what in (
+        ("kernels", "kernels on the GPU"),
+        ("with_copies", "with samples in and results out"),
+        ("latency", "arrival to results on the host"),
+    ):
+        rows = []
+        for row in report.slots:
+            times = row[key]
+            share = row["late_share"] if key == "latency" else None
+            rows.append(
+                (
+                    *(row["channel"], row["cells"], f"{row['n_prb']} PRB x {row['layers']}"),
+                    *(row["n_sms"], row["slots"]),
+                    *(times[name] for name in ("p50_us", "p99_us", "p999_us", "max_us")),
+                    *(row["budget_us"], share),
+                )
+            )
+        columns = (
+            *("channel", "cells", "load", "SMs", "slots"),
+            *("p50", "p99", "p99.9", "max", "budget", "late"),
+        )
+        table(f"Slots, us, {what}", columns, rows)

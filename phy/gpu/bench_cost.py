@@ -1,0 +1,116 @@
+"""Measures what the cost model of a GPU is fitted to: slots of many loads, on many partitions.
+
+The kernels' time is that of CUDA graphs of random samples with the decoder's iterations fixed; what
+the radio would have sent does not matter to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from phy.gpu import device_group
+from phy.gpu.cost_features import SlotLoad
+from phy.gpu.decode_plan import DecoderEffort
+from phy.gpu.partition import take_part
+from phy.gpu.pipeline import DevicePipeline
+from phy.gpu.transport import SoftBuffer
+from phy.gpu.uplink import (
+    CellGrid,
+    UplinkJob,
+    UplinkTables,
+    UplinkUe,
+    uplink_limits,
+    uplink_program,
+)
+from phy.gpu.uplink_tuning import UplinkTuning
+from phy.pusch.config import PuschConfig
+
+_REPEATS = 15
+_ALL_SMS = 132
+_CARRIER_PRB = 273
+
+_PEAK = SlotLoad("pusch", 20, 273, 4, 27, 1, 4, 3, _ALL_SMS)
+
+
+def pusch_loads(n_sms: int = _ALL_SMS) -> list[SlotLoad]:
+    """The loads that are measured on a GPU of `n_sms` multiprocessors."""
+    peak = replace(_PEAK, n_sms=n_sms)
+    loads = [replace(peak, n_cells=n, n_iterations=i) for n in (1, 4, 20, 40) for i in (2, 10)]
+    loads += [replace(peak, n_cells=n) for n in (8, 12, 30)]
+    loads += [replace(peak, n_iterations=i) for i in (1, 5, 7)]
+    for n_cells in (4, 20, 40):
+        loads += [
+            replace(peak, n_cells=n_cells, n_prb=prb, n_layers=layers, mcs_index=mcs)
+            for prb, layers, mcs in (
+                (24, 1, 5), (24, 4, 16), (90, 2, 16), (90, 4, 27), (90, 1, 27),
+                (180, 2, 5), (273, 1, 16), (273, 2, 27), (273, 4, 5), (273, 4, 16),
+            )
+        ]  # fmt: skip
+    loads += [replace(peak, n_layers=2, n_rx=2), replace(peak, n_rx=8), replace(peak, n_rx=16)]
+    loads += [replace(peak, n_cells=4, n_rx=8), replace(peak, n_cells=4, n_rx=16)]
+    return loads
+
+
+def partition_loads(n_sms_of: tuple[int, ...] = (16, 32, 48, 64, 92)) -> list[SlotLoad]:
+    """The loads that are measured on parts of the GPU."""
+    loads = []
+    for n_sms in n_sms_of:
+        peak = replace(_PEAK, n_sms=n_sms)
+        loads += [replace(peak, n_cells=n) for n in (1, 4, 20)]
+        loads += [replace(peak, n_iterations=10), replace(peak, n_cells=40, n_iterations=2)]
+        loads += [replace(peak, n_prb=90, n_layers=2, mcs_index=16)]
+        loads += [replace(peak, n_cells=4, n_prb=24, n_layers=1, mcs_index=5)]
+    return loads
+
+
+def measure_pusch(loads: list[SlotLoad]) -> Iterator[tuple[SlotLoad, float]]:
+    """Yields every load, with the multiprocessors it really had, and the median microseconds of its
+    kernels.
+
+    Raises:
+        GpuUnavailableError: no CuPy or no GPU.
+        GpuFaultError: the GPU fails.
+    """
+    rng = np.random.default_rng(1)
+    for load in loads:
+        config = PuschConfig(
+            n_prb=load.n_prb,
+            carrier_n_prb=_CARRIER_PRB,
+            n_layers=load.n_layers,
+            n_rx=load.n_rx,
+            mcs_index=load.mcs_index,
+            mcs_table=load.mcs_table,
+        )
+        part = take_part(None if load.n_sms == _ALL_SMS else load.n_sms)
+        yield replace(load, n_sms=part.n_sms), _kernels_us(load, config, part, rng)
+
+
+def _kernels_us(
+    load: SlotLoad, config: PuschConfig, part: object, rng: np.random.Generator
+) -> float:
+    ues = [UplinkUe(cell, config) for cell in range(load.n_cells)]
+    cells = [CellGrid(load.n_rx, _CARRIER_PRB)] * load.n_cells
+    limits = uplink_limits(cells, [ues], n_soft_buffers=load.n_cells)
+    idle = partial(device_group.write_idle_slot, limits)
+    pipeline = DevicePipeline(uplink_program(limits), part, idle)  # type: ignore[arg-type]
+    samples = pipeline.inputs(0)["samples"]
+    one = rng.standard_normal((2**20, 2)).astype(np.float16)
+    for start in range(0, len(samples), len(one)):
+        samples[start : start + len(one)] = one[: len(samples) - start]
+    tuning = UplinkTuning(limits.front_end.n_filter_sets)
+    units = limits.decode.soft_buffer_units
+    jobs = [UplinkJob(ue, tuning.record(ue), SoftBuffer(n * units)) for n, ue in enumerate(ues)]
+    for update in tuning.take_updates():
+        pipeline.write("taps", update.first_row, update.taps)
+    effort = DecoderEffort(load.n_iterations, early_stop=False)
+    UplinkTables(limits).fill(pipeline.inputs(0), jobs, 0, effort)
+    times = []
+    for _ in range(_REPEATS):
+        pipeline.start(0)
+        times.append(pipeline.wait(0).kernels_us)
+    pipeline.close()
+    return float(np.median(times[3:]))
