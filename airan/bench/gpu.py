@@ -1,5 +1,5 @@
-"""`airan bench phy --gpu`: coding, slots of many cells at the radio's pace, OFDM, the cost model, and
-Sionna on the same GPU in the same run."""
+"""`airan bench phy --gpu`: coding, slots of many cells at the radio's pace, OFDM, the cost model,
+and Sionna on the same GPU in the same run."""
 
 from __future__ import annotations
 
