@@ -322,7 +322,7 @@ def _shape(
     decode = decode_plan.decode_shape(limits.decode, [ue.tb for ue in ues], n_filled, effort)
     grids = [limits.grid_starts[ue.cell] for ue in ues]
     columns = (grids, pilots[:-1], channel[:-1], scrambling[:-1], decode.placed.first_llr)
-    return _Shape(decode, np.array(columns, np.int64).T.reshape(len(ues), -1))
+    return _Shape(decode, np.array(columns, np.int64).T.reshape(len(ues), len(_PLACES)))
 
 
 def _check(what: str, index: int, found: int, most: int) -> None:

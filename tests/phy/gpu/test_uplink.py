@@ -8,6 +8,7 @@ import pytest
 from airan.core.errors import InvalidInputError
 from phy import PuschConfig
 from phy.gpu import decode_plan, uplink
+from phy.gpu.device_group import write_idle_slot
 from phy.gpu.front_end_layout import pack_grid
 from phy.gpu.packed_slot import PackedSlot
 from phy.gpu.transport import SoftBuffer, plan_reception
@@ -61,6 +62,14 @@ def test_grids_become_transport_blocks_and_no_slot_sees_the_one_before(rng) -> N
     assert arrays["crc_ok"].tolist() == [1, 1]
     for index, tb in enumerate(slot.tbs):
         assert np.array_equal(tb_of(arrays, placed, index, tb.size), tb)
+
+    # A slot without any UE, as graphs are captured with.
+    write_idle_slot(limits, arrays)
+    assert not arrays["ues"]["n_subcarriers"].any()
+    assert (arrays["tb_of_block"] == -1).all()
+    arrays["crc_ok"][...] = 99
+    emulate_program(program, arrays)
+    assert arrays["crc_ok"].tolist() == [99, 99]
 
     # The next slot has the second UE only.
     arrays["crc_ok"][...] = arrays["tb_bytes"][...] = 99
