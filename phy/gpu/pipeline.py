@@ -162,8 +162,13 @@ class DevicePipeline:
             returned.record(self._copy_out)
 
     def is_done(self, side: int) -> bool:
+        runtime = require_cupy().cuda.runtime
+        # Not the event's `done`, which takes every error for "not yet".
+        status = runtime.eventQuery(self._events[side][3].ptr)
         with gpu_faults("a slot ran"):
-            return bool(self._events[side][3].done)
+            if status not in (0, runtime.errorNotReady):
+                raise runtime.CUDARuntimeError(status)
+        return status == 0
 
     def wait(self, side: int) -> Elapsed:
         elapsed_ms = require_cupy().cuda.get_elapsed_time
