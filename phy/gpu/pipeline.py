@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Tables = Mapping[str, npt.NDArray[Any]]
 
 N_SIDES = 2
+_NOT_READY = 600  # cudaErrorNotReady
 
 
 @dataclass(frozen=True)
@@ -164,9 +165,9 @@ class DevicePipeline:
     def is_done(self, side: int) -> bool:
         runtime = require_cupy().cuda.runtime
         # Not the event's `done`, which takes every error for "not yet".
-        status = runtime.eventQuery(self._events[side][3].ptr)
+        status = int(runtime.eventQuery(self._events[side][3].ptr))
         with gpu_faults("a slot ran"):
-            if status not in (0, runtime.errorNotReady):
+            if status not in (0, _NOT_READY):
                 raise runtime.CUDARuntimeError(status)
         return status == 0
 
