@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from airan.core.errors import InvalidInputError
 from phy.array import Array
-from phy.gpu.ldpc_twin import pack_words
+from phy.gpu.gold import pack_bits
 from phy.gpu.module import function, launch, require_cupy
 from phy.gpu.transport import buffer_of, highest_row, of_blocks, powers, weights
 from phy.nr import crc, modulation
@@ -31,7 +31,7 @@ from phy.nr.base_graph import N_CORE_ROWS, BaseGraph, lifted_graph
 from phy.nr.ldpc_encoder import core_shift
 from phy.nr.sch import SchConfig
 
-_THREADS = 128
+THREADS = 128
 _ORDERS = (1, 2, 4, 6, 8)
 
 
@@ -168,10 +168,11 @@ def pack_tbs(tbs: Sequence[npt.NDArray[np.uint8]], plan: TransmissionPlan) -> np
 def pack_scrambling(
     sequences: Sequence[npt.NDArray[np.uint8]], plan: TransmissionPlan
 ) -> npt.NDArray[np.uint32]:
-    """Packs scrambling sequences, uint8[G] each: uint32[plan.n_scrambling_words]."""
+    """Packs scrambling sequences, uint8[G] each, the first bit in the lowest place of a word:
+    uint32[plan.n_scrambling_words]."""
     packed = np.zeros(plan.n_scrambling_words, np.uint32)
     for sequence, transmission in zip(sequences, plan.transmissions, strict=True):
-        words = pack_words(sequence)
+        words = pack_bits(np.pad(sequence, (0, -sequence.size % 32)))
         packed[transmission.scrambling_at : transmission.scrambling_at + words.size] = words
     return packed
 
@@ -280,7 +281,7 @@ class Encoder:
             *(tables.n_blocks, self._sums, self._crc),
         )
         n_blocks = tables.tb_of_block.shape[0]
-        launch(self._crc_kernel, n_blocks, _THREADS, crc_arguments, 0, stream)
+        launch(self._crc_kernel, n_blocks, THREADS, crc_arguments, 0, stream)
         int32 = require_cupy().int32
         for group, kernel in zip(self._groups, self._kernels, strict=True):
             first, n_blocks = group.blocks.start, group.blocks.stop - group.blocks.start
@@ -288,7 +289,7 @@ class Encoder:
                 *(tbs, *blocks, self._crc, self._powers, scrambling, self._points),
                 *(tables.n_blocks, int32(first), symbols),
             )
-            launch(kernel, n_blocks, _THREADS, arguments, 0, stream)
+            launch(kernel, n_blocks, THREADS, arguments, 0, stream)
 
 
 def _transmission(config: SchConfig) -> Transmission:

@@ -107,7 +107,7 @@ extern "C" __global__ void __launch_bounds__(N_THREADS)
            const int* control, Sum* sums, unsigned* crc) {
     __shared__ unsigned found[N_WARPS];
     const int block = blockIdx.x;
-    if (block >= control[0]) return;
+    if (block >= control[0] || tb_of_block[block] < 0) return;
     const int number = tb_of_block[block], index = index_of_block[block];
     const Transmission tb = transmissions[number];
     const int n_bits = own_bits(tb, index);

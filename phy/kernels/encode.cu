@@ -137,6 +137,12 @@ __device__ __forceinline__ void encode_columns(CodeWord& code, int n_rows) {
     __syncthreads();
 }
 
+// 32 bits of a scrambling sequence from any bit on, the first in the highest place.
+__device__ __forceinline__ unsigned gold_bits(const unsigned* words, unsigned bit) {
+    const unsigned word = bit / 32;
+    return __brev(__funnelshift_r(words[word], words[word + 1], bit % 32));
+}
+
 // Where the bits of a code block are taken from its circular buffer.
 struct Ring {
     int start, size, filler_start, n_filler;
@@ -152,7 +158,8 @@ struct Ring {
     }
 };
 
-// scrambling: the scrambling sequences, packed, readable a word beyond the last. points: Symbol, the
+// tb_of_block: -1 for no code block. scrambling: the scrambling sequences, packed, the first bit in the
+// lowest place of a word, readable a word beyond the last. points: Symbol, the
 // constellations. Writes symbols: Symbol[...].
 extern "C" __global__ void __launch_bounds__(N_THREADS)
     encode(const unsigned* tbs, const Transmission* transmissions, const int* tb_of_block,
@@ -162,7 +169,7 @@ extern "C" __global__ void __launch_bounds__(N_THREADS)
     __shared__ CodeWord code;
     __shared__ Symbol constellation[256];
     const int block = blockIdx.x + first_block;
-    if (block >= control[0]) return;
+    if (block >= control[0] || tb_of_block[block] < 0) return;
     const int index = index_of_block[block];
     const Transmission tb = transmissions[tb_of_block[block]];
     const int order = tb.modulation_order;
@@ -183,7 +190,7 @@ extern "C" __global__ void __launch_bounds__(N_THREADS)
         unsigned label = 0;
         for (int row = 0; row < order; ++row)
             label = label << 1 | ring.bit(code, row * n_symbols + symbol);
-        label ^= bits_at(sequence, first_bit + symbol * order) >> (32 - order);
+        label ^= gold_bits(sequence, first_bit + symbol * order) >> (32 - order);
         const int number = first_symbol + symbol;
         const int place = number / tb.n_layers, layer = number - place * tb.n_layers;
         symbols[tb.symbols_at + layer * tb.layer_stride + place] = constellation[label];
