@@ -31,7 +31,7 @@ UES = {
     "data beside DM-RS": (0, {"n_prb": 24, "n_cdm_groups_without_data": 1, "mcs_index": 3}),
     "DM-RS type 2": (
         0,
-        {"n_prb": 10, "start_prb": 3, "carrier_n_prb": 24, "n_layers": 3, "dmrs_type": 2}
+        {"n_prb": 10, "start_prb": 3, "carrier_n_prb": 24, "carrier_start_prb": 0, "n_layers": 3, "dmrs_type": 2}
         | {"n_cdm_groups_without_data": 2, "dmrs_ports": (0, 1, 3), "mcs_index": 9},
     ),
     "double symbol": (
@@ -41,7 +41,7 @@ UES = {
     "precoded": (0, {"n_prb": 24, "n_layers": 2, "precoding_weights": WEIGHTS, "mcs_index": 17}),
     "precoded by PRG": (
         0,
-        {"n_prb": 21, "start_prb": 1, "carrier_n_prb": 24, "n_layers": 2, "prg_size": 4}
+        {"n_prb": 21, "start_prb": 1, "carrier_n_prb": 24, "carrier_start_prb": 0, "n_layers": 2, "prg_size": 4}
         | {"precoding_weights": by_prg(6), "mcs_index": 11},
     ),
     "scattered PRBs": (
@@ -50,6 +50,7 @@ UES = {
         | {"n_layers": 2, "mcs_index": 14},
     ),
     "late start": (1, {"n_prb": 4, "start_prb": 7, "carrier_n_prb": 11, "start_symbol": 2}
+                   | {"carrier_start_prb": 0}
                    | {"n_symbols": 9, "mcs_index": 5}),
 }  # fmt: skip
 
@@ -102,7 +103,15 @@ def test_grids_are_those_of_the_transmitter(name, rng) -> None:
 def test_slots_of_several_ues_and_cells_leave_nothing_of_the_one_before(rng) -> None:
     together = [ue_of("DM-RS type 2", 1), ue_of("late start", 2), ue_of("scattered PRBs", 3)]
     together[2] = DownlinkUe(
-        0, PdschConfig(n_prb=4, prbs=(0, 15, 16, 22), carrier_n_prb=24, rnti=3, mcs_index=8)
+        0,
+        PdschConfig(
+            n_prb=4,
+            prbs=(0, 15, 16, 22),
+            carrier_n_prb=24,
+            carrier_start_prb=0,
+            rnti=3,
+            mcs_index=8,
+        ),
     )
     alone = [ue_of("precoded", 4)]
     limits = downlink_limits(GRIDS, [together, alone])
