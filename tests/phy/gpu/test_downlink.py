@@ -31,7 +31,8 @@ UES = {
     "data beside DM-RS": (0, {"n_prb": 24, "n_cdm_groups_without_data": 1, "mcs_index": 3}),
     "DM-RS type 2": (
         0,
-        {"n_prb": 10, "start_prb": 3, "carrier_n_prb": 24, "carrier_start_prb": 0, "n_layers": 3, "dmrs_type": 2}
+        {"n_prb": 10, "start_prb": 3, "carrier_n_prb": 24, "carrier_start_prb": 0}
+        | {"n_layers": 3, "dmrs_type": 2}
         | {"n_cdm_groups_without_data": 2, "dmrs_ports": (0, 1, 3), "mcs_index": 9},
     ),
     "double symbol": (
@@ -41,7 +42,8 @@ UES = {
     "precoded": (0, {"n_prb": 24, "n_layers": 2, "precoding_weights": WEIGHTS, "mcs_index": 17}),
     "precoded by PRG": (
         0,
-        {"n_prb": 21, "start_prb": 1, "carrier_n_prb": 24, "carrier_start_prb": 0, "n_layers": 2, "prg_size": 4}
+        {"n_prb": 21, "start_prb": 1, "carrier_n_prb": 24, "carrier_start_prb": 0}
+        | {"n_layers": 2, "prg_size": 4}
         | {"precoding_weights": by_prg(6), "mcs_index": 11},
     ),
     "scattered PRBs": (
