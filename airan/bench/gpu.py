@@ -20,6 +20,7 @@ SECTIONS = ("coding", "slots", "ofdm", "sionna", "cost")
 _QUERY = "name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit"
 _PEER_BATCHES = (1, 20)
 _PEER_ROUNDS = 7
+_PEER_SNR_DB = 35.0
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,12 @@ class GpuOptions:
 
     Attributes:
         sections: of SECTIONS.
-        n_slots: uplink slots of each run.
+        n_slots: slots of 0.5 ms of each run.
         sionna: measure Sionna too.
     """
 
     sections: tuple[str, ...] = SECTIONS
-    n_slots: int = 2000
+    n_slots: int = 10_000
     sionna: bool = True
 
     def __post_init__(self) -> None:
@@ -132,24 +133,12 @@ def _coding(report: GpuReport, _options: GpuOptions, on_progress: Callable[[str]
 
 
 def _slots(report: GpuReport, options: GpuOptions, on_progress: Callable[[str], None]) -> None:
-    from phy.gpu.bench_slots import time_uplink, uplink_runs
+    from phy.gpu.bench_slots import slot_runs, time_slots
 
-    for run in uplink_runs(options.n_slots):
-        times = time_uplink(run)
-        config = run.config
-        report.slots.append(
-            {
-                "channel": "pusch",
-                "cells": run.n_cells,
-                "n_prb": config.n_prb,
-                "layers": config.n_layers,
-                "mcs": config.mcs_index,
-                "slots": run.n_slots,
-                "budget_us": 1250.0,
-                **{key: value for key, value in asdict(times).items() if key != "run"},
-            }
-        )
-        on_progress(f"PUSCH, {run.n_cells} cells of {config.n_prb} PRB on {times.n_sms} SMs")
+    for run in slot_runs(options.n_slots):
+        for times in time_slots(run):
+            report.slots.append(asdict(times))
+        on_progress(f"{run.n_cells} cells of {run.pusch.n_prb} PRB on {times.n_sms} SMs")
 
 
 def _ofdm(report: GpuReport, _options: GpuOptions, on_progress: Callable[[str], None]) -> None:
@@ -171,9 +160,8 @@ def _cost(report: GpuReport, _options: GpuOptions, on_progress: Callable[[str], 
     from phy.gpu import bench_cost, cost
 
     samples = []
-    for load, us in bench_cost.measure_pusch(
-        bench_cost.pusch_loads() + bench_cost.partition_loads()
-    ):
+    loads = bench_cost.pusch_loads() + bench_cost.partition_loads() + bench_cost.pdsch_loads()
+    for load, us in bench_cost.measure(loads):
         samples.append((load, us))
         on_progress(f"cost of {load.n_cells} cells of {load.n_prb} PRB on {load.n_sms} SMs")
     at = report.device
@@ -192,16 +180,16 @@ _SECTIONS: dict[str, Callable[[GpuReport, GpuOptions, Callable[[str], None]], No
 
 def _peer_rows(report: GpuReport) -> Iterator[dict[str, Any]]:
     """Sionna's PUSCH receiver and LDPC decoder on the same GPU, beside ours of this run."""
-    from phy.gpu.bench_slots import PEAK_PUSCH, UplinkRun, simulated
+    from phy.gpu.bench_slots import PEAK_PUSCH, simulated
 
     sionna_peer.use_device("cuda:0")
-    sent = simulated(UplinkRun(PEAK_PUSCH, 1))
-    noise_var = 10 ** (-35.0 / 10)
+    sent = simulated(PEAK_PUSCH, _PEER_SNR_DB, 1)
+    noise_var = 10 ** (-_PEER_SNR_DB / 10)
     peer = sionna_peer.PuschPeer(PEAK_PUSCH)
     for batch in _PEER_BATCHES:
         grids = np.stack([sent[0][1]] * batch)
         slot_us = _median_us(partial(peer.receive, grids, noise_var)) / batch
-        ours = [row for row in report.slots if row["cells"] == batch and _is_peak(row)]
+        ours = [row for row in report.slots if row["cells"] == batch and _is_peak_pusch(row)]
         ours_us = ours[0]["kernels"]["p50_us"] / batch if ours else None
         yield {
             "name": f"PUSCH receive, us a slot, {batch} at a time",
@@ -229,8 +217,8 @@ def _ldpc_row(report: GpuReport) -> dict[str, Any]:
     }
 
 
-def _is_peak(row: dict[str, Any]) -> bool:
-    return bool(row["n_prb"] == 273 and row["n_sms"] >= 132 and row["layers"] == 4)
+def _is_peak_pusch(row: dict[str, Any]) -> bool:
+    return bool(row["channel"] == "pusch" and row["n_prb"] == 273 and row["n_sms"] >= 132)
 
 
 def _median_us(work: Callable[[], object]) -> float:

@@ -48,7 +48,7 @@ def phy(
         list[str] | None,
         typer.Option(help="With --gpu: coding, slots, ofdm, sionna or cost; repeatable."),
     ] = None,
-    slots: Annotated[int, typer.Option(help="With --gpu: slots of each run.")] = 2000,
+    slots: Annotated[int, typer.Option(help="With --gpu: slots of each run.")] = 10_000,
     cost_model: Annotated[
         Path | None, typer.Option(help="With --gpu: write the cost model to this file.")
     ] = None,

@@ -15,7 +15,14 @@ import numpy as np
 from phy.gpu import device_group
 from phy.gpu.cost_features import SlotLoad
 from phy.gpu.decode_plan import DecoderEffort
-from phy.gpu.partition import take_part
+from phy.gpu.downlink import (
+    DownlinkTables,
+    DownlinkUe,
+    SendGrid,
+    downlink_limits,
+    downlink_program,
+)
+from phy.gpu.partition import SmPart, take_part
 from phy.gpu.pipeline import DevicePipeline
 from phy.gpu.transport import SoftBuffer
 from phy.gpu.uplink import (
@@ -27,6 +34,7 @@ from phy.gpu.uplink import (
     uplink_program,
 )
 from phy.gpu.uplink_tuning import UplinkTuning
+from phy.pdsch.config import PdschConfig
 from phy.pusch.config import PuschConfig
 
 _REPEATS = 15
@@ -67,7 +75,25 @@ def partition_loads(n_sms_of: tuple[int, ...] = (16, 32, 48, 64, 92)) -> list[Sl
     return loads
 
 
-def measure_pusch(loads: list[SlotLoad]) -> Iterator[tuple[SlotLoad, float]]:
+def pdsch_loads(n_sms: int = _ALL_SMS) -> list[SlotLoad]:
+    """The downlink loads that are measured."""
+    peak = SlotLoad("pdsch", 20, 273, 4, 27, 2, 0, 0, n_sms)
+    loads = [replace(peak, n_cells=n) for n in (1, 4, 8, 20, 40)]
+    for n_cells in (4, 20, 40):
+        loads += [
+            replace(peak, n_cells=n_cells, n_prb=prb, n_layers=layers, mcs_index=mcs)
+            for prb, layers, mcs in (
+                (24, 1, 5), (24, 4, 16), (90, 2, 16), (90, 4, 27), (180, 2, 5),
+                (273, 1, 16), (273, 2, 27), (273, 4, 5), (273, 4, 16),
+            )
+        ]  # fmt: skip
+    for part in (16, 32, 48, 64, 92):
+        loads += [replace(peak, n_cells=n, n_sms=part) for n in (1, 4, 20)]
+        loads.append(replace(peak, n_prb=90, n_layers=2, mcs_index=16, n_sms=part))
+    return loads
+
+
+def measure(loads: list[SlotLoad]) -> Iterator[tuple[SlotLoad, float]]:
     """Yields every load, with the multiprocessors it really had, and the median microseconds of its
     kernels.
 
@@ -75,30 +101,33 @@ def measure_pusch(loads: list[SlotLoad]) -> Iterator[tuple[SlotLoad, float]]:
         GpuUnavailableError: no CuPy or no GPU.
         GpuFaultError: the GPU fails.
     """
-    rng = np.random.default_rng(1)
     for load in loads:
-        config = PuschConfig(
-            n_prb=load.n_prb,
-            carrier_n_prb=_CARRIER_PRB,
-            n_layers=load.n_layers,
-            n_rx=load.n_rx,
-            mcs_index=load.mcs_index,
-            mcs_table=load.mcs_table,
-        )
         part = take_part(None if load.n_sms == _ALL_SMS else load.n_sms)
-        yield replace(load, n_sms=part.n_sms), _kernels_us(load, config, part, rng)
+        pipeline = _received(load, part) if load.channel == "pusch" else _sent(load, part)
+        times = []
+        for _ in range(_REPEATS):
+            pipeline.start(0)
+            times.append(pipeline.wait(0).kernels_us)
+        pipeline.close()
+        yield replace(load, n_sms=part.n_sms), float(np.median(times[3:]))
 
 
-def _kernels_us(
-    load: SlotLoad, config: PuschConfig, part: object, rng: np.random.Generator
-) -> float:
+def _received(load: SlotLoad, part: SmPart) -> DevicePipeline:
+    config = PuschConfig(
+        n_prb=load.n_prb,
+        carrier_n_prb=_CARRIER_PRB,
+        n_layers=load.n_layers,
+        n_rx=load.n_rx,
+        mcs_index=load.mcs_index,
+        mcs_table=load.mcs_table,
+    )
     ues = [UplinkUe(cell, config) for cell in range(load.n_cells)]
     cells = [CellGrid(load.n_rx, _CARRIER_PRB)] * load.n_cells
     limits = uplink_limits(cells, [ues], n_soft_buffers=load.n_cells)
-    idle = partial(device_group.write_idle_slot, limits)
-    pipeline = DevicePipeline(uplink_program(limits), part, idle)  # type: ignore[arg-type]
+    idle = partial(device_group.write_idle_uplink, limits)
+    pipeline = DevicePipeline(uplink_program(limits), part, idle)
     samples = pipeline.inputs(0)["samples"]
-    one = rng.standard_normal((2**20, 2)).astype(np.float16)
+    one = np.random.default_rng(1).standard_normal((2**20, 2)).astype(np.float16)
     for start in range(0, len(samples), len(one)):
         samples[start : start + len(one)] = one[: len(samples) - start]
     tuning = UplinkTuning(limits.front_end.n_filter_sets)
@@ -108,9 +137,23 @@ def _kernels_us(
         pipeline.write("taps", update.first_row, update.taps)
     effort = DecoderEffort(load.n_iterations, early_stop=False)
     UplinkTables(limits).fill(pipeline.inputs(0), jobs, 0, effort)
-    times = []
-    for _ in range(_REPEATS):
-        pipeline.start(0)
-        times.append(pipeline.wait(0).kernels_us)
-    pipeline.close()
-    return float(np.median(times[3:]))
+    return pipeline
+
+
+def _sent(load: SlotLoad, part: SmPart) -> DevicePipeline:
+    config = PdschConfig(
+        n_prb=load.n_prb,
+        carrier_n_prb=_CARRIER_PRB,
+        n_layers=load.n_layers,
+        mcs_index=load.mcs_index,
+        mcs_table=load.mcs_table,
+    )
+    ues = [DownlinkUe(cell, config) for cell in range(load.n_cells)]
+    cells = [SendGrid(4, _CARRIER_PRB)] * load.n_cells
+    limits = downlink_limits(cells, [ues], is_copied_out=False)
+    idle = partial(device_group.write_idle_downlink, limits)
+    pipeline = DevicePipeline(downlink_program(limits), part, idle)
+    rng = np.random.default_rng(1)
+    tbs = [rng.integers(0, 256, ue.tb.n_bytes, dtype=np.uint8) for ue in ues]
+    DownlinkTables(limits).fill(pipeline.inputs(0), ues, tbs, 0)
+    return pipeline

@@ -1,8 +1,9 @@
-"""Slots of many cells on the GPU, one after the other at the radio's pace, timed.
+"""Slots of many cells on the GPU, in TDD order at the radio's pace, timed.
 
-Every cell has one UE over the whole carrier. The samples of a few simulated cells lie in pinned
-memory before the run, for as many cells as it takes, and are copied in every slot; the radio itself
-is not timed. All slots have the number in the frame that the samples were made for.
+Every cell has one UE over the whole carrier in each direction. The samples of a few simulated cells
+lie in pinned memory before the run, for as many cells as it takes, and are copied in every uplink
+slot; the radio itself is not timed. All slots have the number in the frame that the samples were
+made for.
 """
 
 from __future__ import annotations
@@ -15,23 +16,30 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from airan.core.errors import AiranError
+from airan.core.errors import AiranError, InvalidInputError
 from phy.channel import Channel, ChannelConfig
-from phy.gpu.cell_group import CellGroup, GroupOptions
-from phy.gpu.decode_plan import DecoderEffort
-from phy.gpu.device_group import open_cell_group
-from phy.gpu.outcome import Grant, SlotOutcome, UeStatus
+from phy.gpu.cell_group import CellGroup
+from phy.gpu.device_group import GroupOptions, open_cell_group
+from phy.gpu.downlink import DownlinkUe, SendGrid, downlink_limits
+from phy.gpu.downlink_group import PDSCH_BUDGET_US, Assignment, DownlinkGroup
+from phy.gpu.outcome import Grant, SentSlot, SlotOutcome
 from phy.gpu.pipeline import N_SIDES
 from phy.gpu.uplink import CellGrid, UplinkUe, uplink_limits
+from phy.gpu.uplink_group import PUSCH_BUDGET_US
+from phy.pdsch.config import PdschConfig
 from phy.pusch.config import PuschConfig
 from phy.pusch.transmitter import PuschTransmitter
 
 PEAK_PUSCH = PuschConfig(n_prb=273, n_layers=4, n_rx=4, mcs_index=27, mcs_table=1, slot_number=4)
+PEAK_PDSCH = PdschConfig(n_prb=273, n_layers=4, mcs_index=27, mcs_table=2, slot_number=4)
 AVERAGE_PUSCH = replace(PEAK_PUSCH, n_prb=90, carrier_n_prb=273, n_layers=2, mcs_index=16)
-"""A third of the PRBs, half of the layers: what networks carry on average (SoftBank: 30 to 33%)."""
+AVERAGE_PDSCH = replace(PEAK_PDSCH, n_prb=90, carrier_n_prb=273, n_layers=2, mcs_index=16)
+"""A third of the PRBs, half of the layers, a middle MCS: assumed for average load (RAN-only
+networks use about a third of their compute)."""
 
 _N_SIMULATED = 4
 _SLOT_US = 500.0
+_WARM_UP = 100
 
 
 class WrongBlockError(AiranError):
@@ -39,26 +47,25 @@ class WrongBlockError(AiranError):
 
 
 @dataclass(frozen=True)
-class UplinkRun:
+class SlotRun:
     """What is run.
 
     Attributes:
-        config: every cell's UE.
+        pusch, pdsch: every cell's UEs.
         n_cells: cells.
         n_sms: multiprocessors, None: all.
-        n_slots: uplink slots that are timed.
-        spacing_us: between uplink slots: 2,500 for DDDSU at 30 kHz.
-        n_iterations: most iterations of the decoder.
+        n_slots: slots of 0.5 ms, DDDSU.
         snr_db: of the simulated radio.
+        is_copied_out: downlink grids are copied to the host.
     """
 
-    config: PuschConfig
+    pusch: PuschConfig
+    pdsch: PdschConfig
     n_cells: int
     n_sms: int | None = None
-    n_slots: int = 2000
-    spacing_us: float = 5 * _SLOT_US
-    n_iterations: int = 10
+    n_slots: int = 10_000
     snr_db: float = 35.0
+    is_copied_out: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,137 +89,222 @@ class Times:
 
 
 @dataclass(frozen=True)
-class UplinkTimes:
-    """What a run gave.
+class SlotTimes:
+    """What a run gave for one direction.
 
     Attributes:
-        run: what was run.
-        n_sms: multiprocessors it had.
+        channel: "pusch" or "pdsch".
+        cells: cells.
+        n_prb, layers, mcs: of every cell's UE.
+        n_sms: multiprocessors the run had.
+        slots: slots of this direction, and of these the dropped ones, which the times leave out.
+        dropped: slots that found both sides busy.
+        budget_us: what the slot may take.
         kernels: on the GPU, without copies.
-        with_copies: on the GPU, with samples copied in and results out.
-        latency: from the slot's arrival to its results on the host, host's work and all.
-        prepare: the host's work before the samples arrive.
-        late_share: slots over the budget of 1,250 us from arrival to results.
-        bler: transport blocks not decoded.
-        iterations: mean of the decoder.
+        with_copies: on the GPU, with what is copied in and out.
+        latency: from the slot's arrival, or order, to its results on the host.
+        prepare: the host's work before that.
+        late_share: slots over the budget from arrival to results.
+        bler: transport blocks not decoded; None for the PDSCH.
+        iterations: mean of the decoder; None for the PDSCH.
         copied_in_bytes, copied_out_bytes: every slot.
     """
 
-    run: UplinkRun
+    channel: str
+    cells: int
+    n_prb: int
+    layers: int
+    mcs: int
     n_sms: int
+    slots: int
+    dropped: int
+    budget_us: float
     kernels: Times
     with_copies: Times
     latency: Times
     prepare: Times
     late_share: float
-    bler: float
-    iterations: float
+    bler: float | None
+    iterations: float | None
     copied_in_bytes: int
     copied_out_bytes: int
 
 
-def simulated(run: UplinkRun, seed: int = 1) -> list[tuple[npt.NDArray, npt.NDArray]]:  # type: ignore[type-arg]
-    """Returns (transport block, grid) of a few cells."""
+def simulated(
+    config: PuschConfig, snr_db: float, n: int = _N_SIMULATED, seed: int = 1
+) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.complex64]]]:
+    """Returns (transport block, grid) of `n` simulated cells."""
     rng = np.random.default_rng(seed)
-    config = run.config
-    channel = ChannelConfig(n_rx=config.n_rx, n_tx=config.n_layers, snr_db=run.snr_db)
+    channel = ChannelConfig(n_rx=config.n_rx, n_tx=config.n_layers, snr_db=snr_db)
     out = []
-    for _ in range(min(run.n_cells, _N_SIMULATED)):
+    for _ in range(n):
         tb = rng.integers(0, 2, config.tb_size_bits, dtype=np.uint8)
         sent = PuschTransmitter(config)(tb, config.slot_number)
         out.append((tb, Channel(channel, rng)(sent)))
     return out
 
 
-def time_uplink(run: UplinkRun) -> UplinkTimes:
-    """Runs slots at the radio's pace.
+def time_slots(run: SlotRun) -> tuple[SlotTimes, SlotTimes]:
+    """Runs slots at the radio's pace; returns what it gave for the PUSCH and for the PDSCH.
 
     Raises:
         WrongBlockError: a block that passed its CRC is not what was sent.
         GpuUnavailableError: no CuPy or no GPU.
     """
-    cells = [CellGrid(run.config.n_rx, run.config.n_subcarriers // 12)] * run.n_cells
-    ues = [UplinkUe(cell, run.config) for cell in range(run.n_cells)]
-    sent = simulated(run)
-    limits = uplink_limits(cells, [ues], n_soft_buffers=2 * run.n_cells)
-    options = GroupOptions(effort=DecoderEffort(run.n_iterations))
-    group = open_cell_group(limits, n_sms=run.n_sms, options=options)
+    work = _Work(run)
     try:
+        work.warm_up()
+        work.run_at_pace()
+        return work.pusch_times(), work.pdsch_times()
+    finally:
+        work.group.close()
+
+
+class _Work:
+    """A cell group, what it is given in every slot, and what came of it."""
+
+    def __init__(self, run: SlotRun) -> None:
+        self.run = run
+        pusch, pdsch, cells = run.pusch, run.pdsch, range(run.n_cells)
+        self.ues = [UplinkUe(cell, pusch) for cell in cells]
+        self.grants = [Grant(ue) for ue in self.ues]
+        self.sent = simulated(pusch, run.snr_db, min(run.n_cells, _N_SIMULATED))
+        receivers = [DownlinkUe(cell, pdsch) for cell in cells]
+        rng = np.random.default_rng(2)
+        tbs = [rng.integers(0, 256, -(-pdsch.tb_size_bits // 8), dtype=np.uint8) for _ in cells]
+        self.assignments = [Assignment(*each) for each in zip(receivers, tbs, strict=True)]
+        uplink_grids = [CellGrid(pusch.n_rx, pusch.n_subcarriers // 12)] * run.n_cells
+        downlink_grids = [SendGrid(4, pdsch.n_subcarriers // 12)] * run.n_cells
+        self.group = open_cell_group(
+            uplink_limits(uplink_grids, [self.ues], n_soft_buffers=2 * run.n_cells),
+            downlink_limits(downlink_grids, [receivers], is_copied_out=run.is_copied_out),
+            GroupOptions(n_sms=run.n_sms),
+        )
+        self.received: list[SlotOutcome] = []
+        self.sent_slots: list[SentSlot] = []
+        self.prepare_us: dict[str, list[float]] = {"pusch": [], "pdsch": []}
+
+    def warm_up(self) -> None:
+        """Fills both sides with samples, lets filters be learnt, and checks what comes out."""
+        uplink, number = self.group.uplink, self.run.pusch.slot_number
         for _ in range(N_SIDES):
-            for cell in range(run.n_cells):
-                _, grid = sent[cell % len(sent)]
-                group.receive(cell, grid)
-                group.learn(ues[cell], grid, run.config.slot_number)
-            group.submit(run.config.slot_number, [Grant(ue) for ue in ues])
-            (outcome,) = group.collect(wait=True)
-            _check(outcome, [tb for tb, _ in sent])
-        outcomes, prepares = _paced(group, [Grant(ue) for ue in ues], run)
-        _check(outcomes[-1], [tb for tb, _ in sent])
-        return _summary(run, group, outcomes, prepares)
-    finally:
-        group.close()
+            for cell, ue in enumerate(self.ues):
+                _, grid = self.sent[cell % len(self.sent)]
+                uplink.receive(cell, grid)
+                uplink.learn(ue, grid, number)
+            uplink.submit(number, self.grants)
+            (outcome,) = uplink.collect(wait=True)
+            self._check(outcome)
+
+    def run_at_pace(self) -> None:
+        """Starts a slot every 0.5 ms and collects what has ended meanwhile."""
+        group = self.group
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        try:
+            self._prepare("pusch")
+            self._prepare("pdsch")
+            start_s = time.perf_counter() + 1e-3
+            for index in range(self.run.n_slots + _WARM_UP):
+                due_s = start_s + index * _SLOT_US * 1e-6
+                while time.perf_counter() < due_s:
+                    self._collect(group)
+                is_uplink = group.kind(index) == "U"
+                (group.uplink if is_uplink else _downlink(group)).start(due_s)
+                self._prepare("pusch" if is_uplink else "pdsch")
+            while len(self.received) + len(self.sent_slots) < index + 1:
+                self._collect(group)
+        finally:
+            gc.enable()
+            gc.unfreeze()
+        self._check(next(o for o in reversed(self.received) if o.tbs[0].crc_ok))
+
+    def _prepare(self, channel: str) -> None:
+        begun_s = time.perf_counter()
+        if channel == "pusch":
+            self.group.uplink.prepare(self.run.pusch.slot_number, self.grants)
+        else:
+            _downlink(self.group).prepare(self.run.pdsch.slot_number, self.assignments)
+        self.prepare_us[channel].append((time.perf_counter() - begun_s) * 1e6)
+
+    def _collect(self, group: CellGroup) -> None:
+        collected = group.collect()
+        self.received += collected.received
+        self.sent_slots += collected.sent
+
+    def _check(self, outcome: SlotOutcome) -> None:
+        for cell, there in enumerate(outcome.tbs):
+            tb, _ = self.sent[cell % len(self.sent)]
+            if there.tb is not None and not np.array_equal(np.unpackbits(there.tb)[: tb.size], tb):
+                raise WrongBlockError(f"cell {cell} of slot {outcome.slot} gave another block")
+
+    def pusch_times(self) -> SlotTimes:
+        """Summarises the uplink slots."""
+        slots = self.received[_WARM_UP // 5 :]
+        done = [each for each in slots if not np.isnan(each.kernels_us)]
+        tbs = [tb for each in done for tb in each.tbs]
+        return self._times(
+            "pusch",
+            slots,
+            done,
+            bler=sum(not tb.crc_ok for tb in tbs) / len(tbs),
+            iterations=float(np.mean([each.iterations for each in done])),
+        )
+
+    def pdsch_times(self) -> SlotTimes:
+        """Summarises the downlink slots."""
+        slots = self.sent_slots[_WARM_UP * 4 // 5 :]
+        done = [each for each in slots if not np.isnan(each.kernels_us)]
+        return self._times("pdsch", slots, done, bler=None, iterations=None)
+
+    def _times(
+        self,
+        channel: str,
+        slots: Sequence[SlotOutcome] | Sequence[SentSlot],
+        done: Sequence[SlotOutcome] | Sequence[SentSlot],
+        bler: float | None,
+        iterations: float | None,
+    ) -> SlotTimes:
+        run, group = self.run, self.group
+        is_uplink = channel == "pusch"
+        config = run.pusch if is_uplink else run.pdsch
+        budget_us = PUSCH_BUDGET_US if is_uplink else PDSCH_BUDGET_US
+        n_in, n_out = (group.uplink if is_uplink else _downlink(group)).copied_bytes
+        return SlotTimes(
+            channel=channel,
+            cells=run.n_cells,
+            n_prb=config.n_prb,
+            layers=config.n_layers,
+            mcs=config.mcs_index,
+            n_sms=group.uplink.n_sms,
+            slots=len(slots),
+            dropped=len(slots) - len(done),
+            budget_us=budget_us,
+            kernels=Times.of([each.kernels_us for each in done]),
+            with_copies=Times.of([each.with_copies_us for each in done]),
+            latency=Times.of([each.latency_us for each in done]),
+            prepare=Times.of(self.prepare_us[channel]),
+            late_share=sum(each.latency_us > budget_us for each in done) / len(done),
+            bler=bler,
+            iterations=iterations,
+            copied_in_bytes=n_in,
+            copied_out_bytes=n_out,
+        )
 
 
-def _paced(
-    group: CellGroup, grants: list[Grant], run: UplinkRun
-) -> tuple[list[SlotOutcome], list[float]]:
-    outcomes: list[SlotOutcome] = []
-    prepares: list[float] = []
-    number = run.config.slot_number
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        group.prepare(number, grants)
-        start_s = time.perf_counter() + 1e-3
-        for index in range(run.n_slots):
-            arrival_s = start_s + index * run.spacing_us * 1e-6
-            while time.perf_counter() < arrival_s:
-                pass
-            group.start(arrival_s)
-            begun_s = time.perf_counter()
-            group.prepare(number, grants)
-            prepares.append((time.perf_counter() - begun_s) * 1e6)
-            outcomes += group.collect(wait=True)
-    finally:
-        gc.enable()
-        gc.unfreeze()
-    return outcomes, prepares
+def _downlink(group: CellGroup) -> DownlinkGroup:
+    if group.downlink is None:
+        raise InvalidInputError("group", "only receives")
+    return group.downlink
 
 
-def _check(outcome: SlotOutcome, tbs: Sequence[npt.NDArray[np.uint8]]) -> None:
-    for index, there in enumerate(outcome.tbs):
-        tb = tbs[index % len(tbs)]
-        if there.tb is not None and not np.array_equal(np.unpackbits(there.tb)[: tb.size], tb):
-            raise WrongBlockError(f"cell {index} of slot {outcome.slot} gave another block")
-
-
-def _summary(
-    run: UplinkRun, group: CellGroup, outcomes: Sequence[SlotOutcome], prepares: Sequence[float]
-) -> UplinkTimes:
-    received = [each for each in outcomes if each.kernels_us == each.kernels_us]
-    tbs = [tb for each in received for tb in each.tbs]
-    late = sum(each.tbs[0].status is UeStatus.LATE for each in received)
-    n_in, n_out = group.copied_bytes
-    return UplinkTimes(
-        run=run,
-        n_sms=group.n_sms,
-        kernels=Times.of([each.kernels_us for each in received]),
-        with_copies=Times.of([each.with_copies_us for each in received]),
-        latency=Times.of([each.latency_us for each in received]),
-        prepare=Times.of(prepares),
-        late_share=late / len(received),
-        bler=sum(not tb.crc_ok for tb in tbs) / len(tbs),
-        iterations=float(np.mean([each.iterations for each in received])),
-        copied_in_bytes=n_in,
-        copied_out_bytes=n_out,
-    )
-
-
-def uplink_runs(n_slots: int) -> Iterator[UplinkRun]:
-    """The runs of the table."""
-    for config in (PEAK_PUSCH, AVERAGE_PUSCH):
+def slot_runs(n_slots: int) -> Iterator[SlotRun]:
+    """The runs of the table. Forty cells' downlink grids are more than PCIe carries in a slot, so
+    they stay on the GPU."""
+    for pusch, pdsch in ((PEAK_PUSCH, PEAK_PDSCH), (AVERAGE_PUSCH, AVERAGE_PDSCH)):
         for n_cells in (1, 8, 20, 40):
-            yield UplinkRun(config, n_cells, n_slots=n_slots)
+            is_copied = n_cells < 40
+            yield SlotRun(pusch, pdsch, n_cells, None, n_slots, is_copied_out=is_copied)
     for n_sms in (16, 32, 60, 64, 92, 132):
-        yield UplinkRun(PEAK_PUSCH, 20, n_sms, n_slots=n_slots)
+        yield SlotRun(PEAK_PUSCH, PEAK_PDSCH, 20, n_sms, n_slots)

@@ -2,56 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
-from phy.gpu.cell_group import Alarm, CellGroup, GroupOptions
+from phy.gpu.cell_group import CellGroup
+from phy.gpu.downlink import DownlinkLimits, DownlinkTables, downlink_program
+from phy.gpu.downlink_group import DownlinkGroup, DownlinkOptions
 from phy.gpu.faults import gpu_faults
+from phy.gpu.outcome import Alarm
 from phy.gpu.pipeline import DevicePipeline, Pipeline, Tables
 from phy.gpu.uplink import UplinkLimits, UplinkTables, uplink_program
-from phy.gpu.worker_pipeline import WorkerPipeline
+from phy.gpu.uplink_group import UplinkGroup, UplinkOptions
+from phy.gpu.worker import LaneOrder
+from phy.gpu.worker_pipeline import GpuWorker
+from phy.runtime.timing import SlotTiming
+
+
+@dataclass(frozen=True)
+class GroupOptions:
+    """How a cell group runs.
+
+    Attributes:
+        n_sms: multiprocessors that it may use, rounded up to what the GPU can split off; None: all.
+        is_isolated: the GPU is used by a process of its own, which is started anew after a fault;
+            otherwise by this one, for which a sticky error is the end.
+        uplink, downlink: of the halves.
+        timing: slots and the TDD pattern.
+    """
+
+    n_sms: int | None = None
+    is_isolated: bool = True
+    uplink: UplinkOptions | None = None
+    downlink: DownlinkOptions | None = None
+    timing: SlotTiming | None = None
 
 
 def open_cell_group(
-    limits: UplinkLimits,
-    *,
-    n_sms: int | None = None,
+    uplink: UplinkLimits,
+    downlink: DownlinkLimits | None = None,
     options: GroupOptions | None = None,
     on_alarm: Callable[[Alarm], None] | None = None,
-    is_isolated: bool = True,
 ) -> CellGroup:
-    """Returns a cell group on the present GPU, ready to receive.
+    """Returns a cell group on the present GPU, ready for slots.
 
     Args:
-        limits: the most that a slot may hold.
-        n_sms: multiprocessors that it may use, rounded up to what the GPU can split off; None: all.
+        uplink: the most that a received slot may hold.
+        downlink: the most that a sent slot may hold; None: the group only receives.
         options: how it runs.
         on_alarm: called with every alarm, between slots.
-        is_isolated: the GPU is used by a process of its own, which is started anew after a fault;
-            otherwise by this one, for which a sticky error is the end.
 
     Raises:
         GpuUnavailableError: no CuPy, no driver or no GPU.
         InvalidInputError: the GPU has fewer multiprocessors.
         GpuFaultError: not enough memory, or the GPU fails.
     """
-    program = uplink_program(limits)
-    write_idle = partial(write_idle_slot, limits)
+    options = options or GroupOptions()
+    lanes = [LaneOrder(uplink_program(uplink), partial(write_idle_uplink, uplink))]
+    if downlink is not None:
+        write_idle = partial(write_idle_downlink, downlink)
+        lanes.append(LaneOrder(downlink_program(downlink), write_idle))
+    make = _in_worker(lanes, options.n_sms) if options.is_isolated else _here(lanes, options.n_sms)
+    receiving = UplinkGroup(uplink, partial(make, 0), options.uplink, on_alarm=on_alarm)
+    if downlink is None:
+        return CellGroup(receiving, timing=options.timing)
+    try:
+        sending = DownlinkGroup(downlink, partial(make, 1), options.downlink, on_alarm=on_alarm)
+    except BaseException:
+        receiving.close()
+        raise
+    return CellGroup(receiving, sending, options.timing)
 
-    def in_worker() -> Pipeline:
-        return WorkerPipeline(program, n_sms, write_idle)
 
-    def in_process() -> Pipeline:
-        from phy.gpu.partition import take_part
-
-        with gpu_faults("multiprocessors were being set aside"):
-            part = take_part(n_sms)
-        return DevicePipeline(program, part, write_idle)
-
-    make = in_worker if is_isolated else in_process
-    return CellGroup(limits, make, options, on_alarm=on_alarm)
-
-
-def write_idle_slot(limits: UplinkLimits, inputs: Tables) -> None:
-    """Writes the tables of a slot without any UE."""
+def write_idle_uplink(limits: UplinkLimits, inputs: Tables) -> None:
+    """Writes the tables of a slot in which nothing is received."""
     UplinkTables(limits).fill(inputs, [], slot_number=0)
+
+
+def write_idle_downlink(limits: DownlinkLimits, inputs: Tables) -> None:
+    """Writes the tables of a slot in which nothing is sent."""
+    DownlinkTables(limits).fill(inputs, [], [], slot_number=0)
+
+
+def _in_worker(lanes: Sequence[LaneOrder], n_sms: int | None) -> Callable[[int], Pipeline]:
+    return GpuWorker(lanes, n_sms).pipeline
+
+
+def _here(lanes: Sequence[LaneOrder], n_sms: int | None) -> Callable[[int], Pipeline]:
+    from phy.gpu.module import require_cupy
+
+    require_cupy()
+    from phy.gpu.partition import take_part
+
+    with gpu_faults("multiprocessors were being set aside"):
+        part = take_part(n_sms)
+
+    def make(lane: int) -> Pipeline:
+        return DevicePipeline(lanes[lane].program, part, lanes[lane].write_idle)
+
+    return make

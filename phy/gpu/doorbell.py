@@ -23,19 +23,14 @@ class Doorbell:
 
     def __init__(self, memory: npt.NDArray[np.uint8]) -> None:
         """`memory` is uint8[N_BYTES], zero at first."""
-        self._n_messages = 0
         self._counts = memory.view(np.int64)
         self._times = memory.view(np.float64)
 
-    def message(self) -> None:
-        """One more message was sent on the connection."""
-        self._n_messages += 1
-
-    def start(self, side: int) -> None:
-        """Tells the worker to start a slot, after all messages so far."""
+    def start(self, side: int, n_messages: int) -> None:
+        """Tells the worker to start a slot, after `n_messages` messages on the connection."""
         number = int(self._counts[_STARTS])
         at = _FIRST_SLOT + 2 * (number % _N_PLACES)
-        self._counts[at], self._counts[at + 1] = side, self._n_messages
+        self._counts[at], self._counts[at + 1] = side, n_messages
         self._counts[_STARTS] = number + 1
 
     @property

@@ -179,6 +179,7 @@ class DownlinkLimits:
         n_scrambling_words, n_pilot_words: of all UEs.
         n_chunks: chunks of pseudo-random bits of one UE.
         n_weight_sets: sets of precoding weights of all UEs.
+        is_copied_out: the grids are copied to the host; otherwise they stay on the GPU.
     """
 
     cells: tuple[SendGrid, ...]
@@ -187,6 +188,7 @@ class DownlinkLimits:
     n_pilot_words: int
     n_chunks: int
     n_weight_sets: int
+    is_copied_out: bool = True
 
     @cached_property
     def grid_starts(self) -> tuple[int, ...]:
@@ -205,9 +207,17 @@ class DownlinkLimits:
 
 
 def downlink_limits(
-    cells: Sequence[SendGrid], slots: Sequence[Sequence[DownlinkUe]]
+    cells: Sequence[SendGrid],
+    slots: Sequence[Sequence[DownlinkUe]],
+    *,
+    is_copied_out: bool = True,
 ) -> DownlinkLimits:
     """Returns limits that just hold each of `slots`.
+
+    Args:
+        cells: the cells' grids.
+        slots: the UEs of slots that are to be sent.
+        is_copied_out: the grids are copied to the host.
 
     Raises:
         InvalidInputError: no UE, an unknown cell, or a UE beyond its cell's grid.
@@ -222,6 +232,7 @@ def downlink_limits(
         n_pilot_words=max(sum(ue.n_pilot_words for ue in slot) for slot in slots),
         n_chunks=max(_n_chunks(ue) for slot in slots for ue in slot),
         n_weight_sets=max(sum(_n_sets(ue) for ue in slot) for slot in slots),
+        is_copied_out=is_copied_out,
     )
 
 
@@ -245,8 +256,8 @@ def check_cell(cells: Sequence[SendGrid], ue: DownlinkUe) -> None:
 def downlink_program(limits: DownlinkLimits) -> Program:
     """Returns the program.
 
-    Inputs are what `DownlinkTables` writes; the output is grids, float16[n, 2]: the cells' grids
-    [antenna, 14, subcarrier] one after the other.
+    Inputs are what `DownlinkTables` writes; the output, if it is copied out, is grids,
+    float16[n, 2]: the cells' grids [antenna, 14, subcarrier] one after the other.
     """
     n_ues = limits.encode.n_tbs
     # The last bits' words are read in twos.
@@ -312,7 +323,7 @@ def _mapping(limits: DownlinkLimits) -> Program:
             ),
         ),
         inputs=("symbols", "prbs", "weights"),
-        outputs=("grids",),
+        outputs=("grids",) if limits.is_copied_out else (),
         constants={"send_cells": cells},
     )
 

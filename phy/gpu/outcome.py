@@ -10,6 +10,7 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from phy.gpu.faults import GpuFaultError
 from phy.gpu.uplink import UplinkUe
 
 
@@ -87,6 +88,44 @@ class SlotOutcome:
     kernels_us: float = math.nan
     with_copies_us: float = math.nan
     iterations: float = math.nan
+
+
+@dataclass(frozen=True)
+class SentSlot:
+    """One downlink slot of all cells.
+
+    Attributes:
+        slot: its index.
+        status: on time, late, dropped or failed.
+        grids: float16[cell's samples, 2] of all cells, if it is on time (a late slot is never sent)
+            and grids are copied to the host. Valid until the slot after next is started.
+        latency_us: from the order to the grids on the host; NaN unless they were made.
+        kernels_us, with_copies_us: of that, on the GPU.
+        error: what failed.
+    """
+
+    slot: int
+    status: UeStatus
+    grids: npt.NDArray[np.float16] | None = None
+    latency_us: float = math.nan
+    kernels_us: float = math.nan
+    with_copies_us: float = math.nan
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """Something that the operator, or the fast path, must know at once.
+
+    Attributes:
+        slot: during which it happened.
+        latency_us: of a slot that came too close to its deadline; NaN otherwise.
+        fault: of the GPU.
+    """
+
+    slot: int
+    latency_us: float
+    fault: GpuFaultError | None = None
 
 
 @dataclass

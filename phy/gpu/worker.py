@@ -1,4 +1,4 @@
-"""The process that runs a pipeline on the GPU for another one: `python -m phy.gpu.worker FD`.
+"""The process that runs pipelines on the GPU for another one: `python -m phy.gpu.worker FD`.
 
 An error that leaves a CUDA context useless, or a crash, ends this process and nothing else. Inputs
 and outputs lie in memory that both processes see. The connection is for what is rare.
@@ -7,23 +7,25 @@ and outputs lie in memory that both processes see. The connection is for what is
 from __future__ import annotations
 
 import contextlib
+import gc
 import mmap
 import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from airan.core.errors import AiranError
 from phy.gpu.doorbell import Doorbell
 from phy.gpu.faults import FaultKind, GpuFaultError, gpu_faults
+from phy.gpu.host_memory import n_host_bytes
 from phy.gpu.module import require_cupy
-from phy.gpu.pipeline import DevicePipeline, Tables
+from phy.gpu.pipeline import N_SIDES, DevicePipeline, Pipeline, Tables
 from phy.gpu.program import Program
 
 _AWAKE_S = 0.02
@@ -31,22 +33,66 @@ _NAP_S = 0.0005
 
 
 @dataclass(frozen=True)
+class LaneOrder:
+    """One pipeline that a worker is to run.
+
+    Attributes:
+        program: its program.
+        write_idle: writes the inputs of a slot without any work.
+    """
+
+    program: Program
+    write_idle: Callable[[Tables], object]
+
+    @property
+    def n_bytes(self) -> int:
+        """Shared memory that it takes: a doorbell, inputs and outputs."""
+        return Doorbell.N_BYTES + n_host_bytes(self.program, N_SIDES)
+
+
+@dataclass(frozen=True)
 class Order:
     """What a worker is to run.
 
     Attributes:
-        program: the program.
+        lanes: the pipelines, which share the multiprocessors.
         n_sms: multiprocessors, None: all.
-        write_idle: writes the inputs of a slot without any work.
-        memory_fd: file descriptor of the memory: a doorbell, inputs and outputs.
-        n_bytes: of that memory.
+        memory_fd: file descriptor of the memory of all lanes, one after the other.
     """
 
-    program: Program
+    lanes: tuple[LaneOrder, ...]
     n_sms: int | None
-    write_idle: Callable[[Tables], object]
     memory_fd: int
-    n_bytes: int
+
+    def memories(self) -> list[npt.NDArray[np.uint8]]:
+        """Each lane's memory: uint8[n_bytes]."""
+        sizes = [lane.n_bytes for lane in self.lanes]
+        everything = np.frombuffer(mmap.mmap(self.memory_fd, sum(sizes)), np.uint8)
+        return np.split(everything, np.cumsum(sizes)[:-1])
+
+
+class _Lane:
+    """A pipeline, its doorbell, and what is under way on it."""
+
+    def __init__(self, doorbell: Doorbell, pipeline: Pipeline) -> None:
+        self.doorbell = doorbell
+        self.pipeline = pipeline
+        self.n_started = 0
+        self.under_way: deque[int] = deque()
+
+    @property
+    def is_called(self) -> bool:
+        return self.n_started < self.doorbell.starts
+
+    def start(self, side: int) -> None:
+        self.pipeline.start(side)
+        self.under_way.append(side)
+        self.n_started += 1
+
+    def finish_done(self) -> None:
+        if self.under_way and self.pipeline.is_done(self.under_way[0]):
+            elapsed = self.pipeline.wait(self.under_way.popleft())
+            self.doorbell.finish(elapsed.kernels_us, elapsed.with_copies_us)
 
 
 def main() -> None:
@@ -54,10 +100,13 @@ def main() -> None:
     connection = Connection(int(sys.argv[1]))
     try:
         order: Order = connection.recv()
-        memory = np.frombuffer(mmap.mmap(order.memory_fd, order.n_bytes), np.uint8)
-        pipeline = _pipeline(order, memory[Doorbell.N_BYTES :])
-        connection.send(("ready", pipeline.n_sms, pipeline.n_bytes))
-        _serve(connection, Doorbell(memory[: Doorbell.N_BYTES]), pipeline)
+        lanes, n_sms, n_bytes = _lanes(order)
+        connection.send(("ready", n_sms, n_bytes))
+        # Whatever is collected at a wrong moment makes a slot late; slots leave no cycles behind.
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        _serve(connection, lanes)
     except GpuFaultError as fault:
         _report(connection, fault)
     except AiranError as error:
@@ -69,37 +118,47 @@ def main() -> None:
     os._exit(0)
 
 
-def _pipeline(order: Order, memory: Any) -> DevicePipeline:
+def _lanes(order: Order) -> tuple[list[_Lane], int, list[tuple[int, int]]]:
     require_cupy()
     from phy.gpu.partition import take_part
 
     with gpu_faults("multiprocessors were being set aside"):
         part = take_part(order.n_sms)
-    return DevicePipeline(order.program, part, order.write_idle, memory)
+    lanes, n_bytes = [], []
+    for lane, memory in zip(order.lanes, order.memories(), strict=True):
+        doorbell = Doorbell(memory[: Doorbell.N_BYTES])
+        own = memory[Doorbell.N_BYTES :]
+        pipeline = DevicePipeline(lane.program, part, lane.write_idle, own)
+        lanes.append(_Lane(doorbell, pipeline))
+        n_bytes.append(pipeline.n_bytes)
+    return lanes, part.n_sms, n_bytes
 
 
-def _serve(connection: Connection, doorbell: Doorbell, pipeline: DevicePipeline) -> None:
-    """Watches the doorbell without a break while slots come; sleeps when none has for a while."""
-    under_way: deque[int] = deque()
-    n_started = n_received = 0
+def _serve(connection: Connection, lanes: Sequence[_Lane]) -> None:
+    """Watches the doorbells without a break while slots come; naps when none has for a while."""
+    n_received = 0
     last_s = time.monotonic()
+
+    def take_message() -> None:
+        nonlocal n_received
+        lane, *message = connection.recv()
+        lanes[lane].pipeline.write(*message)
+        n_received += 1
+
     while True:
-        if n_started < doorbell.starts:
-            side, n_messages = doorbell.started(n_started)
-            while n_received < n_messages:
-                pipeline.write(*connection.recv())
-                n_received += 1
-            pipeline.start(side)
-            under_way.append(side)
-            n_started += 1
-        elif under_way:
-            if pipeline.is_done(under_way[0]):
-                elapsed = pipeline.wait(under_way.popleft())
-                doorbell.finish(elapsed.kernels_us, elapsed.with_copies_us)
-                last_s = time.monotonic()
+        is_idle = True
+        for lane in lanes:
+            if lane.is_called:
+                side, n_messages = lane.doorbell.started(lane.n_started)
+                while n_received < n_messages:
+                    take_message()
+                lane.start(side)
+            lane.finish_done()
+            is_idle = is_idle and not lane.under_way
+        if not is_idle:
+            last_s = time.monotonic()
         elif time.monotonic() - last_s > _AWAKE_S and connection.poll(_NAP_S):
-            pipeline.write(*connection.recv())
-            n_received += 1
+            take_message()
 
 
 def _report(connection: Connection, fault: GpuFaultError) -> None:

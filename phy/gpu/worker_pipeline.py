@@ -1,66 +1,80 @@
-"""A pipeline in a process of its own: a broken CUDA context, a crash or a kill costs the slots
+"""Pipelines in a process of their own: a broken CUDA context, a crash or a kill costs the slots
 under way and a restart, and nothing that this process knows."""
 
 from __future__ import annotations
 
-import mmap
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from phy.gpu.doorbell import Doorbell
 from phy.gpu.faults import FaultKind, GpuFaultError
-from phy.gpu.host_memory import host_sides, n_host_bytes
+from phy.gpu.host_memory import host_sides
 from phy.gpu.pipeline import N_SIDES, Elapsed, Tables
-from phy.gpu.program import Program
-from phy.gpu.worker import Order
+from phy.gpu.worker import LaneOrder, Order
 
-_READY_TIMEOUT_S = 300.0
 _SLOT_TIMEOUT_S = 5.0
-_LOOKS = 200
 _END_TIMEOUT_S = 5.0
+_LOOKS = 200
 
 
-class WorkerPipeline:
-    """The pipeline; made at once, ready when its process has set the GPU up."""
+class GpuWorker:
+    """Starts the process when its first pipeline is asked for, and again when it has ended."""
 
-    def __init__(
-        self, program: Program, n_sms: int | None, write_idle: Callable[[Tables], object]
-    ) -> None:
-        """Starts the process.
+    def __init__(self, lanes: Sequence[LaneOrder], n_sms: int | None) -> None:
+        """`lanes` are its pipelines; `n_sms` the multiprocessors they share, rounded up to what the
+        GPU can split off, None: all."""
+        self._lanes = tuple(lanes)
+        self._n_sms = n_sms
+        self._process: WorkerProcess | None = None
 
-        Args:
-            program: to run.
-            n_sms: multiprocessors, rounded up to what the GPU can split off; None: all.
-            write_idle: writes the inputs of a slot without any work; can be pickled.
-        """
+    def pipeline(self, lane: int) -> WorkerPipeline:
+        """Returns one of the pipelines, made at once, ready when the process has set the GPU up."""
+        if self._process is None or self._process.has_ended:
+            self._process = WorkerProcess(self._lanes, self._n_sms)
+        return WorkerPipeline(self._process, lane)
+
+
+class WorkerProcess:
+    """A worker and the memory shared with it.
+
+    Attributes:
+        n_sms: multiprocessors it has; 0 until it is ready.
+        n_bytes: of each lane, what a slot copies in and out.
+        doorbells, sides: of each lane.
+        has_ended: it is gone, or told to go.
+    """
+
+    def __init__(self, lanes: tuple[LaneOrder, ...], n_sms: int | None) -> None:
         self.n_sms = 0
-        self.n_bytes = (0, 0)
-        n_bytes = Doorbell.N_BYTES + n_host_bytes(program, N_SIDES)
+        self.n_bytes: list[tuple[int, int]] = [(0, 0)] * len(lanes)
+        self.has_ended = False
+        self.n_messages = 0
         memory_fd = os.memfd_create("airan-slots")
         ours, theirs = socket.socketpair()
         try:
-            os.ftruncate(memory_fd, n_bytes)
-            memory = np.frombuffer(mmap.mmap(memory_fd, n_bytes), np.uint8)
-            self._doorbell = Doorbell(memory[: Doorbell.N_BYTES])
-            self._sides = host_sides(program, N_SIDES, memory[Doorbell.N_BYTES :])
+            os.ftruncate(memory_fd, sum(lane.n_bytes for lane in lanes))
+            order = Order(lanes, n_sms, memory_fd)
+            memories = order.memories()
+            self.doorbells = [Doorbell(memory[: Doorbell.N_BYTES]) for memory in memories]
+            self.sides = [
+                host_sides(lane.program, N_SIDES, memory[Doorbell.N_BYTES :])
+                for lane, memory in zip(lanes, memories, strict=True)
+            ]
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "phy.gpu.worker", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(), memory_fd),
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
             )
             self._connection = Connection(ours.detach())
-            self._n_started = 0
-            self._last = dict.fromkeys(range(N_SIDES), -1)
-            self._send(Order(program, n_sms, write_idle, memory_fd, n_bytes))
+            self._send(order)
         finally:
             theirs.close()
             os.close(memory_fd)
@@ -70,56 +84,37 @@ class WorkerPipeline:
         """Of the process."""
         return self._process.pid
 
-    def is_ready(self) -> bool:
-        self._read(0.0)
-        return self.n_sms > 0
-
-    def wait_ready(self, timeout_s: float = _READY_TIMEOUT_S) -> None:
-        """Waits until slots can be started; the first time, kernels are compiled.
+    def message(self, lane: int, *values: object) -> None:
+        """Sends a message that the lane's next slot comes after.
 
         Raises:
-            GpuFaultError: the GPU cannot be set up, or not in time.
+            GpuFaultError: the process has ended.
         """
-        self._read(timeout_s)
-        if self.n_sms == 0:
-            raise GpuFaultError(FaultKind.LOST, "no answer", "it was being set up")
+        self._send((lane, *values))
+        self.n_messages += 1
 
-    def inputs(self, side: int) -> Tables:
-        return self._sides[side].inputs.arrays
+    def read(self) -> None:
+        """Takes in what the process says, without waiting.
 
-    def outputs(self, side: int) -> Tables:
-        return self._sides[side].outputs.arrays
-
-    def start(self, side: int) -> None:
-        self._doorbell.start(side)
-        self._last[side] = self._n_started
-        self._n_started += 1
-
-    def is_done(self, side: int) -> bool:
-        if self._doorbell.done > self._last[side]:
-            return True
-        self._read(0.0)
-        return False
-
-    def wait(self, side: int) -> Elapsed:
-        doorbell, number = self._doorbell, self._last[side]
-        deadline_s = time.monotonic() + _SLOT_TIMEOUT_S
-        while doorbell.done <= number:
-            for _ in range(_LOOKS):
-                if doorbell.done > number:
-                    break
-            else:
-                self._read(0.0)
-                if time.monotonic() > deadline_s:
-                    raise GpuFaultError(FaultKind.LOST, "no answer", "a slot ran")
-        return Elapsed(*doorbell.times(number))
-
-    def write(self, name: str, first: int, values: npt.NDArray[Any]) -> None:
-        self._send((name, first, values))
-        self._doorbell.message()
+        Raises:
+            GpuFaultError: it says that the GPU failed, or it has ended.
+        """
+        try:
+            if not self._connection.poll():
+                return
+            name, *values = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise self._ended() from error
+        if name == "ready":
+            self.n_sms, self.n_bytes = values
+        else:
+            self.has_ended = True
+            kind, answer, doing = values
+            raise GpuFaultError(FaultKind(kind), answer, doing)
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the process; again is no error."""
+        self.has_ended = True
         self._connection.close()
         try:
             self._process.wait(_END_TIMEOUT_S)
@@ -131,25 +126,77 @@ class WorkerPipeline:
         try:
             self._connection.send(message)
         except OSError as error:
-            self._read(0.0)  # which says why, if it could still tell
+            self.read()  # which says why, if it could still tell
             raise self._ended() from error
-
-    def _read(self, timeout_s: float) -> bool:
-        """Takes one message in; False if none came in time."""
-        try:
-            if not self._connection.poll(timeout_s):
-                return False
-            name, *values = self._connection.recv()
-        except (EOFError, OSError) as error:
-            raise self._ended() from error
-        if name == "ready":
-            self.n_sms, self.n_bytes = values
-        else:
-            kind, answer, doing = values
-            raise GpuFaultError(FaultKind(kind), answer, doing)
-        return True
 
     def _ended(self) -> GpuFaultError:
+        self.has_ended = True
         code = self._process.poll()
         how = "" if code is None else f", exit code {code}"
         return GpuFaultError(FaultKind.LOST, f"its process ended{how}", "a slot ran")
+
+
+class WorkerPipeline:
+    """One lane of a worker, as a pipeline."""
+
+    def __init__(self, process: WorkerProcess, lane: int) -> None:
+        self._process = process
+        self._lane = lane
+        self._doorbell = process.doorbells[lane]
+        self._n_started = self._doorbell.starts
+        self._last = dict.fromkeys(range(N_SIDES), -1)
+
+    @property
+    def pid(self) -> int:
+        """Of the worker."""
+        return self._process.pid
+
+    @property
+    def n_sms(self) -> int:
+        return self._process.n_sms
+
+    @property
+    def n_bytes(self) -> tuple[int, int]:
+        return self._process.n_bytes[self._lane]
+
+    def is_ready(self) -> bool:
+        if self._process.n_sms == 0:
+            self._process.read()
+        return self._process.n_sms > 0
+
+    def inputs(self, side: int) -> Tables:
+        return self._process.sides[self._lane][side].inputs.arrays
+
+    def outputs(self, side: int) -> Tables:
+        return self._process.sides[self._lane][side].outputs.arrays
+
+    def start(self, side: int) -> None:
+        self._doorbell.start(side, self._process.n_messages)
+        self._last[side] = self._n_started
+        self._n_started += 1
+
+    def is_done(self, side: int) -> bool:
+        if self._doorbell.done > self._last[side]:
+            return True
+        self._process.read()
+        return False
+
+    def wait(self, side: int) -> Elapsed:
+        doorbell, number = self._doorbell, self._last[side]
+        deadline_s = time.monotonic() + _SLOT_TIMEOUT_S
+        while doorbell.done <= number:
+            for _ in range(_LOOKS):
+                if doorbell.done > number:
+                    break
+            else:
+                self._process.read()
+                if time.monotonic() > deadline_s:
+                    raise GpuFaultError(FaultKind.LOST, "no answer", "a slot ran")
+        return Elapsed(*doorbell.times(number))
+
+    def write(self, name: str, first: int, values: npt.NDArray[Any]) -> None:
+        self._process.message(self._lane, name, first, values)
+
+    def close(self) -> None:
+        """Ends the worker, with its other lanes."""
+        self._process.close()

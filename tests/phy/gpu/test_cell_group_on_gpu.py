@@ -9,9 +9,11 @@ import time
 import numpy as np
 import pytest
 
-from phy import PuschConfig, PuschTransmitter
+from phy import PdschConfig, PdschTransmitter, PuschConfig, PuschTransmitter
 from phy.channel import Channel, ChannelConfig
-from phy.gpu.device_group import open_cell_group
+from phy.gpu.device_group import GroupOptions, open_cell_group
+from phy.gpu.downlink import DownlinkUe, SendGrid, downlink_limits
+from phy.gpu.downlink_group import Assignment
 from phy.gpu.outcome import Grant, UeStatus
 from phy.gpu.uplink import CellGrid, UplinkUe, uplink_limits
 
@@ -54,23 +56,26 @@ def is_isolated(request) -> bool:
 @pytest.mark.parametrize("n_sms", [None, 32])
 def test_a_cell_group_receives_cells_of_different_configurations(cp, n_sms, is_isolated) -> None:
     limits = uplink_limits(GRIDS, [UES], n_soft_buffers=16)
-    group = open_cell_group(limits, n_sms=n_sms, is_isolated=is_isolated)
+    options = GroupOptions(n_sms=n_sms, is_isolated=is_isolated)
+    cells = open_cell_group(limits, options=options)
+    group = cells.uplink
     rng = np.random.default_rng(5)
     for slot in range(6):
         assert_received(group, rng, slot)
     assert group.counters.slots["failed"] == 0
     assert group.n_sms == (n_sms or 132)
-    group.close()
+    cells.close()
 
 
 @pytest.mark.parametrize("breaks", ["illegal address", "kill -9"])
 def test_a_broken_gpu_process_is_survived(cp, breaks) -> None:
-    group = open_cell_group(uplink_limits(GRIDS, [UES], n_soft_buffers=16))
+    cells = open_cell_group(uplink_limits(GRIDS, [UES], n_soft_buffers=16))
+    group = cells.uplink
     rng = np.random.default_rng(5)
     assert_received(group, rng, 0)
     send(group, rng, 1)
     group.prepare(1, [Grant(ue) for ue in UES])
-    worker = group._pipeline
+    worker = group._lane.running()
     if breaks == "kill -9":
         os.kill(worker.pid, signal.SIGKILL)
     else:
@@ -87,4 +92,42 @@ def test_a_broken_gpu_process_is_survived(cp, breaks) -> None:
     assert group.counters.restarts == 1
     for slot in range(2, 5):
         assert_received(group, rng, slot)
-    group.close()
+    cells.close()
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_both_directions_share_the_gpu(cp, breaks) -> None:
+    receivers = [DownlinkUe(0, PdschConfig(n_prb=51, n_layers=4, mcs_table=2, mcs_index=20))]
+    cells = open_cell_group(
+        uplink_limits(GRIDS, [UES], n_soft_buffers=16),
+        downlink_limits([SendGrid(4, 51)], [receivers]),
+    )
+    assert cells.downlink is not None
+    rng = np.random.default_rng(5)
+    if breaks:
+        send(cells.uplink, rng, 1)
+        cells.uplink.prepare(1, [Grant(ue) for ue in UES])
+        os.kill(cells.uplink._lane.running().pid, signal.SIGKILL)
+        cells.uplink.start()
+        cells.collect(wait=True)
+        deadline = time.monotonic() + 60
+        tb = np.zeros(receivers[0].tb.n_bytes, np.uint8)
+        while not cells.is_ready() or cells.downlink.restarts == 0:
+            cells.downlink.prepare(0, [Assignment(receivers[0], tb)])
+            cells.downlink.start()
+            cells.collect(wait=True)
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    for slot in range(4):
+        tb = rng.integers(0, 2, receivers[0].config.tb_size_bits, dtype=np.uint8)
+        cells.downlink.prepare(slot, [Assignment(receivers[0], np.packbits(tb))])
+        cells.downlink.start()
+        (sent,) = cells.downlink.collect(wait=True)
+        assert sent.status in (UeStatus.ON_TIME, UeStatus.LATE)
+        if sent.status is UeStatus.ON_TIME:
+            grid = cells.downlink.grid(sent, 0).astype(np.float32).copy()
+            expected = PdschTransmitter(receivers[0].config)(tb, slot)
+            assert np.abs(grid.view(np.complex64)[..., 0] - expected).max() < 2e-3
+        assert_received(cells.uplink, rng, slot)
+    assert cells.downlink.slots["on_time"] > 0
+    cells.close()

@@ -8,7 +8,7 @@ import pytest
 from airan.core.errors import InvalidInputError
 from phy import PuschConfig
 from phy.gpu import decode_plan, uplink
-from phy.gpu.device_group import write_idle_slot
+from phy.gpu.device_group import write_idle_uplink
 from phy.gpu.front_end_layout import pack_grid
 from phy.gpu.packed_slot import PackedSlot
 from phy.gpu.transport import SoftBuffer, plan_reception
@@ -64,7 +64,7 @@ def test_grids_become_transport_blocks_and_no_slot_sees_the_one_before(rng) -> N
         assert np.array_equal(tb_of(arrays, placed, index, tb.size), tb)
 
     # A slot without any UE, as graphs are captured with.
-    write_idle_slot(limits, arrays)
+    write_idle_uplink(limits, arrays)
     assert not arrays["ues"]["n_subcarriers"].any()
     assert (arrays["tb_of_block"] == -1).all()
     arrays["crc_ok"][...] = 99

@@ -17,7 +17,8 @@ from phy.gpu.doorbell import Doorbell
 from phy.gpu.faults import FaultKind, GpuFaultError, answer_of, gpu_faults, kind_of
 from phy.gpu.pipeline import Elapsed
 from phy.gpu.program import Buffer, Program
-from phy.gpu.worker_pipeline import WorkerPipeline
+from phy.gpu.worker import LaneOrder
+from phy.gpu.worker_pipeline import GpuWorker
 
 
 class Log:
@@ -53,25 +54,28 @@ def test_slots_start_after_the_messages_before_them_and_no_later_ones() -> None:
     connection = Connection(a.detach())
     log = Log()
 
+    n_messages = 0
+
     def write(value: int) -> None:
-        connection.send(("taps", 0, np.array([value])))
-        ours.message()
+        nonlocal n_messages
+        connection.send((0, "taps", 0, np.array([value])))
+        n_messages += 1
 
     write(1)
-    ours.start(0)
+    ours.start(0, n_messages)
     write(2)
-    ours.start(1)
+    ours.start(1, n_messages)
 
     def serve() -> None:
         with pytest.raises(EOFError):
-            worker._serve(Connection(b.detach()), theirs, log)
+            worker._serve(Connection(b.detach()), [worker._Lane(theirs, log)])
 
     thread = threading.Thread(target=serve)
     thread.start()
     until(lambda: ours.done == 2)
     time.sleep(0.05)  # the worker naps by now
     write(3)
-    ours.start(0)
+    ours.start(0, n_messages)
     until(lambda: ours.done == 3)
     connection.close()
     thread.join(10)
@@ -93,12 +97,16 @@ def write_nothing(_inputs) -> None:
 
 def test_a_worker_that_is_killed_is_a_fault() -> None:
     program = Program({"x": Buffer((4,), np.int32)}, (), ("x",), ("x",))
-    pipeline = WorkerPipeline(program, None, write_nothing)
+    gpu = GpuWorker([LaneOrder(program, write_nothing)], None)
+    pipeline = gpu.pipeline(0)
     os.kill(pipeline.pid, signal.SIGKILL)
     with pytest.raises(GpuFaultError, match="its process ended") as caught:
-        pipeline.wait_ready(30.0)
+        until(pipeline.is_ready)
     assert caught.value.kind is FaultKind.LOST
     pipeline.close()
+    again = gpu.pipeline(0)
+    assert again.pid != pipeline.pid
+    again.close()
 
 
 @pytest.mark.parametrize(
