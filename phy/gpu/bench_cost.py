@@ -103,13 +103,18 @@ def measure(loads: list[SlotLoad]) -> Iterator[tuple[SlotLoad, float]]:
     """
     for load in loads:
         part = take_part(None if load.n_sms == _ALL_SMS else load.n_sms)
-        pipeline = _received(load, part) if load.channel == "pusch" else _sent(load, part)
+        pipeline = loaded(load, part)
         times = []
         for _ in range(_REPEATS):
             pipeline.start(0)
             times.append(pipeline.wait(0).kernels_us)
         pipeline.close()
         yield replace(load, n_sms=part.n_sms), float(np.median(times[3:]))
+
+
+def loaded(load: SlotLoad, part: SmPart) -> DevicePipeline:
+    """Returns a pipeline whose first side holds a slot of this load."""
+    return _received(load, part) if load.channel == "pusch" else _sent(load, part)
 
 
 def _received(load: SlotLoad, part: SmPart) -> DevicePipeline:

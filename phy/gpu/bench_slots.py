@@ -98,7 +98,7 @@ class SlotTimes:
         n_prb, layers, mcs: of every cell's UE.
         n_sms: multiprocessors the run had.
         slots: slots of this direction, and of these the dropped ones, which the times leave out.
-        dropped: slots that found both sides busy.
+        dropped: slots that found all sides busy.
         budget_us: what the slot may take.
         kernels: on the GPU, without copies.
         with_copies: on the GPU, with what is copied in and out.

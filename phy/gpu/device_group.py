@@ -58,7 +58,7 @@ def open_cell_group(
         GpuFaultError: not enough memory, or the GPU fails.
     """
     options = options or GroupOptions()
-    lanes = [LaneOrder(uplink_program(uplink), partial(write_idle_uplink, uplink))]
+    lanes = [LaneOrder(uplink_program(uplink), partial(write_idle_uplink, uplink), lower=1)]
     if downlink is not None:
         write_idle = partial(write_idle_downlink, downlink)
         lanes.append(LaneOrder(downlink_program(downlink), write_idle))
@@ -98,6 +98,7 @@ def _here(lanes: Sequence[LaneOrder], n_sms: int | None) -> Callable[[int], Pipe
         part = take_part(n_sms)
 
     def make(lane: int) -> Pipeline:
-        return DevicePipeline(lanes[lane].program, part, lanes[lane].write_idle)
+        order = lanes[lane]
+        return DevicePipeline(order.program, part, order.write_idle, lower=order.lower)
 
     return make

@@ -54,7 +54,7 @@ class TbOutcome:
         status: how it fared.
         crc_ok: it was decoded.
         tb: uint8[ceil(A / 8)], the transport block, the first bit highest, if it was decoded in
-            time: a late one is never passed on. Valid until the slot after next is submitted.
+            time: a late one is never passed on. Valid until two more slots have been started.
         transmission: how many transmissions of the block there were before.
         sinr_db: after the equaliser; NaN unless received.
         error: what failed.
@@ -98,7 +98,7 @@ class SentSlot:
         slot: its index.
         status: on time, late, dropped or failed.
         grids: float16[cell's samples, 2] of all cells, if it is on time (a late slot is never sent)
-            and grids are copied to the host. Valid until the slot after next is started.
+            and grids are copied to the host. Valid until two more slots have been started.
         latency_us: from the order to the grids on the host; NaN unless they were made.
         kernels_us, with_copies_us: of that, on the GPU.
         error: what failed.

@@ -21,7 +21,6 @@ class SmPart:
 
     Attributes:
         n_sms: multiprocessors it really has; the driver rounds up.
-        stream: a stream on them, at the highest priority.
     """
 
     def __init__(self, n_sms: int, context: Any = None) -> None:
@@ -29,19 +28,19 @@ class SmPart:
         self.n_sms = n_sms
         self._context = context
         self._raw: list[Any] = []
-        self.stream = self.new_stream()
 
-    def new_stream(self) -> Any:
-        """Returns one more CuPy stream, at the highest priority.
+    def new_stream(self, lower: int = 0) -> Any:
+        """Returns one more CuPy stream, `lower` steps below the highest priority.
 
         Raises:
             UnavailableError: the driver refuses.
         """
-        _, highest = driver_call(driver.cuCtxGetStreamPriorityRange())
+        lowest, highest = driver_call(driver.cuCtxGetStreamPriorityRange())
+        priority = min(int(highest) + lower, int(lowest))
         if self._context is None:
-            return cp.cuda.Stream(non_blocking=True, priority=int(highest))
+            return cp.cuda.Stream(non_blocking=True, priority=priority)
         flags = driver.CUstream_flags.CU_STREAM_NON_BLOCKING
-        raw = driver_call(driver.cuGreenCtxStreamCreate(self._context, flags, highest))
+        raw = driver_call(driver.cuGreenCtxStreamCreate(self._context, flags, priority))
         self._raw.append(raw)
         return cp.cuda.ExternalStream(int(raw))
 

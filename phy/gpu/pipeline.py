@@ -1,7 +1,7 @@
 """A program's slots on a part of the GPU: copied in, run as one CUDA graph, copied out.
 
-There are two sides, so that the samples of one slot arrive while the slot before is worked on. The
-copies have streams of their own; only the graph runs on the part's multiprocessors.
+There are several sides, so that the samples of one slot arrive while the slot before is worked on.
+The copies have streams of their own; only the graph runs on the part's multiprocessors.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 Tables = Mapping[str, npt.NDArray[Any]]
 
-N_SIDES = 2
+N_SIDES = 3
+"""One whose results are read, one that is worked on, one that is being filled."""
+
 _NOT_READY = 600  # cudaErrorNotReady
 
 
@@ -91,7 +93,11 @@ class Pipeline(Protocol):
 
 
 class DevicePipeline:
-    """The pipeline on a GPU."""
+    """The pipeline on a GPU.
+
+    Attributes:
+        device: the program's memory and kernels.
+    """
 
     def __init__(
         self,
@@ -99,6 +105,7 @@ class DevicePipeline:
         part: SmPart,
         write_idle: Callable[[Tables], object],
         memory: npt.NDArray[np.uint8] | None = None,
+        lower: int = 0,
     ) -> None:
         """Compiles, allocates and captures the graphs.
 
@@ -107,6 +114,7 @@ class DevicePipeline:
             part: of the GPU, to run it on.
             write_idle: writes the inputs of a slot without any work.
             memory: for the inputs and outputs, see DeviceProgram.
+            lower: steps below the highest priority.
 
         Raises:
             GpuFaultError: not enough memory, or the GPU fails.
@@ -114,19 +122,19 @@ class DevicePipeline:
         cupy = require_cupy()
         self._n_sms = part.n_sms
         with gpu_faults("a program was being prepared"):
-            self._device = DeviceProgram(program, N_SIDES, memory)
-            self._stream = part.new_stream()
+            self.device = DeviceProgram(program, N_SIDES, memory)
+            self._stream = part.new_stream(lower)
             self._copy_in = cupy.cuda.Stream(non_blocking=True)
             self._copy_out = cupy.cuda.Stream(non_blocking=True)
             self._events = [[cupy.cuda.Event() for _ in range(4)] for _ in range(N_SIDES)]
             self._graphs = []
-            for number, side in enumerate(self._device.sides):
+            for number, side in enumerate(self.device.sides):
                 write_idle(side.inputs)
                 side.copy_in(self._stream)
                 # Once without a graph: kernels are loaded at their first launch.
-                self._device.launch(self._stream, number)
+                self.device.launch(self._stream, number)
                 self._stream.synchronize()
-                self._graphs.append(self._device.capture(self._stream, number))
+                self._graphs.append(self.device.capture(self._stream, number))
                 self.start(number)
                 self.wait(number)
 
@@ -136,30 +144,30 @@ class DevicePipeline:
 
     @property
     def n_bytes(self) -> tuple[int, int]:
-        side = self._device.sides[0]
+        side = self.device.sides[0]
         return side.n_bytes_in, side.n_bytes_out
 
     def is_ready(self) -> bool:
         return True
 
     def inputs(self, side: int) -> Tables:
-        return self._device.sides[side].inputs
+        return self.device.sides[side].inputs
 
     def outputs(self, side: int) -> Tables:
-        return self._device.sides[side].outputs
+        return self.device.sides[side].outputs
 
     def start(self, side: int) -> None:
         begun, arrived, worked, returned = self._events[side]
         with gpu_faults("a slot was being queued"):
             begun.record(self._copy_in)
-            self._device.sides[side].copy_in(self._copy_in)
+            self.device.sides[side].copy_in(self._copy_in)
             arrived.record(self._copy_in)
             self._stream.wait_event(arrived)
             arrived.record(self._stream)
             self._graphs[side].launch(self._stream)
             worked.record(self._stream)
             self._copy_out.wait_event(worked)
-            self._device.sides[side].copy_out(self._copy_out)
+            self.device.sides[side].copy_out(self._copy_out)
             returned.record(self._copy_out)
 
     def is_done(self, side: int) -> bool:
@@ -180,7 +188,7 @@ class DevicePipeline:
 
     def write(self, name: str, first: int, values: npt.NDArray[Any]) -> None:
         with gpu_faults("filters were being written"):
-            rows = self._device.arrays[name][first : first + len(values)]
+            rows = self.device.arrays[name][first : first + len(values)]
             rows.set(np.ascontiguousarray(values), stream=self._stream)
 
     def close(self) -> None:

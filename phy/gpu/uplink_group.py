@@ -3,7 +3,7 @@
     prepare -> start -> (copy in, one CUDA graph, copy out) -> collect
 
 A cell group is prepared for slots like given ones. A slot beyond them is refused before anything is
-done; one that finds both sides busy is dropped; one that would take too long goes without some of
+done; one that finds all sides busy is dropped; one that would take too long goes without some of
 its UEs (phy/gpu/shedding.py has the rule). When the GPU fails, the slots under way end with the
 error, the GPU is set up again if it takes that (slots fail meanwhile), and HARQ goes on: every
 process still knows what it waits for, and only its soft values are gone.
@@ -311,7 +311,7 @@ class UplinkGroup:
             seen.add(key)
 
     def _ends_at_once(self, slot: int, grants: Sequence[Grant]) -> bool:
-        """Drops a slot that finds both sides busy, and fails one that finds no GPU."""
+        """Drops a slot that finds all sides busy, and fails one that finds no GPU."""
         if not self._lane.is_running:
             outcome = ended_alike(slot, grants, UeStatus.FAILED, "there is no GPU")
             self._end(outcome, "failed")

@@ -39,10 +39,12 @@ class LaneOrder:
     Attributes:
         program: its program.
         write_idle: writes the inputs of a slot without any work.
+        lower: steps below the highest priority: whose budget is longer can wait for the other.
     """
 
     program: Program
     write_idle: Callable[[Tables], object]
+    lower: int = 0
 
     @property
     def n_bytes(self) -> int:
@@ -128,7 +130,7 @@ def _lanes(order: Order) -> tuple[list[_Lane], int, list[tuple[int, int]]]:
     for lane, memory in zip(order.lanes, order.memories(), strict=True):
         doorbell = Doorbell(memory[: Doorbell.N_BYTES])
         own = memory[Doorbell.N_BYTES :]
-        pipeline = DevicePipeline(lane.program, part, lane.write_idle, own)
+        pipeline = DevicePipeline(lane.program, part, lane.write_idle, own, lane.lower)
         lanes.append(_Lane(doorbell, pipeline))
         n_bytes.append(pipeline.n_bytes)
     return lanes, part.n_sms, n_bytes

@@ -13,6 +13,7 @@ from phy.gpu.downlink import DownlinkUe, SendGrid, downlink_limits, downlink_pro
 from phy.gpu.downlink_group import Assignment, DownlinkGroup, DownlinkOptions
 from phy.gpu.faults import FaultKind, GpuFaultError
 from phy.gpu.outcome import Grant, UeStatus
+from phy.gpu.pipeline import N_SIDES
 from phy.gpu.uplink import CellGrid, UplinkUe, uplink_limits, uplink_program
 from phy.gpu.uplink_group import UplinkGroup
 from tests.phy.gpu.emulated_pipeline import Clock, EmulatedPipeline
@@ -105,11 +106,13 @@ def test_a_late_slot_is_not_sent(bench) -> None:
         bench.downlink.grid(late, 0)
 
 
-def test_a_third_slot_while_two_are_under_way_is_dropped(bench) -> None:
-    for slot in range(3):
+def test_a_slot_that_finds_all_sides_busy_is_dropped(bench) -> None:
+    for slot in range(N_SIDES + 1):
         bench.downlink.prepare(slot, bench.assignments()[1])
         bench.downlink.start()
-    assert sorted(sent.slot for sent in bench.downlink.collect(wait=True)) == [0, 1, 2]
+    assert sorted(sent.slot for sent in bench.downlink.collect(wait=True)) == list(
+        range(N_SIDES + 1)
+    )
     assert bench.downlink.slots["dropped"] == 1
 
 

@@ -13,6 +13,7 @@ from phy.gpu.device_group import open_cell_group
 from phy.gpu.faults import FaultKind, GpuFaultError
 from phy.gpu.module import GpuUnavailableError, require_cupy
 from phy.gpu.outcome import Alarm, Grant, UeStatus
+from phy.gpu.pipeline import N_SIDES
 from phy.gpu.uplink import CellGrid, UplinkUe
 from phy.gpu.uplink_group import UplinkGroup, UplinkOptions
 from tests.phy.gpu.emulated_pipeline import Clock, EmulatedPipeline
@@ -118,14 +119,14 @@ def test_tables_are_written_while_the_samples_arrive(bench) -> None:
         bench.group.start()
 
 
-def test_a_third_slot_while_two_are_under_way_is_dropped(bench) -> None:
-    for slot in range(3):
+def test_a_slot_that_finds_all_sides_busy_is_dropped(bench) -> None:
+    for slot in range(N_SIDES + 1):
         bench.send(UES[0], slot)
         bench.group.submit(slot, [Grant(UES[0])])
     outcomes = bench.group.collect(wait=True)
-    assert [each.slot for each in outcomes] == [2, 0, 1]
+    assert [each.slot for each in outcomes] == [N_SIDES, *range(N_SIDES)]
     statuses = [each.tbs[0].status for each in outcomes]
-    assert statuses == [UeStatus.DROPPED, UeStatus.ON_TIME, UeStatus.ON_TIME]
+    assert statuses == [UeStatus.DROPPED, *[UeStatus.ON_TIME] * N_SIDES]
     assert bench.group.counters.slots["dropped"] == 1
 
 
