@@ -120,6 +120,7 @@ def test_tables_are_written_while_the_samples_arrive(bench) -> None:
 
 
 def test_a_slot_that_finds_all_sides_busy_is_dropped(bench) -> None:
+    bench.pipeline.slot_us = 100.0
     for slot in range(N_SIDES + 1):
         bench.send(UES[0], slot)
         bench.group.submit(slot, [Grant(UES[0])])
