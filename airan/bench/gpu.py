@@ -16,7 +16,7 @@ import numpy as np
 from airan.bench import sionna_peer
 from airan.core.errors import InvalidInputError, UnavailableError
 
-SECTIONS = ("coding", "slots", "ofdm", "sionna", "cost")
+SECTIONS = ("coding", "stages", "slots", "ofdm", "sionna", "cost")
 _QUERY = "name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit"
 _PEER_BATCHES = (1, 20)
 _PEER_ROUNDS = 7
@@ -73,18 +73,22 @@ class GpuReport:
         device: the GPU.
         started: when, ISO 8601.
         coding: rows of name, microseconds, Gb/s and note.
+        stages: rows of channel, cells, stage and us, each stage alone.
         slots: rows of the runs at the radio's pace, all times in us.
         ofdm: rows of direction, cells and us.
         peer: rows that compare with Sionna.
+        cost_samples: what the cost model is fitted to: loads, and their us.
         cost_model: as `phy.gpu.cost.GpuCostModel.to_json` writes it.
     """
 
     device: GpuDevice
     started: str
     coding: list[dict[str, Any]] = field(default_factory=list)
+    stages: list[dict[str, Any]] = field(default_factory=list)
     slots: list[dict[str, Any]] = field(default_factory=list)
     ofdm: list[dict[str, Any]] = field(default_factory=list)
     peer: list[dict[str, Any]] = field(default_factory=list)
+    cost_samples: list[dict[str, Any]] = field(default_factory=list)
     cost_model: str | None = None
 
 
@@ -132,13 +136,21 @@ def _coding(report: GpuReport, _options: GpuOptions, on_progress: Callable[[str]
         on_progress(timing.name)
 
 
+def _stages(report: GpuReport, _options: GpuOptions, on_progress: Callable[[str], None]) -> None:
+    from phy.gpu.bench_stages import time_stages
+
+    for n_cells in (20, 40):
+        report.stages += time_stages(n_cells)
+        on_progress(f"stages of {n_cells} cells")
+
+
 def _slots(report: GpuReport, options: GpuOptions, on_progress: Callable[[str], None]) -> None:
     from phy.gpu.bench_slots import slot_runs, time_slots
 
     for run in slot_runs(options.n_slots):
         for times in time_slots(run):
             report.slots.append(asdict(times))
-        on_progress(f"{run.n_cells} cells of {run.pusch.n_prb} PRB on {times.n_sms} SMs")
+        on_progress(f"{run.directions}, {run.n_cells} cells on {times.n_sms} SMs")
 
 
 def _ofdm(report: GpuReport, _options: GpuOptions, on_progress: Callable[[str], None]) -> None:
@@ -163,6 +175,7 @@ def _cost(report: GpuReport, _options: GpuOptions, on_progress: Callable[[str], 
     loads = bench_cost.pusch_loads() + bench_cost.partition_loads() + bench_cost.pdsch_loads()
     for load, us in bench_cost.measure(loads):
         samples.append((load, us))
+        report.cost_samples.append({**asdict(load), "us": us})
         on_progress(f"cost of {load.n_cells} cells of {load.n_prb} PRB on {load.n_sms} SMs")
     at = report.device
     model = cost.fit(samples, at.name, at.driver, report.started[:10])
@@ -171,6 +184,7 @@ def _cost(report: GpuReport, _options: GpuOptions, on_progress: Callable[[str], 
 
 _SECTIONS: dict[str, Callable[[GpuReport, GpuOptions, Callable[[str], None]], None]] = {
     "coding": _coding,
+    "stages": _stages,
     "slots": _slots,
     "ofdm": _ofdm,
     "sionna": _sionna,
@@ -190,7 +204,7 @@ def _peer_rows(report: GpuReport) -> Iterator[dict[str, Any]]:
         grids = np.stack([sent[0][1]] * batch)
         slot_us = _median_us(partial(peer.receive, grids, noise_var)) / batch
         ours = [row for row in report.slots if row["cells"] == batch and _is_peak_pusch(row)]
-        ours_us = ours[0]["kernels"]["p50_us"] / batch if ours else None
+        ours_us = min((row["kernels"]["p50_us"] / batch for row in ours), default=None)
         yield {
             "name": f"PUSCH receive, us a slot, {batch} at a time",
             "peer": sionna_peer.version(),

@@ -51,6 +51,9 @@ def _print(report: gpu.GpuReport) -> None:
     if report.coding:
         rows = [(r["name"], r["microseconds"], r["gbps"], r["note"]) for r in report.coding]
         table("Coding on the GPU", ("what", "us", "Gb/s", ""), rows)
+    if report.stages:
+        columns = tuple(report.stages[0])
+        table("Stages, each alone", columns, [tuple(row.values()) for row in report.stages])
     if report.slots:
         _print_slots(report)
     if report.ofdm:
@@ -84,14 +87,15 @@ def _print_slots(report: gpu.GpuReport) -> None:
             share = row["late_share"] if key == "latency" else None
             rows.append(
                 (
-                    *(row["channel"], row["cells"], f"{row['n_prb']} PRB x {row['layers']}"),
+                    *(row["channel"], "both" if row["is_beside_other"] else "alone"),
+                    *(row["cells"], f"{row['n_prb']} PRB x {row['layers']}"),
                     *(row["n_sms"], row["slots"]),
                     *(times[name] for name in ("p50_us", "p99_us", "p999_us", "max_us")),
                     *(row["budget_us"], share),
                 )
             )
         columns = (
-            *("channel", "cells", "load", "SMs", "slots"),
+            *("channel", "", "cells", "load", "SMs", "slots"),
             *("p50", "p99", "p99.9", "max", "budget", "late"),
         )
         table(f"Slots, us, {what}", columns, rows)

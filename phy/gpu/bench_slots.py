@@ -25,7 +25,7 @@ from phy.gpu.downlink_group import PDSCH_BUDGET_US, Assignment, DownlinkGroup
 from phy.gpu.outcome import Grant, SentSlot, SlotOutcome
 from phy.gpu.pipeline import N_SIDES
 from phy.gpu.uplink import CellGrid, UplinkUe, uplink_limits
-from phy.gpu.uplink_group import PUSCH_BUDGET_US
+from phy.gpu.uplink_group import PUSCH_BUDGET_US, UplinkGroup
 from phy.pdsch.config import PdschConfig
 from phy.pusch.config import PuschConfig
 from phy.pusch.transmitter import PuschTransmitter
@@ -57,6 +57,7 @@ class SlotRun:
         n_slots: slots of 0.5 ms, DDDSU.
         snr_db: of the simulated radio.
         is_copied_out: downlink grids are copied to the host.
+        directions: "both", "pusch" or "pdsch": which slots of the pattern are used.
     """
 
     pusch: PuschConfig
@@ -66,6 +67,7 @@ class SlotRun:
     n_slots: int = 10_000
     snr_db: float = 35.0
     is_copied_out: bool = True
+    directions: str = "both"
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class SlotTimes:
 
     Attributes:
         channel: "pusch" or "pdsch".
+        is_beside_other: the other direction had its slots too.
         cells: cells.
         n_prb, layers, mcs: of every cell's UE.
         n_sms: multiprocessors the run had.
@@ -111,6 +114,7 @@ class SlotTimes:
     """
 
     channel: str
+    is_beside_other: bool
     cells: int
     n_prb: int
     layers: int
@@ -144,8 +148,8 @@ def simulated(
     return out
 
 
-def time_slots(run: SlotRun) -> tuple[SlotTimes, SlotTimes]:
-    """Runs slots at the radio's pace; returns what it gave for the PUSCH and for the PDSCH.
+def time_slots(run: SlotRun) -> list[SlotTimes]:
+    """Runs slots at the radio's pace; returns what it gave for each direction used.
 
     Raises:
         WrongBlockError: a block that passed its CRC is not what was sent.
@@ -155,7 +159,7 @@ def time_slots(run: SlotRun) -> tuple[SlotTimes, SlotTimes]:
     try:
         work.warm_up()
         work.run_at_pace()
-        return work.pusch_times(), work.pdsch_times()
+        return [work.times(channel) for channel in work.channels]
     finally:
         work.group.close()
 
@@ -180,6 +184,8 @@ class _Work:
             downlink_limits(downlink_grids, [receivers], is_copied_out=run.is_copied_out),
             GroupOptions(n_sms=run.n_sms),
         )
+        both = ("pusch", "pdsch")
+        self.channels = both if run.directions == "both" else (run.directions,)
         self.received: list[SlotOutcome] = []
         self.sent_slots: list[SentSlot] = []
         self.prepare_us: dict[str, list[float]] = {"pusch": [], "pdsch": []}
@@ -203,22 +209,26 @@ class _Work:
         gc.freeze()
         gc.disable()
         try:
-            self._prepare("pusch")
-            self._prepare("pdsch")
+            for channel in self.channels:
+                self._prepare(channel)
+            n_started = 0
             start_s = time.perf_counter() + 1e-3
             for index in range(self.run.n_slots + _WARM_UP):
                 due_s = start_s + index * _SLOT_US * 1e-6
                 while time.perf_counter() < due_s:
                     self._collect(group)
-                is_uplink = group.kind(index) == "U"
-                (group.uplink if is_uplink else _downlink(group)).start(due_s)
-                self._prepare("pusch" if is_uplink else "pdsch")
-            while len(self.received) + len(self.sent_slots) < index + 1:
+                channel = "pusch" if group.kind(index) == "U" else "pdsch"
+                if channel in self.channels:
+                    self._half(channel).start(due_s)
+                    self._prepare(channel)
+                    n_started += 1
+            while len(self.received) + len(self.sent_slots) < n_started:
                 self._collect(group)
         finally:
             gc.enable()
             gc.unfreeze()
-        self._check(next(o for o in reversed(self.received) if o.tbs[0].crc_ok))
+        if "pusch" in self.channels:
+            self._check(next(o for o in reversed(self.received) if o.tbs[0].crc_ok))
 
     def _prepare(self, channel: str) -> None:
         begun_s = time.perf_counter()
@@ -239,45 +249,30 @@ class _Work:
             if there.tb is not None and not np.array_equal(np.unpackbits(there.tb)[: tb.size], tb):
                 raise WrongBlockError(f"cell {cell} of slot {outcome.slot} gave another block")
 
-    def pusch_times(self) -> SlotTimes:
-        """Summarises the uplink slots."""
-        slots = self.received[_WARM_UP // 5 :]
-        done = [each for each in slots if not np.isnan(each.kernels_us)]
-        tbs = [tb for each in done for tb in each.tbs]
-        return self._times(
-            "pusch",
-            slots,
-            done,
-            bler=sum(not tb.crc_ok for tb in tbs) / len(tbs),
-            iterations=float(np.mean([each.iterations for each in done])),
-        )
+    def _half(self, channel: str) -> UplinkGroup | DownlinkGroup:
+        return self.group.uplink if channel == "pusch" else _downlink(self.group)
 
-    def pdsch_times(self) -> SlotTimes:
-        """Summarises the downlink slots."""
-        slots = self.sent_slots[_WARM_UP * 4 // 5 :]
-        done = [each for each in slots if not np.isnan(each.kernels_us)]
-        return self._times("pdsch", slots, done, bler=None, iterations=None)
-
-    def _times(
-        self,
-        channel: str,
-        slots: Sequence[SlotOutcome] | Sequence[SentSlot],
-        done: Sequence[SlotOutcome] | Sequence[SentSlot],
-        bler: float | None,
-        iterations: float | None,
-    ) -> SlotTimes:
-        run, group = self.run, self.group
-        is_uplink = channel == "pusch"
+    def times(self, channel: str) -> SlotTimes:
+        """Summarises the slots of one direction."""
+        run, is_uplink = self.run, channel == "pusch"
         config = run.pusch if is_uplink else run.pdsch
         budget_us = PUSCH_BUDGET_US if is_uplink else PDSCH_BUDGET_US
-        n_in, n_out = (group.uplink if is_uplink else _downlink(group)).copied_bytes
+        received = self.received[_WARM_UP // 5 :]
+        slots: Sequence[SlotOutcome | SentSlot] = received
+        if not is_uplink:
+            slots = self.sent_slots[_WARM_UP * 4 // 5 :]
+        done = [each for each in slots if not np.isnan(each.kernels_us)]
+        passed = received if is_uplink else []
+        tbs = [tb for each in passed if not np.isnan(each.kernels_us) for tb in each.tbs]
+        n_in, n_out = self._half(channel).copied_bytes
         return SlotTimes(
             channel=channel,
+            is_beside_other=run.directions == "both",
             cells=run.n_cells,
             n_prb=config.n_prb,
             layers=config.n_layers,
             mcs=config.mcs_index,
-            n_sms=group.uplink.n_sms,
+            n_sms=self.group.uplink.n_sms,
             slots=len(slots),
             dropped=len(slots) - len(done),
             budget_us=budget_us,
@@ -286,11 +281,15 @@ class _Work:
             latency=Times.of([each.latency_us for each in done]),
             prepare=Times.of(self.prepare_us[channel]),
             late_share=sum(each.latency_us > budget_us for each in done) / len(done),
-            bler=bler,
-            iterations=iterations,
+            bler=sum(not tb.crc_ok for tb in tbs) / len(tbs) if tbs else None,
+            iterations=_mean_iterations(received) if is_uplink else None,
             copied_in_bytes=n_in,
             copied_out_bytes=n_out,
         )
+
+
+def _mean_iterations(slots: Sequence[SlotOutcome]) -> float:
+    return float(np.nanmean([each.iterations for each in slots]))
 
 
 def _downlink(group: CellGroup) -> DownlinkGroup:
@@ -306,5 +305,9 @@ def slot_runs(n_slots: int) -> Iterator[SlotRun]:
         for n_cells in (1, 8, 20, 40):
             is_copied = n_cells < 40
             yield SlotRun(pusch, pdsch, n_cells, None, n_slots, is_copied_out=is_copied)
+    for n_cells in (20, 40):
+        for channel in ("pusch", "pdsch"):
+            run = SlotRun(PEAK_PUSCH, PEAK_PDSCH, n_cells, None, n_slots, directions=channel)
+            yield replace(run, is_copied_out=n_cells < 40)
     for n_sms in (16, 32, 60, 64, 92, 132):
         yield SlotRun(PEAK_PUSCH, PEAK_PDSCH, 20, n_sms, n_slots)

@@ -28,6 +28,7 @@ _CRC_BITS = 24
 # A thread block of the decoder takes two code blocks, one in each half of its words.
 _BLOCKS_TOGETHER = 2
 _TILE_PRB = 16  # of the front end's tiles, about
+_ENCODED_TOGETHER = 16  # the encoder's thread blocks on a multiprocessor
 
 
 @dataclass(frozen=True)
@@ -160,10 +161,13 @@ def _pdsch(load: SlotLoad, work: CodingWork) -> dict[str, float]:
     n_sms = load.n_sms
     symbols = load.n_cells * load.n_prb * load.n_layers
     n_blocks = load.n_cells * work.n_blocks
-    rounds = math.ceil(n_blocks / n_sms)
+    rounds = math.ceil(n_blocks / (_ENCODED_TOGETHER * n_sms))
     coded = load.n_cells * work.n_coded_bits
     return {
         "launch": 1.0,
+        # Every cell's grid is written completely, whatever is sent in it.
+        "grids_memory": float(load.n_cells),
+        "grids": load.n_cells / n_sms,
         "symbols_memory": float(symbols),
         "symbols": symbols / n_sms,
         "coded_memory": float(coded),

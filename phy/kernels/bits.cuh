@@ -26,9 +26,13 @@ __device__ __forceinline__ unsigned remainder(
     Word word_at, int n_bits, int n_behind, const unsigned* power) {
     const int lane = threadIdx.x % 32, n_warps = blockDim.x / 32;
     unsigned sum = 0;
+    // Loads that hang on no bit, eight words of them under way together.
+#pragma unroll 8
     for (int word = threadIdx.x / 32; word * 32 < n_bits; word += n_warps) {
         const int bit = word * 32 + lane;
-        if (bit < n_bits && word_at(word) >> (31 - lane) & 1) sum ^= power[n_behind - bit];
+        const unsigned one = word_at(word) >> (31 - lane) & 1;
+        const unsigned of_bit = power[bit < n_bits ? n_behind - bit : 0];
+        if (bit < n_bits && one) sum ^= of_bit;
     }
     return __reduce_xor_sync(~0u, sum);
 }

@@ -42,12 +42,18 @@ extern "C" __global__ void __launch_bounds__(N_THREADS)
     const unsigned* power_tb = powers + (tb.tb_crc_bits == 24 ? 1 : 2) * N_POWERS;
 
     unsigned of_block = 0, of_tb = 0, spoken = 0;
+#pragma unroll 8
     for (int word = warp; word * 32 < tb.block_bits; word += N_WARPS) {
         const int bit = word * 32 + lane;
-        const bool one = bit < tb.block_bits && words[word] >> (31 - lane) & 1;
+        const bool is_payload = bit < tb.payload_bits;
+        // Loads that hang on no bit, so that several words' are under way together.
+        const unsigned value = words[word];
+        const unsigned in_block = power_24b[bit < tb.block_bits ? tb.block_bits - 1 - bit : 0];
+        const unsigned in_tb = power_tb[is_payload ? tb.payload_bits - 1 - bit : 0];
+        const bool one = bit < tb.block_bits && value >> (31 - lane) & 1;
         spoken |= one;
-        if (one) of_block ^= power_24b[tb.block_bits - 1 - bit];
-        if (one && bit < tb.payload_bits) of_tb ^= power_tb[tb.payload_bits - 1 - bit];
+        if (one) of_block ^= in_block;
+        if (one && is_payload) of_tb ^= in_tb;
     }
     of_block = __reduce_xor_sync(~0u, of_block);
     of_tb = __reduce_xor_sync(~0u, of_tb);
