@@ -16,7 +16,7 @@ import numpy as np
 from airan.bench import sionna_peer
 from airan.core.errors import InvalidInputError, UnavailableError
 
-SECTIONS = ("coding", "stages", "slots", "ofdm", "sionna", "cost")
+SECTIONS = ("coding", "stages", "bler", "slots", "ofdm", "sionna", "cost")
 _QUERY = "name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit"
 _PEER_BATCHES = (1, 20)
 _PEER_ROUNDS = 7
@@ -74,6 +74,7 @@ class GpuReport:
         started: when, ISO 8601.
         coding: rows of name, microseconds, Gb/s and note.
         stages: rows of channel, cells, stage and us, each stage alone.
+        bler: rows of the CPU's and the GPU's block error rates on the same simulated slots.
         slots: rows of the runs at the radio's pace, all times in us.
         ofdm: rows of direction, cells and us.
         peer: rows that compare with Sionna.
@@ -85,6 +86,7 @@ class GpuReport:
     started: str
     coding: list[dict[str, Any]] = field(default_factory=list)
     stages: list[dict[str, Any]] = field(default_factory=list)
+    bler: list[dict[str, Any]] = field(default_factory=list)
     slots: list[dict[str, Any]] = field(default_factory=list)
     ofdm: list[dict[str, Any]] = field(default_factory=list)
     peer: list[dict[str, Any]] = field(default_factory=list)
@@ -144,6 +146,14 @@ def _stages(report: GpuReport, _options: GpuOptions, on_progress: Callable[[str]
         on_progress(f"stages of {n_cells} cells")
 
 
+def _bler(report: GpuReport, _options: GpuOptions, on_progress: Callable[[str], None]) -> None:
+    from phy.gpu.bench_bler import compare
+
+    for point in compare():
+        report.bler.append(asdict(point))
+        on_progress(f"BLER at {point.snr_db} dB")
+
+
 def _slots(report: GpuReport, options: GpuOptions, on_progress: Callable[[str], None]) -> None:
     from phy.gpu.bench_slots import slot_runs, time_slots
 
@@ -185,6 +195,7 @@ def _cost(report: GpuReport, _options: GpuOptions, on_progress: Callable[[str], 
 _SECTIONS: dict[str, Callable[[GpuReport, GpuOptions, Callable[[str], None]], None]] = {
     "coding": _coding,
     "stages": _stages,
+    "bler": _bler,
     "slots": _slots,
     "ofdm": _ofdm,
     "sionna": _sionna,

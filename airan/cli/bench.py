@@ -46,7 +46,7 @@ def phy(
     gpu: Annotated[bool, typer.Option("--gpu", help="Measure an NVIDIA GPU instead.")] = False,
     section: Annotated[
         list[str] | None,
-        typer.Option(help="With --gpu: coding, stages, slots, ofdm, sionna, cost; repeatable."),
+        typer.Option(help="With --gpu: coding, stages, bler, slots, ofdm, sionna, cost."),
     ] = None,
     slots: Annotated[int, typer.Option(help="With --gpu: slots of each run.")] = 10_000,
     cost_model: Annotated[

@@ -54,6 +54,9 @@ def _print(report: gpu.GpuReport) -> None:
     if report.stages:
         columns = tuple(report.stages[0])
         table("Stages, each alone", columns, [tuple(row.values()) for row in report.stages])
+    if report.bler:
+        columns = tuple(report.bler[0])
+        table("BLER, simulated radio", columns, [tuple(row.values()) for row in report.bler])
     if report.slots:
         _print_slots(report)
     if report.ofdm:
