@@ -16,7 +16,7 @@ from phy.pusch.receiver import PuschReceiver
 from phy.pusch.transmitter import PuschTransmitter
 
 CONFIG = PuschConfig(n_prb=51, n_layers=2, n_rx=4, mcs_index=17, mcs_table=1)
-SNRS_DB = (6.0, 6.5, 7.0, 7.5, 8.0, 8.5, 9.0)
+SNRS_DB = (5.0, 5.5, 6.0, 6.5, 7.0, 7.5, 8.0)
 N_CELLS = 20
 
 
