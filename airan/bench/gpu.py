@@ -30,11 +30,13 @@ class GpuOptions:
     Attributes:
         sections: of SECTIONS.
         n_slots: slots of 0.5 ms of each run.
+        cells: numbers of cells of the runs.
         sionna: measure Sionna too.
     """
 
     sections: tuple[str, ...] = SECTIONS
     n_slots: int = 10_000
+    cells: tuple[int, ...] = (1, 8, 20, 40)
     sionna: bool = True
 
     def __post_init__(self) -> None:
@@ -42,6 +44,8 @@ class GpuOptions:
             if section not in SECTIONS:
                 known = ", ".join(SECTIONS)
                 raise InvalidInputError("section", f"must be one of {known}, got {section}")
+        if not all(1 <= n <= 100 for n in self.cells):
+            raise InvalidInputError("cells", f"must lie in [1, 100], got {self.cells}")
         if self.n_slots < 100:
             raise InvalidInputError("slots", f"must be at least 100, got {self.n_slots}")
 
@@ -157,7 +161,7 @@ def _bler(report: GpuReport, _options: GpuOptions, on_progress: Callable[[str], 
 def _slots(report: GpuReport, options: GpuOptions, on_progress: Callable[[str], None]) -> None:
     from phy.gpu.bench_slots import slot_runs, time_slots
 
-    for run in slot_runs(options.n_slots):
+    for run in slot_runs(options.n_slots, options.cells):
         for times in time_slots(run):
             report.slots.append(asdict(times))
         on_progress(f"{run.directions}, {run.n_cells} cells on {times.n_sms} SMs")

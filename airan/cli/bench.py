@@ -49,6 +49,9 @@ def phy(
         typer.Option(help="With --gpu: coding, stages, bler, slots, ofdm, sionna, cost."),
     ] = None,
     slots: Annotated[int, typer.Option(help="With --gpu: slots of each run.")] = 10_000,
+    cells: Annotated[
+        list[int] | None, typer.Option(help="With --gpu: cells of the runs. Default: 1, 8, 20, 40.")
+    ] = None,
     cost_model: Annotated[
         Path | None, typer.Option(help="With --gpu: write the cost model to this file.")
     ] = None,
@@ -59,9 +62,12 @@ def phy(
     With --gpu: coding, slots of 1 to 40 cells at the radio's pace, OFDM, and a cost model.
     """
     if gpu:
+        from airan.bench.gpu import SECTIONS, GpuOptions
         from airan.cli import bench_gpu
 
-        bench_gpu.run(context, section, slots, sionna, cost_model, as_json=json)
+        wanted = tuple(section or SECTIONS)
+        options = GpuOptions(wanted, slots, tuple(cells or (1, 8, 20, 40)), wants_sionna(sionna))
+        bench_gpu.run(context, options, cost_model, as_json=json)
         return
     from airan.bench import speed
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import typer
 
-from airan.bench import gpu, sionna_peer
+from airan.bench import gpu
 from airan.cli import context as cli_context
 from airan.cli.output import console, emit_json, errors, table
 
 
 def run(
     context: typer.Context,
-    sections: Sequence[str] | None,
-    n_slots: int,
-    sionna: bool | None,
+    options: gpu.GpuOptions,
     cost_model: Path | None,
     *,
     as_json: bool,
@@ -26,12 +23,7 @@ def run(
 
     Raises:
         AiranError: there is no GPU, or a result was wrong.
-        NotFoundError: Sionna was asked for and is not installed.
     """
-    if sionna:
-        sionna_peer.require()
-    wants_sionna = sionna_peer.available() if sionna is None else sionna
-    options = gpu.GpuOptions(tuple(sections or gpu.SECTIONS), n_slots, wants_sionna)
     with errors.status("measuring ...") as status:
         report = gpu.measure(options, lambda done: status.update(f"measuring ... {done} is done"))
     if cost_model is not None and report.cost_model is not None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from phy.channel import Channel, ChannelConfig
-from phy.gpu.device_group import open_cell_group
+from phy.gpu.device_group import GroupOptions, open_cell_group
 from phy.gpu.outcome import Grant
 from phy.gpu.uplink import CellGrid, UplinkUe, uplink_limits
+from phy.gpu.uplink_group import UplinkOptions
 from phy.pusch.config import PuschConfig
 from phy.pusch.receiver import PuschReceiver
 from phy.pusch.transmitter import PuschTransmitter
@@ -52,7 +53,10 @@ def compare(
     rng = np.random.default_rng(seed)
     ues = [UplinkUe(cell, CONFIG) for cell in range(N_CELLS)]
     cells = [CellGrid(CONFIG.n_rx, CONFIG.n_prb)] * N_CELLS
-    group = open_cell_group(uplink_limits(cells, [ues], n_soft_buffers=2 * N_CELLS))
+    # Designing filters takes its time, so no slot is on the radio's.
+    options = GroupOptions(uplink=UplinkOptions(budget_us=1e9))
+    limits = uplink_limits(cells, [ues], n_soft_buffers=2 * N_CELLS)
+    group = open_cell_group(limits, options=options)
     transmit, receive = PuschTransmitter(CONFIG), PuschReceiver(CONFIG)
     try:
         for snr_db in snrs_db:

@@ -2,7 +2,7 @@
 
 Every cell has one UE over the whole carrier in each direction. The samples of a few simulated cells
 lie in pinned memory before the run, for as many cells as it takes, and are copied in every uplink
-slot; the radio itself is not timed. All slots have the number in the frame that the samples were
+slot; so do the transport blocks to be sent. The radio itself is not timed. All slots have the number in the frame that the samples were
 made for.
 """
 
@@ -174,9 +174,8 @@ class _Work:
         self.grants = [Grant(ue) for ue in self.ues]
         self.sent = simulated(pusch, run.snr_db, min(run.n_cells, _N_SIMULATED))
         receivers = [DownlinkUe(cell, pdsch) for cell in cells]
-        rng = np.random.default_rng(2)
-        tbs = [rng.integers(0, 256, -(-pdsch.tb_size_bits // 8), dtype=np.uint8) for _ in cells]
-        self.assignments = [Assignment(*each) for each in zip(receivers, tbs, strict=True)]
+        self.receivers = receivers
+        self.assignments = [Assignment(ue, None) for ue in receivers]
         uplink_grids = [CellGrid(pusch.n_rx, pusch.n_subcarriers // 12)] * run.n_cells
         downlink_grids = [SendGrid(4, pdsch.n_subcarriers // 12)] * run.n_cells
         self.group = open_cell_group(
@@ -201,6 +200,13 @@ class _Work:
             uplink.submit(number, self.grants)
             (outcome,) = uplink.collect(wait=True)
             self._check(outcome)
+        rng, downlink = np.random.default_rng(2), _downlink(self.group)
+        for _ in range(N_SIDES):
+            for room in downlink.rooms(self.receivers):
+                room[...] = rng.integers(0, 256, room.size, dtype=np.uint8)
+            downlink.prepare(number, self.assignments)
+            downlink.start()
+            downlink.collect(wait=True)
 
     def run_at_pace(self) -> None:
         """Starts a slot every 0.5 ms and collects what has ended meanwhile."""
@@ -298,16 +304,18 @@ def _downlink(group: CellGroup) -> DownlinkGroup:
     return group.downlink
 
 
-def slot_runs(n_slots: int) -> Iterator[SlotRun]:
-    """The runs of the table. Forty cells' downlink grids are more than PCIe carries in a slot, so
+def slot_runs(n_slots: int, cells: Sequence[int] = (1, 8, 20, 40)) -> Iterator[SlotRun]:
+    """The runs of the table, of so many cells. Forty cells' downlink grids are more than PCIe carries in a slot, so
     they stay on the GPU."""
     for pusch, pdsch in ((PEAK_PUSCH, PEAK_PDSCH), (AVERAGE_PUSCH, AVERAGE_PDSCH)):
-        for n_cells in (1, 8, 20, 40):
+        for n_cells in cells:
             is_copied = n_cells < 40
             yield SlotRun(pusch, pdsch, n_cells, None, n_slots, is_copied_out=is_copied)
     for n_cells in (20, 40):
         for channel in ("pusch", "pdsch"):
             run = SlotRun(PEAK_PUSCH, PEAK_PDSCH, n_cells, None, n_slots, directions=channel)
-            yield replace(run, is_copied_out=n_cells < 40)
+            if n_cells in cells:
+                yield replace(run, is_copied_out=n_cells < 40)
     for n_sms in (16, 32, 60, 64, 92, 132):
-        yield SlotRun(PEAK_PUSCH, PEAK_PDSCH, 20, n_sms, n_slots)
+        if 20 in cells:
+            yield SlotRun(PEAK_PUSCH, PEAK_PDSCH, 20, n_sms, n_slots)

@@ -350,7 +350,7 @@ class DownlinkTables:
         self,
         inputs: Mapping[str, npt.NDArray[Any]],
         ues: Sequence[DownlinkUe],
-        tbs: Sequence[npt.NDArray[np.uint8]],
+        tbs: Sequence[npt.NDArray[np.uint8] | None],
         slot_number: int,
     ) -> None:
         """Writes a slot; nothing is written if it does not fit.
@@ -358,7 +358,8 @@ class DownlinkTables:
         Args:
             inputs: host arrays of the program's inputs.
             ues: what to send, one UE on a PRB of a cell; each has passed `check_cell`.
-            tbs: their transport blocks, uint8[ceil(A / 8)], the first bit highest.
+            tbs: their transport blocks, uint8[ceil(A / 8)], the first bit highest; None: it has
+                been written to its room.
             slot_number: within the frame.
 
         Raises:
@@ -367,7 +368,7 @@ class DownlinkTables:
         """
         key = tuple(ues)
         for index, (ue, tb) in enumerate(zip(ues, tbs, strict=True)):
-            if tb.shape != (ue.tb.n_bytes,) or tb.dtype != np.uint8:
+            if tb is not None and (tb.shape != (ue.tb.n_bytes,) or tb.dtype != np.uint8):
                 raise InvalidInputError(
                     f"tbs[{index}]",
                     f"must be uint8[{ue.tb.n_bytes}], got {tb.dtype}{list(tb.shape)}",
@@ -388,7 +389,26 @@ class DownlinkTables:
         inputs["prbs"][...] = shape.prbs
         inputs["weights"][: len(shape.weights)] = shape.weights
         for tb, at in zip(tbs, shape.encode.tb_at.tolist(), strict=True):
-            inputs["tbs"][at : at + tb.size] = tb
+            if tb is not None:
+                inputs["tbs"][at : at + tb.size] = tb
+
+
+def rooms(
+    inputs: Mapping[str, npt.NDArray[Any]], ues: Sequence[DownlinkUe]
+) -> list[npt.NDArray[np.uint8]]:
+    """Returns where the transport blocks of a slot of `ues` lie: uint8[ceil(A / 8)] each.
+
+    Raises:
+        InvalidInputError: there is not room for all of them.
+    """
+    starts = np.cumsum([0, *(ue.tb.n_room for ue in ues)]).tolist()
+    if starts[-1] + 16 > inputs["tbs"].size:
+        raise InvalidInputError(
+            "ues",
+            f"have {starts[-1]} bytes of transport blocks, room is for {inputs['tbs'].size - 16}",
+            remedy="prepare the cell group for slots like this one",
+        )
+    return [inputs["tbs"][at : at + ue.tb.n_bytes] for at, ue in zip(starts, ues, strict=False)]
 
 
 def _shape(limits: DownlinkLimits, ues: tuple[DownlinkUe, ...]) -> _Shape:

@@ -38,11 +38,12 @@ class Assignment:
 
     Attributes:
         ue: the UE's allocation.
-        tb: uint8[ceil(A / 8)], the first bit highest.
+        tb: uint8[ceil(A / 8)], the first bit highest; None: it has been written where
+            `DownlinkGroup.rooms` said, which saves a copy.
     """
 
     ue: DownlinkUe
-    tb: npt.NDArray[np.uint8]
+    tb: npt.NDArray[np.uint8] | None
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,16 @@ class DownlinkGroup:
         start = self.limits.grid_starts[cell]
         mine = sent.grids[start : start + cell_grid.n_samples]
         return mine.reshape(cell_grid.n_antennas, N_SYMBOLS, 12 * cell_grid.n_prb, 2)
+
+    def rooms(self, ues: Sequence[DownlinkUe]) -> list[npt.NDArray[np.uint8]]:
+        """Returns where the next slot's transport blocks may be written, in pinned memory, if that
+        slot sends to `ues` in this order: uint8[ceil(A / 8)] each.
+
+        Raises:
+            InvalidInputError: there is not room for all of them.
+            GpuFaultError: there is no GPU at present.
+        """
+        return downlink.rooms(self._lane.running().inputs(self._lane.next_side), ues)
 
     def prepare(self, slot: int, assignments: Sequence[Assignment]) -> None:
         """Writes a slot's tables and transport blocks; `start` comes next.

@@ -147,3 +147,15 @@ def test_grids_that_stay_on_the_gpu_are_not_copied(rng) -> None:
     group.start()
     (sent,) = group.collect(wait=True)
     assert (sent.status, sent.grids) == (UeStatus.ON_TIME, None)
+
+
+def test_transport_blocks_may_be_written_where_they_are_sent_from(bench) -> None:
+    tbs, _ = bench.assignments()
+    for room, tb in zip(bench.downlink.rooms(RECEIVERS), tbs, strict=True):
+        room[...] = np.packbits(tb)
+    bench.downlink.prepare(7, [Assignment(ue, None) for ue in RECEIVERS])
+    bench.downlink.start()
+    (sent,) = bench.downlink.collect(wait=True)
+    bench.assert_sent(sent, tbs)
+    with pytest.raises(InvalidInputError, match="room"):
+        bench.downlink.rooms(RECEIVERS * 2)
