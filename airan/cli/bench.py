@@ -66,8 +66,9 @@ def phy(
         from airan.cli import bench_gpu
 
         wanted = tuple(section or SECTIONS)
-        options = GpuOptions(wanted, slots, tuple(cells or (1, 8, 20, 40)), wants_sionna(sionna))
-        bench_gpu.run(context, options, cost_model, as_json=json)
+        compares = "sionna" in wanted and wants_sionna(sionna)
+        of_gpu = GpuOptions(wanted, slots, tuple(cells or (1, 8, 20, 40)), compares)
+        bench_gpu.run(context, of_gpu, cost_model, as_json=json)
         return
     from airan.bench import speed
 

@@ -2,8 +2,8 @@
 
 Every cell has one UE over the whole carrier in each direction. The samples of a few simulated cells
 lie in pinned memory before the run, for as many cells as it takes, and are copied in every uplink
-slot; so do the transport blocks to be sent. The radio itself is not timed. All slots have the number in the frame that the samples were
-made for.
+slot; so do the transport blocks to be sent. The radio itself is not timed. All slots have the
+number in the frame that the samples were made for.
 """
 
 from __future__ import annotations
@@ -305,8 +305,8 @@ def _downlink(group: CellGroup) -> DownlinkGroup:
 
 
 def slot_runs(n_slots: int, cells: Sequence[int] = (1, 8, 20, 40)) -> Iterator[SlotRun]:
-    """The runs of the table, of so many cells. Forty cells' downlink grids are more than PCIe carries in a slot, so
-    they stay on the GPU."""
+    """The runs of the table, of so many cells. Forty cells' downlink grids are more than PCIe
+    carries in a slot, so they stay on the GPU."""
     for pusch, pdsch in ((PEAK_PUSCH, PEAK_PDSCH), (AVERAGE_PUSCH, AVERAGE_PDSCH)):
         for n_cells in cells:
             is_copied = n_cells < 40
