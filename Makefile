@@ -1,13 +1,14 @@
 # Two commands on a fresh Debian 12 with python3.11, pip and make:
 #   make demo    builds .venv, fetches the model once, runs a site through a day
 #   make test    runs every test (installs Debian's Chromium for the browser tests)
-# With `make setup-oracle` before it, make test also compares Layer 1 with Sionna (torch: large).
+# With `make setup-oracle` before it, make test also compares Layer 1 with Sionna (torch: large);
+# with `make setup-nvrtc`, it compiles the GPU's kernels with NVIDIA's compiler, without a GPU.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test setup setup-test setup-oracle lint proto constraints clean
+.PHONY: demo test setup setup-test setup-oracle setup-nvrtc lint proto constraints clean
 
 demo: setup
 	$(BIN)/airan demo $(ARGS)
@@ -35,6 +36,12 @@ $(VENV)/.oracle: pyproject.toml constraints.txt scripts/make_venv.sh
 	PYTHON=$(PYTHON) scripts/make_venv.sh $(VENV) '.[dev,oracle]'
 	touch $(VENV)/.base $(VENV)/.dev $@
 
+setup-nvrtc: $(VENV)/.nvrtc
+
+$(VENV)/.nvrtc: pyproject.toml constraints.txt scripts/make_venv.sh
+	PYTHON=$(PYTHON) scripts/make_venv.sh $(VENV) '.[dev,nvrtc]'
+	touch $(VENV)/.base $(VENV)/.dev $@
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -48,7 +55,7 @@ proto: $(VENV)/.dev
 constraints:
 	rm -rf /tmp/airan-constraints
 	$(PYTHON) -m venv /tmp/airan-constraints
-	/tmp/airan-constraints/bin/pip install -q '.[dev,oracle]'
+	/tmp/airan-constraints/bin/pip install -q '.[dev,oracle,nvrtc]'
 	/tmp/airan-constraints/bin/pip freeze --exclude airan | sed 's/+cpu$$//' | sort -f > constraints.txt
 	rm -rf /tmp/airan-constraints build
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date as day
+from importlib import resources
 
 import numpy as np
 import numpy.typing as npt
@@ -173,6 +174,29 @@ class GpuCostModel:
         if channel not in self.channels:
             raise _not_measured("channel", channel, f"{sorted(self.channels)}")
         return self.channels[channel]
+
+
+def shipped(device: str) -> GpuCostModel:
+    """Returns the model that was measured on a GPU of this name and comes with the package.
+
+    Raises:
+        InvalidInputError: none was.
+    """
+    folder = resources.files("phy.gpu").joinpath("cost_models")
+    models = [
+        GpuCostModel.from_json(file.read_text("utf-8"))
+        for file in folder.iterdir()
+        if file.name.endswith(".json")
+    ]
+    for model in models:
+        if model.device == device:
+            return model
+    names = ", ".join(sorted(repr(model.device) for model in models))
+    raise InvalidInputError(
+        "device",
+        f"no cost model was measured on {device!r}, only on {names}",
+        remedy="measure one: airan bench phy --gpu --section cost --cost-model FILE",
+    )
 
 
 def fit(

@@ -156,6 +156,11 @@ class UplinkGroup:
         return self._books
 
     @property
+    def restarts(self) -> int:
+        """How often the GPU was set up again."""
+        return self._lane.restarts
+
+    @property
     def n_sms(self) -> int:
         """Multiprocessors it runs on; 0 while there is no GPU."""
         return self._lane.running().n_sms if self._lane.is_running else 0

@@ -21,26 +21,38 @@ SOURCES = {
     "crc": ("crc", ""),
     "encode": ("encode", encoder_prelude(1, 384, half=True)),
     "encode, odd size": ("encode", encoder_prelude(2, 22, half=False)),
+    "gold": ("gold", ""),
+    "estimate": ("estimate", ""),
+    "covariance": ("covariance", ""),
+    "equalise": ("equalise", ""),
+    "downlink": ("downlink", ""),
+    "ofdm": ("ofdm", ""),
 }
+
+
+def found(pattern: str) -> list[Path]:
+    """Files of NVIDIA's wheels."""
+    spec = importlib.util.find_spec("nvidia")
+    folders = [Path(place) for place in spec.submodule_search_locations] if spec else []
+    return [path for folder in folders for path in folder.glob(pattern)]
 
 
 @pytest.fixture(scope="session")
 def nvrtc():
-    spec = importlib.util.find_spec("nvidia")
-    folders = [Path(place) for place in spec.submodule_search_locations] if spec else []
-    libraries = [path for folder in folders for path in folder.glob("**/libnvrtc.so.*")]
-    if not libraries:
-        pytest.skip("NVRTC is not installed")
+    libraries, headers = found("**/libnvrtc.so.*"), found("**/cuda_fp16.h")
+    if not libraries or not headers:
+        pytest.skip("NVRTC and CUDA's headers are not installed: `make setup-nvrtc`")
     return ctypes.CDLL(str(libraries[0]))
 
 
 def compile_with(nvrtc, source: str) -> tuple[int, str]:
     """Returns NVRTC's result code and log."""
+    include = f"-I{found('**/cuda_fp16.h')[0].parent}".encode()
     program = ctypes.c_void_p()
     text = source.encode()
     assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, b"kernel.cu", 0, None, None) == 0
-    options = (ctypes.c_char_p * 2)(b"-std=c++17", b"-arch=sm_90")
-    code = nvrtc.nvrtcCompileProgram(program, 2, options)
+    options = (ctypes.c_char_p * 3)(b"-std=c++17", b"-arch=sm_90", include)
+    code = nvrtc.nvrtcCompileProgram(program, 3, options)
     size = ctypes.c_size_t()
     nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
     log = ctypes.create_string_buffer(size.value)
