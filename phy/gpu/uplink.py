@@ -309,6 +309,7 @@ def _shape(
     effort: DecoderEffort | None,
 ) -> _Shape:
     front = limits.front_end
+    _check_apart(ues)
     pilots = _ends([ue.n_pilot_words for ue in ues])
     channel = _ends([ue.n_channel for ue in ues])
     scrambling = _ends([ue.n_scrambling_words for ue in ues])
@@ -323,6 +324,22 @@ def _shape(
     grids = [limits.grid_starts[ue.cell] for ue in ues]
     columns = (grids, pilots[:-1], channel[:-1], scrambling[:-1], decode.placed.first_llr)
     return _Shape(decode, np.array(columns, np.int64).T.reshape(len(ues), len(_PLACES)))
+
+
+def _check_apart(ues: Sequence[UplinkUe]) -> None:
+    """Raises InvalidInputError if two UEs of a cell share a PRB: the kernels separate none."""
+    taken: dict[int, list[slice]] = {}
+    for index, ue in enumerate(ues):
+        mine = ue.config.subcarriers
+        assert isinstance(mine, slice)  # check_supported
+        for other in taken.setdefault(ue.cell, []):
+            if mine.start < other.stop and other.start < mine.stop:
+                raise InvalidInputError(
+                    f"jobs[{index}]",
+                    f"shares PRBs of cell {ue.cell} with another UE",
+                    remedy="receive multi-user MIMO with phy.PuschSlotReceiver",
+                )
+        taken[ue.cell].append(mine)
 
 
 def _check(what: str, index: int, found: int, most: int) -> None:

@@ -52,7 +52,7 @@ def random_samples(rng: np.random.Generator, batch: OfdmBatch) -> np.ndarray:
 
 def launch(batch: OfdmBatch, name: str, n_places: int, *arguments: np.ndarray | int) -> None:
     grid = (-(-n_places // PER_BLOCK), 14, batch.n_rows)
-    emulated("ofdm.cu").launch(name, grid, THREADS, *arguments)
+    emulated("ofdm").launch(name, grid, THREADS, *arguments)
 
 
 def kind(batch: OfdmBatch) -> str:

@@ -134,6 +134,24 @@ def test_a_ue_beyond_its_cells_carrier_is_refused() -> None:
         uplink.uplink_limits([uplink.CellGrid(4, 14)], [[ue]], n_soft_buffers=1)
 
 
+def test_ues_on_the_same_prbs_are_refused_and_neighbours_are_not() -> None:
+    grid = uplink.CellGrid(4, 28)
+    fields = ALLOCATIONS[0] | {"carrier_n_prb": 28, "carrier_start_prb": 0}
+    first, second, across = (
+        uplink.UplinkUe(0, PuschConfig(**fields, start_prb=start)) for start in (0, 14, 7)
+    )
+    limits = uplink.uplink_limits([grid], [[first, second]], n_soft_buffers=2)
+    arrays = zeros(uplink.uplink_program(limits))
+
+    def fill(*ues: uplink.UplinkUe) -> None:
+        jobs = [uplink.UplinkJob(ue, ue.record.view(np.int32), SoftBuffer(0)) for ue in ues]
+        uplink.UplinkTables(limits).fill(arrays, jobs, slot_number=0)
+
+    fill(first, second)
+    with pytest.raises(InvalidInputError, match="shares PRBs of cell 0"):
+        fill(first, across)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
