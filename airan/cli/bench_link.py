@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from airan.cli import context as cli_context
 from airan.cli.bench import JsonFlag, SeedOption, SionnaFlag, emit_rows, wants_sionna
 from airan.cli.output import console, errors
 from airan.core.errors import InvalidInputError
@@ -95,7 +96,7 @@ def link(
         raise InvalidInputError("csv, png", f"cannot be written: {error}") from error
     title = f"SNR for a block error rate of 10%. {config.title}"
     emit_rows(context, title, rows(config, points), json)
-    if not json:
+    if not (json or cli_context.of(context).json):
         console.print(f"points: {csv}, curves: {png}")
 
 

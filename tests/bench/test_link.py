@@ -55,6 +55,15 @@ def test_json_gives_a_row_for_each_channel(run_link) -> None:
     assert rows[0]["unit"] == "dB"
 
 
+def test_the_json_flag_before_the_command_does_the_same(airan, tmp_path) -> None:
+    ran = airan(
+        *("--json", "bench", "link", "--no-sionna", "--prbs", 6, "--mcs", 10, "--slots", 2),
+        *("--channel", "AWGN", "--snr", 5),
+        *("--csv", tmp_path / "points.csv", "--png", tmp_path / "curves.png"),
+    )
+    assert [row["name"] for row in json.loads(ran.out)] == ["bler10 AWGN"]
+
+
 def test_one_seed_gives_one_result_and_another_another(run_link) -> None:
     _, once = run_link("--seed", 5)
     _, again = run_link("--seed", 5)
