@@ -221,7 +221,8 @@ def _peer_rows(report: GpuReport) -> Iterator[dict[str, Any]]:
         ours = [row for row in report.slots if row["cells"] == batch and _is_peak_pusch(row)]
         ours_us = min((row["kernels"]["p50_us"] / batch for row in ours), default=None)
         yield {
-            "name": f"PUSCH receive, us a slot, {batch} at a time",
+            "name": f"PUSCH receive, a slot, {batch} at a time",
+            "unit": "us",
             "peer": sionna_peer.version(),
             "peer_value": slot_us,
             "value": ours_us,
@@ -238,7 +239,8 @@ def _ldpc_row(report: GpuReport) -> dict[str, Any]:
     gbps = n_bits * n_blocks / _median_us(partial(peer.decode, llr)) / 1e3
     ours = [row["gbps"] for row in report.coding if row["name"].startswith("decode BG1 Z=384")]
     return {
-        "name": "LDPC decode, Gb/s, K=8424, R=0.8, 10 iterations, 2,640 code blocks",
+        "name": "LDPC decode, K=8424, R=0.8, 10 iterations, 2,640 code blocks",
+        "unit": "Gb/s",
         "peer": sionna_peer.version(),
         "peer_value": gbps,
         "value": ours[0] if ours else None,

@@ -52,6 +52,9 @@ def phy(
     cells: Annotated[
         list[int] | None, typer.Option(help="With --gpu: cells of the runs. Default: 1, 8, 20, 40.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="With --gpu: write everything measured to this file.")
+    ] = None,
     cost_model: Annotated[
         Path | None, typer.Option(help="With --gpu: write the cost model to this file.")
     ] = None,
@@ -68,7 +71,8 @@ def phy(
         wanted = tuple(section or SECTIONS)
         compares = "sionna" in wanted and wants_sionna(sionna)
         of_gpu = GpuOptions(wanted, slots, tuple(cells or (1, 8, 20, 40)), compares)
-        bench_gpu.run(context, of_gpu, cost_model, as_json=json)
+        files = bench_gpu.Files(report, cost_model)
+        bench_gpu.run(context, of_gpu, files, as_json=json)
         return
     from airan.bench import speed
 

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 
 from airan.bench import gpu
+from airan.bench.gpu_rows import rows
 from airan.cli import context as cli_context
 from airan.cli.output import console, emit_json, errors, table
+from airan.core.errors import InvalidInputError
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where results are written besides; None: nowhere.
+
+    Attributes:
+        report: everything measured, JSON.
+        cost_model: the cost model alone.
+    """
+
+    report: Path | None = None
+    cost_model: Path | None = None
 
 
 def run(
     context: typer.Context,
     options: gpu.GpuOptions,
-    cost_model: Path | None,
+    files: Files,
     *,
     as_json: bool,
 ) -> None:
@@ -24,14 +41,26 @@ def run(
     Raises:
         AiranError: there is no GPU, or a result was wrong.
     """
+    for path in (files.report, files.cost_model):
+        if path is not None:
+            _write(path, "")  # it is too late to find out after minutes of measuring
     with errors.status("measuring ...") as status:
         report = gpu.measure(options, lambda done: status.update(f"measuring ... {done} is done"))
-    if cost_model is not None and report.cost_model is not None:
-        cost_model.write_text(report.cost_model + "\n", encoding="utf-8")
+    if files.cost_model is not None and report.cost_model is not None:
+        _write(files.cost_model, report.cost_model)
+    if files.report is not None:
+        _write(files.report, json.dumps(dataclasses.asdict(report), indent=1))
     if as_json or cli_context.of(context).json:
-        emit_json(report)
+        emit_json(rows(report))
     else:
         _print(report)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InvalidInputError("report", f"{path} cannot be written: {error}") from error
 
 
 def _print(report: gpu.GpuReport) -> None:
@@ -41,8 +70,8 @@ def _print(report: gpu.GpuReport) -> None:
         f"{at.memory_mhz} MHz, {at.power_limit_w:.0f} W; {report.started}"
     )
     if report.coding:
-        rows = [(r["name"], r["microseconds"], r["gbps"], r["note"]) for r in report.coding]
-        table("Coding on the GPU", ("what", "us", "Gb/s", ""), rows)
+        coding = [(r["name"], r["microseconds"], r["gbps"], r["note"]) for r in report.coding]
+        table("Coding on the GPU", ("what", "us", "Gb/s", ""), coding)
     if report.stages:
         columns = tuple(report.stages[0])
         table("Stages, each alone", columns, [tuple(row.values()) for row in report.stages])
@@ -76,11 +105,11 @@ def _print_slots(report: gpu.GpuReport) -> None:
         ("with_copies", "with samples in and results out"),
         ("latency", "arrival to results on the host"),
     ):
-        rows = []
+        lines = []
         for row in report.slots:
             times = row[key]
             share = row["late_share"] if key == "latency" else None
-            rows.append(
+            lines.append(
                 (
                     *(row["channel"], "both" if row["is_beside_other"] else "alone"),
                     *(row["cells"], f"{row['n_prb']} PRB x {row['layers']}"),
@@ -93,4 +122,4 @@ def _print_slots(report: gpu.GpuReport) -> None:
             *("channel", "", "cells", "load", "SMs", "slots"),
             *("p50", "p99", "p99.9", "max", "budget", "late"),
         )
-        table(f"Slots, us, {what}", columns, rows)
+        table(f"Slots, us, {what}", columns, lines)
