@@ -11,7 +11,7 @@ from phy.channel import Channel, ChannelConfig
 from phy.gpu.device_group import GroupOptions, open_cell_group
 from phy.gpu.outcome import Grant
 from phy.gpu.uplink import CellGrid, UplinkUe, uplink_limits
-from phy.gpu.uplink_group import UplinkOptions
+from phy.gpu.uplink_options import UplinkOptions
 from phy.pusch.config import PuschConfig
 from phy.pusch.receiver import PuschReceiver
 from phy.pusch.transmitter import PuschTransmitter

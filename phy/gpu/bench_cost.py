@@ -14,14 +14,9 @@ import numpy as np
 
 from phy.gpu import device_group
 from phy.gpu.cost_features import SlotLoad
-from phy.gpu.decode_plan import DecoderEffort
-from phy.gpu.downlink import (
-    DownlinkTables,
-    DownlinkUe,
-    SendGrid,
-    downlink_limits,
-    downlink_program,
-)
+from phy.gpu.decode_limits import DecoderEffort
+from phy.gpu.downlink import DownlinkTables, downlink_limits, downlink_program
+from phy.gpu.downlink_layout import DownlinkUe, SendGrid
 from phy.gpu.partition import SmPart, take_part
 from phy.gpu.pipeline import DevicePipeline
 from phy.gpu.transport import SoftBuffer

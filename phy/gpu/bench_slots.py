@@ -20,12 +20,14 @@ from airan.core.errors import AiranError, InvalidInputError
 from phy.channel import Channel, ChannelConfig
 from phy.gpu.cell_group import CellGroup
 from phy.gpu.device_group import GroupOptions, open_cell_group
-from phy.gpu.downlink import DownlinkUe, SendGrid, downlink_limits
+from phy.gpu.downlink import downlink_limits
 from phy.gpu.downlink_group import PDSCH_BUDGET_US, Assignment, DownlinkGroup
+from phy.gpu.downlink_layout import DownlinkUe, SendGrid
 from phy.gpu.outcome import Grant, SentSlot, SlotOutcome
 from phy.gpu.pipeline import N_SIDES
 from phy.gpu.uplink import CellGrid, UplinkUe, uplink_limits
-from phy.gpu.uplink_group import PUSCH_BUDGET_US, UplinkGroup
+from phy.gpu.uplink_group import UplinkGroup
+from phy.gpu.uplink_options import PUSCH_BUDGET_US
 from phy.pdsch.config import PdschConfig
 from phy.pusch.config import PuschConfig
 from phy.pusch.transmitter import PuschTransmitter

@@ -13,7 +13,8 @@ from phy.gpu.faults import gpu_faults
 from phy.gpu.outcome import Alarm
 from phy.gpu.pipeline import DevicePipeline, Pipeline, Tables
 from phy.gpu.uplink import UplinkLimits, UplinkTables, uplink_program
-from phy.gpu.uplink_group import UplinkGroup, UplinkOptions
+from phy.gpu.uplink_group import UplinkGroup
+from phy.gpu.uplink_options import UplinkOptions
 from phy.gpu.worker import LaneOrder
 from phy.gpu.worker_pipeline import GpuWorker
 from phy.runtime.timing import SlotTiming

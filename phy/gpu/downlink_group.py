@@ -21,7 +21,8 @@ import numpy.typing as npt
 from airan.core.errors import InvalidInputError
 from phy.checks import check_integer, check_range
 from phy.gpu import downlink
-from phy.gpu.downlink import DownlinkLimits, DownlinkTables, DownlinkUe
+from phy.gpu.downlink import DownlinkLimits, DownlinkTables
+from phy.gpu.downlink_layout import DownlinkUe
 from phy.gpu.faults import GpuFaultError
 from phy.gpu.lane import Lane
 from phy.gpu.outcome import Alarm, SentSlot, UeStatus

@@ -16,15 +16,14 @@ import numpy.typing as npt
 
 from airan.core.errors import InvalidInputError
 from phy.gpu import decode_plan
-from phy.gpu.decode_plan import (
+from phy.gpu.decode_limits import (
     CodedTb,
     DecodeLimits,
     DecoderEffort,
-    DecodeShape,
-    Placed,
     coded_tb,
     decode_limits,
 )
+from phy.gpu.decode_plan import DecodeShape, Placed
 from phy.gpu.front_end_layout import (
     UE_DESCRIPTOR,
     UePlacement,

@@ -16,16 +16,16 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from airan.core.errors import InvalidInputError
-from phy.checks import check_integer, check_range
+from phy.checks import check_integer
 from phy.gpu import uplink
-from phy.gpu.decode_plan import DecoderEffort, Placed
+from phy.gpu.decode_plan import Placed
 from phy.gpu.faults import GpuFaultError
 from phy.gpu.front_end_layout import pack_grid
 from phy.gpu.harq import HarqBooks, HarqKey, HarqTicket
@@ -43,49 +43,9 @@ from phy.gpu.pipeline import N_SIDES, Elapsed, Pipeline, Tables
 from phy.gpu.shedding import Candidate, keep
 from phy.gpu.transport import SoftBuffer
 from phy.gpu.uplink import UplinkJob, UplinkLimits, UplinkTables, UplinkUe
+from phy.gpu.uplink_options import UplinkOptions
 from phy.gpu.uplink_tuning import UeKey, UplinkTuning
 from phy.shared_channel.config import N_SYMBOLS
-
-PUSCH_BUDGET_US = 1250.0
-"""From the arrival of a slot's last sample to its transport blocks."""
-
-
-class SlotCost(Protocol):
-    """What UEs cost, by a measured model."""
-
-    def base_us(self) -> float:
-        """Of a slot without UEs."""
-        ...
-
-    def ue_us(self, ue: UplinkUe) -> float:
-        """What one UE adds."""
-        ...
-
-
-@dataclass(frozen=True)
-class UplinkOptions:
-    """How the uplink runs.
-
-    Attributes:
-        budget_us: from a slot's arrival to its transport blocks.
-        effort: of the decoder.
-        slots_per_frame: of the numerology: 20 at 30 kHz.
-        cost: what UEs cost; None: nothing is shed.
-        alarm_fraction: a latency above this part of the budget raises the alarm, and so does a
-            fault of the GPU.
-    """
-
-    budget_us: float = PUSCH_BUDGET_US
-    effort: DecoderEffort = field(default_factory=DecoderEffort)
-    slots_per_frame: int = 20
-    cost: SlotCost | None = None
-    alarm_fraction: float = 0.8
-
-    def __post_init__(self) -> None:
-        check_range("budget_us", self.budget_us, 1.0, 1e9)
-        check_integer("n_iterations", self.effort.n_iterations, 1, 1000)
-        check_integer("slots_per_frame", self.slots_per_frame, 10, 160)
-        check_range("alarm_fraction", self.alarm_fraction, 0.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from airan.core.errors import InvalidInputError
 from phy import PdschConfig, PdschTransmitter, PuschConfig, PuschTransmitter
 from phy.channel import Channel, ChannelConfig
 from phy.gpu.cell_group import CellGroup
-from phy.gpu.downlink import DownlinkUe, SendGrid, downlink_limits, downlink_program
+from phy.gpu.downlink import downlink_limits, downlink_program
 from phy.gpu.downlink_group import Assignment, DownlinkGroup, DownlinkOptions
+from phy.gpu.downlink_layout import DownlinkUe, SendGrid
 from phy.gpu.faults import FaultKind, GpuFaultError
 from phy.gpu.outcome import Grant, UeStatus
 from phy.gpu.pipeline import N_SIDES

@@ -12,8 +12,9 @@ import pytest
 from phy import PdschConfig, PdschTransmitter, PuschConfig, PuschTransmitter
 from phy.channel import Channel, ChannelConfig
 from phy.gpu.device_group import GroupOptions, open_cell_group
-from phy.gpu.downlink import DownlinkUe, SendGrid, downlink_limits
+from phy.gpu.downlink import downlink_limits
 from phy.gpu.downlink_group import Assignment
+from phy.gpu.downlink_layout import DownlinkUe, SendGrid
 from phy.gpu.outcome import Grant, UeStatus
 from phy.gpu.uplink import CellGrid, UplinkUe, uplink_limits
 

@@ -7,13 +7,8 @@ import pytest
 
 from airan.core.errors import InvalidInputError
 from phy import PdschConfig, PdschTransmitter
-from phy.gpu.downlink import (
-    DownlinkTables,
-    DownlinkUe,
-    SendGrid,
-    downlink_limits,
-    downlink_program,
-)
+from phy.gpu.downlink import DownlinkTables, downlink_limits, downlink_program
+from phy.gpu.downlink_layout import DownlinkUe, SendGrid
 from tests.phy.gpu.emulation import emulate_program, zeros
 
 WEIGHTS = ((0.5, 0.5j), (0.5, -0.5j), (-0.5j, 0.5), (0.5, 0.5))

@@ -8,6 +8,7 @@ import pytest
 from airan.core.errors import InvalidInputError
 from phy import PuschConfig
 from phy.gpu import decode_plan, uplink
+from phy.gpu.decode_limits import coded_tb, decode_limits
 from phy.gpu.device_group import write_idle_uplink
 from phy.gpu.front_end_layout import pack_grid
 from phy.gpu.packed_slot import PackedSlot
@@ -87,13 +88,13 @@ def test_tables_are_those_of_the_plan_made_for_one_slot_alone() -> None:
         SchConfig(16 * 1024 + 8, 0.6, 6, 2, 12 * 2300),
     ]
     plan = plan_reception(configs)
-    limits = decode_plan.decode_limits([configs], n_soft_buffers=1)
+    limits = decode_limits([configs], n_soft_buffers=1)
     program = decode_plan.decode_program(limits)
     inputs = {
         n: np.zeros(program.buffers[n].shape, program.buffers[n].dtype) for n in program.inputs
     }
     starts = [tb.soft_at for tb in plan.receptions]
-    tbs = [decode_plan.coded_tb(config) for config in configs]
+    tbs = [coded_tb(config) for config in configs]
     shape = decode_plan.decode_shape(limits, tbs, [0] * len(tbs))
     decode_plan.fill(inputs, shape, starts)
     np.testing.assert_array_equal(inputs["receptions"], plan.table)
@@ -106,7 +107,7 @@ def test_tables_are_those_of_the_plan_made_for_one_slot_alone() -> None:
 def test_a_retransmission_is_combined_and_finds_a_group_with_rows_enough(rng) -> None:
     first = SchConfig(3752, 0.9, 2, 1, 4200)
     second = SchConfig(3752, 0.9, 2, 1, 4200, rv=2)
-    limits = decode_plan.decode_limits([[first], [second]], n_soft_buffers=1, spare_rows=True)
+    limits = decode_limits([[first], [second]], n_soft_buffers=1, spare_rows=True)
     program = decode_plan.decode_program(limits)
     arrays = zeros(program)
     from phy.nr import sch
@@ -118,7 +119,7 @@ def test_a_retransmission_is_combined_and_finds_a_group_with_rows_enough(rng) ->
         sent = 1.0 - 2.0 * sch.encode(tb, config)
         noisy = 12 * (sent + 0.75 * rng.standard_normal(sent.size))
         arrays["llr"][: sent.size] = np.clip(np.rint(noisy), -127, 127)
-        tbs = [decode_plan.coded_tb(config)]
+        tbs = [coded_tb(config)]
         shape = decode_plan.decode_shape(limits, tbs, [n_filled])
         decode_plan.fill(arrays, shape, [0])
         emulate_program(program, arrays)

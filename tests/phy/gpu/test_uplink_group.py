@@ -15,7 +15,8 @@ from phy.gpu.module import GpuUnavailableError, require_cupy
 from phy.gpu.outcome import Alarm, Grant, UeStatus
 from phy.gpu.pipeline import N_SIDES
 from phy.gpu.uplink import CellGrid, UplinkUe
-from phy.gpu.uplink_group import UplinkGroup, UplinkOptions
+from phy.gpu.uplink_group import UplinkGroup
+from phy.gpu.uplink_options import UplinkOptions
 from tests.phy.gpu.emulated_pipeline import Clock, EmulatedPipeline
 
 GRIDS = [CellGrid(n_rx=2, n_prb=12), CellGrid(n_rx=4, n_prb=14)]
