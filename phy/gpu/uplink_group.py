@@ -161,8 +161,8 @@ class UplinkGroup:
                 HARQ, its grants were sent and not received.
         """
         self._check_grants(grants)
+        self._give_up_prepared()
         self._announced = (slot, grants)
-        self._prepared = None
         if len(self._under_way) < N_SIDES and self._lane.is_running:
             self._prepared = self._write_tables(slot, grants)
 
@@ -395,6 +395,12 @@ class UplinkGroup:
         tb: npt.NDArray[np.uint8] = outputs["tb_bytes"][at : at + -(-n_bits // 8)]
         return tb
 
+    def _give_up_prepared(self) -> None:
+        """A slot prepared and never started: its grants were sent, and are not received."""
+        for ticket in [] if self._prepared is None else self._prepared.tickets:
+            self._books.end(ticket, decoded=False, processed=False)
+        self._prepared = None
+
     def _miss(self, grants: Sequence[Grant]) -> None:
         """These were sent, and are not received."""
         for grant in grants:
@@ -416,9 +422,7 @@ class UplinkGroup:
         self._on_alarm(Alarm(slot, math.nan, fault))
         if not is_end:
             return
-        for ticket in [] if self._prepared is None else self._prepared.tickets:
-            self._books.end(ticket, decoded=False, processed=False)
-        self._prepared = None
+        self._give_up_prepared()
         for lost in self._under_way:
             self._lose(lost, fault)
         self._under_way.clear()

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from airan.core.errors import InvalidInputError
-from phy.gpu.front_end_filters import FilterSet, design_filter, follow, tune
+from phy.gpu.front_end_filters import WINDOW, FilterSet, design_filter, follow, tune
 from phy.gpu.front_end_layout import UeTuning, code_of, codes
 from phy.gpu.uplink import MAX_FILTER_SETS, UplinkUe, tuned_record
 from phy.pusch.config import PuschConfig
@@ -61,7 +61,8 @@ class UplinkTuning:
         self._updates: list[FilterUpdate] = []
 
     def record(self, ue: UplinkUe) -> npt.NDArray[np.int32]:
-        """Returns the UE's record for its next slot; a UE not known yet gets its first filters.
+        """Returns the UE's record for its next slot; a UE not known yet gets its first filters, and
+        so does one whose new allocation needs others than its last.
 
         Raises:
             InvalidInputError: too many UEs; `forget` those that have left.
@@ -69,8 +70,9 @@ class UplinkTuning:
         known = self._known.get((ue.cell, ue.config.rnti))
         if known is not None and known.ue is ue:
             return known.record
-        if known is not None and known.ue.config == ue.config:
+        if known is not None and _shares_filters(known.ue.config, ue.config):
             known.ue = ue
+            known.record = tuned_record(ue, known.tuning, known.first_row)
             return known.record
         return self._enter(ue, *_first_tuning(ue.config))
 
@@ -129,6 +131,20 @@ class UplinkTuning:
         self._known[key] = _Known(first_row, ue, tuning, record, taps)
         self._updates.append(FilterUpdate(first_row, taps))
         return record
+
+
+def _shares_filters(one: PuschConfig, other: PuschConfig) -> bool:
+    """Allocations wider than a filter's window have the same filters wherever they lie, if their
+    DM-RS is the same."""
+    widest = all(6 * config.n_prb >= WINDOW for config in (one, other))
+    return (widest or one.n_prb == other.n_prb) and _pilots(one) == _pilots(other)
+
+
+def _pilots(config: PuschConfig) -> tuple[object, ...]:
+    return (
+        *(config.scs_khz, config.ports, config.dmrs_symbols, config.dmrs_length),
+        config.n_cdm_groups_without_data,
+    )
 
 
 def _first_tuning(config: PuschConfig) -> tuple[tuple[FilterSet, ...], UeTuning]:

@@ -11,12 +11,14 @@ from phy.channel import Channel, ChannelConfig
 from phy.gpu import uplink
 from phy.gpu.device_group import open_cell_group
 from phy.gpu.faults import FaultKind, GpuFaultError
+from phy.gpu.front_end_layout import UE_DESCRIPTOR
 from phy.gpu.module import GpuUnavailableError, require_cupy
 from phy.gpu.outcome import Alarm, Grant, UeStatus
 from phy.gpu.pipeline import N_SIDES
 from phy.gpu.uplink import CellGrid, UplinkUe
 from phy.gpu.uplink_group import UplinkGroup
 from phy.gpu.uplink_options import UplinkOptions
+from phy.gpu.uplink_tuning import UplinkTuning
 from tests.phy.gpu.emulated_pipeline import Clock, EmulatedPipeline
 
 GRIDS = [CellGrid(n_rx=2, n_prb=12), CellGrid(n_rx=4, n_prb=14)]
@@ -243,6 +245,43 @@ def test_while_the_gpu_does_not_come_back_slots_fail_and_it_is_tried_again(bench
     bench.group.submit(3, [Grant(UES[0])])
     (outcome,) = bench.group.collect(wait=True)
     assert np.array_equal(bits(outcome.tbs[0].tb, tb.size), tb)
+
+
+def test_a_slot_prepared_and_never_started_was_sent_all_the_same(bench) -> None:
+    bench.group.prepare(0, [Grant(UES[0])])
+    tb = bench.send(UES[0], 1)
+    bench.group.prepare(1, [Grant(UES[0], new_data=False)])
+    bench.group.start()
+    (outcome,) = bench.group.collect(wait=True)
+    assert (outcome.slot, outcome.tbs[0].transmission) == (1, 1)
+    assert np.array_equal(bits(outcome.tbs[0].tb, tb.size), tb)
+    bench.group.books.check_integrity()
+
+
+def test_what_was_learnt_of_a_ue_holds_for_its_next_allocation(rng) -> None:
+    fields = {"n_rx": 4, "mcs_index": 4, "carrier_n_prb": 40, "carrier_start_prb": 0, "rnti": 9}
+    first, moved, ports, narrow = (
+        UplinkUe(0, PuschConfig(**fields, **each))
+        for each in (
+            {"n_prb": 20, "n_layers": 2},
+            {"n_prb": 16, "n_layers": 2, "start_prb": 24},
+            {"n_prb": 20, "n_layers": 1},
+            {"n_prb": 5, "n_layers": 2},
+        )
+    )
+    tuning = UplinkTuning(8)
+    config = first.config
+    channel = ChannelConfig("TDL-A", 30.0, n_rx=4, n_tx=2, snr_db=20.0)
+    tb = rng.integers(0, 2, config.tb_size_bits, dtype=np.uint8)
+    tuning.learn(first, Channel(channel, rng)(PuschTransmitter(config)(tb, 0)), 0)
+    tuning.record(first)
+    assert len(tuning.take_updates()) == 1
+    record = tuning.record(moved).view(UE_DESCRIPTOR)[0]
+    assert record["first_subcarrier"] == 24 * 12
+    assert not tuning.take_updates(), "the same filters"
+    for other in (ports, narrow):
+        tuning.record(other)
+        assert len(tuning.take_updates()) == 1, "filters of its own"
 
 
 def test_filters_learnt_from_a_slot_receive_better(rng) -> None:
