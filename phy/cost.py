@@ -69,12 +69,7 @@ class CostModel:
 
     def check_device(self, device: str) -> None:
         """Raises InvalidInputError unless `device` is the one the model was measured on."""
-        if device != self.device:
-            raise InvalidInputError(
-                "device",
-                f"the cost model was measured on {self.device!r}, not on {device!r}",
-                remedy="measure a cost model on this device",
-            )
+        check_same_device(self.device, device)
 
     def to_json(self) -> str:
         """Returns the model as JSON."""
@@ -99,6 +94,16 @@ class CostModel:
         if not usable:
             raise InvalidInputError("cost_model", "has figures that no fit gives, or no device")
         return model
+
+
+def check_same_device(measured: str, asked: str) -> None:
+    """Raises InvalidInputError unless a cost model measured on one device is asked of the same."""
+    if asked != measured:
+        raise InvalidInputError(
+            "device",
+            f"the cost model was measured on {measured!r}, not on {asked!r}",
+            remedy="measure a cost model on this device",
+        )
 
 
 def fit(samples: Sequence[tuple[int, float]], device: str) -> CostModel:

@@ -125,7 +125,7 @@ def measure(options: GpuOptions, on_progress: Callable[[str], None]) -> GpuRepor
 
     Raises:
         GpuUnavailableError: no CuPy or no GPU.
-        WrongResultError, WrongBlockError: something timed gave a wrong result.
+        WrongResultError: something timed gave a wrong result.
     """
     report = GpuReport(device(), datetime.now(UTC).isoformat(timespec="seconds"))
     for name, section in _SECTIONS.items():

@@ -40,7 +40,7 @@ class GpuSlotsCollector(Collector):
             "airan_l1_gpu_sms", "Multiprocessors that slots run on", labels=("channel",)
         )
         halves: list[tuple[str, dict[str, int], dict[str, int], UplinkGroup | DownlinkGroup]]
-        halves = [("pusch", uplink.counters.slots, uplink.counters.faults, uplink)]
+        halves = [("pusch", uplink.counters.slots, uplink.faults, uplink)]
         if downlink is not None:
             halves.append(("pdsch", downlink.slots, downlink.faults, downlink))
         for channel, counted, faulty, half in halves:

@@ -50,7 +50,7 @@ class Timing:
 
 
 class WrongResultError(AiranError):
-    """A kernel did not do what its twin does."""
+    """A kernel did not do what its twin does, or a slot gave another block than was sent."""
 
 
 def median_microseconds(launch: Callable[[], None], launches: int = 1) -> float:

@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from airan.core.errors import AiranError, InvalidInputError
+from airan.core.errors import InvalidInputError
 from phy.channel import Channel, ChannelConfig
+from phy.gpu.bench_coding import WrongResultError
 from phy.gpu.cell_group import CellGroup
 from phy.gpu.device_group import GroupOptions, open_cell_group
 from phy.gpu.downlink import downlink_limits
@@ -42,10 +43,6 @@ networks use about a third of their compute)."""
 _N_SIMULATED = 4
 _SLOT_US = 500.0
 _WARM_UP = 100
-
-
-class WrongBlockError(AiranError):
-    """A timed slot gave a wrong transport block."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +151,7 @@ def time_slots(run: SlotRun) -> list[SlotTimes]:
     """Runs slots at the radio's pace; returns what it gave for each direction used.
 
     Raises:
-        WrongBlockError: a block that passed its CRC is not what was sent.
+        WrongResultError: a block that passed its CRC is not what was sent.
         GpuUnavailableError: no CuPy or no GPU.
     """
     work = _Work(run)
@@ -255,7 +252,7 @@ class _Work:
         for cell, there in enumerate(outcome.tbs):
             tb, _ = self.sent[cell % len(self.sent)]
             if there.tb is not None and not np.array_equal(np.unpackbits(there.tb)[: tb.size], tb):
-                raise WrongBlockError(f"cell {cell} of slot {outcome.slot} gave another block")
+                raise WrongResultError(f"cell {cell} of slot {outcome.slot} gave another block")
 
     def _half(self, channel: str) -> UplinkGroup | DownlinkGroup:
         return self.group.uplink if channel == "pusch" else _downlink(self.group)

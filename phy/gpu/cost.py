@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from airan.core.errors import CapacityError, InvalidInputError
 from phy.checks import check_integer, check_range
+from phy.cost import check_same_device
 from phy.gpu.cost_features import CHANNELS, SlotLoad, feature_names, features
 from phy.gpu.least_squares import non_negative
 from phy.nr.mcs import lookup
@@ -138,12 +139,7 @@ class GpuCostModel:
 
     def check_device(self, device: str) -> None:
         """Raises InvalidInputError unless `device` is the one the model was measured on."""
-        if device != self.device:
-            raise InvalidInputError(
-                "device",
-                f"the cost model was measured on {self.device!r}, not on {device!r}",
-                remedy="measure a cost model on this device",
-            )
+        check_same_device(self.device, device)
 
     def to_json(self) -> str:
         """Returns the model as JSON."""

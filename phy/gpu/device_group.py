@@ -54,9 +54,9 @@ def open_cell_group(
         on_alarm: called with every alarm, between slots.
 
     Raises:
-        GpuUnavailableError: no CuPy, no driver or no GPU.
-        InvalidInputError: the GPU has fewer multiprocessors.
-        GpuFaultError: not enough memory, or the GPU fails.
+        GpuFaultError: no CuPy, no driver or no GPU, fewer multiprocessors than asked for, not
+            enough memory, or the GPU fails.
+        GpuUnavailableError, InvalidInputError: the first two, if it is not isolated.
     """
     options = options or GroupOptions()
     lanes = [LaneOrder(uplink_program(uplink), partial(write_idle_uplink, uplink), lower=1)]

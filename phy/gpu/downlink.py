@@ -24,12 +24,12 @@ from phy.gpu import encode_plan, gold
 from phy.gpu.downlink_layout import MAX_LAYERS, RECEIVER, DownlinkUe, SendGrid
 from phy.gpu.encode_plan import EncodeLimits, EncodeShape, encode_limits
 from phy.gpu.front_end_layout import CHUNK_WORDS
-from phy.gpu.program import Buffer, Launch, Program, joined
+from phy.gpu.program import Buffer, Launch, Program, joined, word_of
 from phy.shared_channel.config import N_SYMBOLS
 
 _THREADS = 128
 _KEPT_SHAPES = 256
-_WORD = {name: RECEIVER.fields[name][1] // 4 for name in RECEIVER.names or ()}  # type: ignore[index]
+_WORD = word_of(RECEIVER)
 _PLACES = [_WORD[name] for name in ("symbols_at", "pilot_at", "scrambling_at")]
 
 

@@ -24,7 +24,7 @@ from phy.gpu import downlink
 from phy.gpu.downlink import DownlinkLimits, DownlinkTables
 from phy.gpu.downlink_layout import DownlinkUe
 from phy.gpu.faults import GpuFaultError
-from phy.gpu.lane import Lane
+from phy.gpu.lane import Half, Lane
 from phy.gpu.outcome import Alarm, SentSlot, UeStatus
 from phy.gpu.pipeline import N_SIDES, Elapsed, Pipeline
 from phy.shared_channel.config import N_SYMBOLS
@@ -74,7 +74,7 @@ class _UnderWay:
     ordered_s: float
 
 
-class DownlinkGroup:
+class DownlinkGroup(Half):
     """The downlink of a group of cells.
 
     Not for several threads at once.
@@ -82,7 +82,6 @@ class DownlinkGroup:
     Attributes:
         limits: what it was prepared for.
         slots: counts of slots by status.
-        faults: of the GPU, counted by kind.
     """
 
     def __init__(
@@ -119,26 +118,6 @@ class DownlinkGroup:
         self._under_way: deque[_UnderWay] = deque()
         self._finished: deque[SentSlot] = deque()
         self._lane = Lane(make_pipeline, lambda: None, now_s)
-
-    @property
-    def faults(self) -> dict[str, int]:
-        """Faults of the GPU, counted by kind."""
-        return self._lane.faults
-
-    @property
-    def restarts(self) -> int:
-        """How often the GPU was set up again."""
-        return self._lane.restarts
-
-    @property
-    def n_sms(self) -> int:
-        """Multiprocessors it runs on; 0 while there is no GPU."""
-        return self._lane.running().n_sms if self._lane.is_running else 0
-
-    @property
-    def copied_bytes(self) -> tuple[int, int]:
-        """Bytes that every slot copies in and out."""
-        return self._lane.running().n_bytes
 
     def grid(self, sent: SentSlot, cell: int) -> npt.NDArray[np.float16]:
         """Returns a cell's part of a slot's grids: float16[antenna, 14, subcarrier, 2].
@@ -236,10 +215,6 @@ class DownlinkGroup:
         slots = list(self._finished)
         self._finished.clear()
         return slots
-
-    def is_ready(self) -> bool:
-        """Tells whether there is a GPU at present; after a fault, asking goes on setting it up."""
-        return self._lane.is_ready()
 
     def close(self) -> None:
         """Waits for what is under way and gives the GPU back."""

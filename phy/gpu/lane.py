@@ -13,6 +13,40 @@ _RETRY_S = 1.0
 _READY_POLL_S = 0.01
 
 
+class Half:
+    """One direction of a cell group: what its lane says of the GPU."""
+
+    _lane: Lane
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """Faults of the GPU, counted by kind."""
+        return self._lane.faults
+
+    @property
+    def restarts(self) -> int:
+        """How often the GPU was set up again."""
+        return self._lane.restarts
+
+    @property
+    def n_sms(self) -> int:
+        """Multiprocessors it runs on; 0 while there is no GPU."""
+        return self._lane.running().n_sms if self._lane.is_running else 0
+
+    @property
+    def copied_bytes(self) -> tuple[int, int]:
+        """Bytes that every slot copies in and out.
+
+        Raises:
+            GpuFaultError: there is no GPU at present.
+        """
+        return self._lane.running().n_bytes
+
+    def is_ready(self) -> bool:
+        """Tells whether there is a GPU at present; after a fault, asking goes on setting it up."""
+        return self._lane.is_ready()
+
+
 class Lane:
     """Keeps one pipeline running.
 

@@ -13,7 +13,8 @@ With 1,500 for loading LLRs and writing bits, ten iterations take 41,000 clocks;
 132 multiprocessors that is 11 million code blocks a second, 96 Gb/s of information: the floor.
 Device memory (11 kB of LLRs and 1 kB of bits a code block) sees 140 GB/s of 3,000. Above the floor
 keep it: waiting at the end of every row, and three warps that cannot always hide the latency of
-shared memory (30 clocks) and of the chain of minima (6 clocks an edge); expected, 60 to 75 Gb/s.
+shared memory (30 clocks) and of the chain of minima (6 clocks an edge); expected,
+60 to 75 Gb/s; measured, 58 to 61.
 """
 
 from __future__ import annotations

@@ -137,10 +137,7 @@ class GroupCounters:
         tbs: transport blocks by status.
         crc_failed: transport blocks received in time and not decoded.
         good_bits: bits of transport blocks passed on.
-        faults: of the GPU, by kind.
-        restarts: of the runtime on the GPU.
         lost_soft_values: HARQ processes whose soft values a restart cost.
-        latency_us: sum over received slots.
     """
 
     slots: dict[str, int] = field(
@@ -149,16 +146,11 @@ class GroupCounters:
     tbs: dict[str, int] = field(default_factory=lambda: dict.fromkeys(UeStatus, 0))
     crc_failed: int = 0
     good_bits: int = 0
-    faults: dict[str, int] = field(default_factory=dict)
-    restarts: int = 0
     lost_soft_values: int = 0
-    latency_us: float = 0.0
 
     def add(self, outcome: SlotOutcome, status: str) -> None:
         """Counts one slot."""
         self.slots[status] += 1
-        if not math.isnan(outcome.latency_us):
-            self.latency_us += outcome.latency_us
         for tb in outcome.tbs:
             self.tbs[tb.status] += 1
             if tb.status is UeStatus.ON_TIME and not tb.crc_ok:

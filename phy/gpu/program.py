@@ -94,6 +94,12 @@ class Program:
         return sum(buffer.n_bytes for buffer in self.buffers.values())
 
 
+def word_of(record: np.dtype[np.void]) -> dict[str, int]:
+    """Returns where each field of a record of four-byte fields begins, in words."""
+    fields = record.fields
+    return {} if fields is None else {name: field[1] // 4 for name, field in fields.items()}
+
+
 def joined(first: Program, second: Program) -> Program:
     """Returns a program that runs one after the other; buffers of one name are one buffer, as large
     as the larger, and what `first` puts out and `second` takes in stays on the device."""

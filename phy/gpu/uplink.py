@@ -36,15 +36,12 @@ from phy.gpu.front_end_layout import (
     scrambling_words,
 )
 from phy.gpu.front_end_plan import FrontEndLimits, front_end_program
-from phy.gpu.program import Program, joined
+from phy.gpu.program import Program, joined, word_of
 from phy.gpu.transport import SoftBuffer
 from phy.pusch.config import PuschConfig
 from phy.shared_channel.config import N_SYMBOLS
 
-_WORD = {
-    name: UE_DESCRIPTOR.fields[name][1] // 4  # type: ignore[index]
-    for name in UE_DESCRIPTOR.names or ()
-}
+_WORD = word_of(UE_DESCRIPTOR)
 
 _PLACES = [
     _WORD[name]

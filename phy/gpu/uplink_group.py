@@ -29,7 +29,7 @@ from phy.gpu.decode_plan import Placed
 from phy.gpu.faults import GpuFaultError
 from phy.gpu.front_end_layout import pack_grid
 from phy.gpu.harq import HarqBooks, HarqKey, HarqTicket
-from phy.gpu.lane import Lane
+from phy.gpu.lane import Half, Lane
 from phy.gpu.outcome import (
     Alarm,
     Grant,
@@ -60,7 +60,7 @@ class _UnderWay:
     cost_us: float
 
 
-class UplinkGroup:
+class UplinkGroup(Half):
     """The uplink of a group of cells.
 
     Not for several threads at once.
@@ -114,21 +114,6 @@ class UplinkGroup:
     def books(self) -> HarqBooks:
         """The HARQ processes."""
         return self._books
-
-    @property
-    def restarts(self) -> int:
-        """How often the GPU was set up again."""
-        return self._lane.restarts
-
-    @property
-    def n_sms(self) -> int:
-        """Multiprocessors it runs on; 0 while there is no GPU."""
-        return self._lane.running().n_sms if self._lane.is_running else 0
-
-    @property
-    def copied_bytes(self) -> tuple[int, int]:
-        """Bytes that every slot copies in and out."""
-        return self._lane.running().n_bytes
 
     def samples(self, cell: int) -> npt.NDArray[np.float16]:
         """Returns where the next slot's samples of a cell are to be written, in pinned memory:
@@ -249,12 +234,6 @@ class UplinkGroup:
     def release_cell(self, cell: int) -> None:
         """A cell is taken out of service: its HARQ processes end."""
         self._books.release_cell(cell)
-
-    def is_ready(self) -> bool:
-        """Tells whether there is a GPU at present; after a fault, asking goes on setting it up."""
-        is_ready = self._lane.is_ready()
-        self.counters.restarts = self._lane.restarts
-        return is_ready
 
     def close(self) -> None:
         """Waits for what is under way and gives the GPU back."""
@@ -418,7 +397,6 @@ class UplinkGroup:
     def _fail(self, slot: int, fault: GpuFaultError) -> None:
         """Counts a fault; if the GPU no longer works, ends what is under way and starts anew."""
         is_end = self._lane.count(fault)
-        self.counters.faults = self._lane.faults
         self._on_alarm(Alarm(slot, math.nan, fault))
         if not is_end:
             return
@@ -428,7 +406,6 @@ class UplinkGroup:
         self._under_way.clear()
         self.counters.lost_soft_values += self._books.forget_values()
         self._lane.end()
-        self.counters.restarts = self._lane.restarts
 
 
 def _key(grant: Grant) -> HarqKey:
