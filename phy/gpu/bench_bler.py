@@ -30,7 +30,7 @@ class BlerPoint:
         blocks: transport blocks.
         bler_cpu, bler_gpu: parts of them that were not decoded.
         same_verdict: part of them on which both agree.
-        same_bits: part of those that both decoded whose bits are the same.
+        same_bits: part of those that both decoded whose bits are the same; None if there are none.
     """
 
     snr_db: float
@@ -38,7 +38,7 @@ class BlerPoint:
     bler_cpu: float
     bler_gpu: float
     same_verdict: float
-    same_bits: float
+    same_bits: float | None
 
 
 def compare(
@@ -86,7 +86,7 @@ def compare(
                 1 - float(np.mean(of_cpu)),
                 1 - float(np.mean(of_gpu)),
                 float(np.mean(np.equal(of_cpu, of_gpu))),
-                float(np.mean(same)) if same else float("nan"),
+                float(np.mean(same)) if same else None,
             )
     finally:
         group.close()

@@ -66,10 +66,11 @@ class CellGroup:
             raise InvalidInputError("assignments", f"slot {slot} is an uplink slot")
         if assignments and self.downlink is None:
             raise InvalidInputError("assignments", "the group only receives")
-        if grants:
-            self.uplink.prepare(slot, grants)
+        # The downlink first: refusing it leaves nothing behind in HARQ's books.
         if assignments and self.downlink is not None:
             self.downlink.prepare(slot, assignments)
+        if grants:
+            self.uplink.prepare(slot, grants)
 
     def collect(self, *, wait: bool = False) -> Collected:
         """Returns the slots that have ended.

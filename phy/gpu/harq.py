@@ -32,12 +32,14 @@ class HarqTicket(NamedTuple):
         buffer: index of the soft buffer; -1 if none was free: the block is decoded on its own.
         combine: the buffer holds soft values of earlier transmissions of the same block.
         transmission: how many transmissions of the block there were before.
+        serial: of the ticket; another one for the process overtakes it.
     """
 
     key: HarqKey
     buffer: int
     combine: bool
     transmission: int
+    serial: int
 
 
 @dataclass
@@ -46,6 +48,7 @@ class _Process:
     n_coded_bits: int
     transmissions: int
     holds_values: bool
+    serial: int = 0
 
 
 class HarqBooks:
@@ -61,6 +64,7 @@ class HarqBooks:
         self._free = list(range(n_buffers - 1, -1, -1))
         # The process that was not heard of for longest comes first.
         self._processes: OrderedDict[HarqKey, _Process] = OrderedDict()
+        self._n_tickets = 0
         self.evictions = 0
         """Processes that lost their buffer to another one."""
 
@@ -84,7 +88,11 @@ class HarqBooks:
         if process is None or new_data or process.n_coded_bits != soft_bits:
             buffer = process.buffer if process is not None else self._take()
             process = _Process(buffer, soft_bits, 0, False)
-        ticket = HarqTicket(key, process.buffer, process.holds_values, process.transmissions)
+        self._n_tickets += 1
+        process.serial = self._n_tickets
+        ticket = HarqTicket(
+            key, process.buffer, process.holds_values, process.transmissions, process.serial
+        )
         process.transmissions += 1
         self._processes[key] = process
         return ticket
@@ -93,16 +101,17 @@ class HarqBooks:
         """Closes a transmission: a decoded block gives its buffer back, any other keeps it.
 
         `processed` is False for a transmission that was shed or lost with the device: its soft
-        values never reached the buffer.
+        values never reached the buffer. A ticket whose process has ended, lost its buffer or gone
+        on to another transmission meanwhile says nothing any more.
 
         Raises:
-            InvalidInputError: the process is not in the books.
+            InvalidInputError: the ticket is not of these books.
         """
-        process = self._processes.get(ticket.key)
-        if process is None or process.buffer != ticket.buffer:
-            if ticket.buffer >= 0:
-                return  # evicted meanwhile
+        if not 0 < ticket.serial <= self._n_tickets:
             raise InvalidInputError("ticket", f"names a process that never began: {ticket.key}")
+        process = self._processes.get(ticket.key)
+        if process is None or (process.buffer, process.serial) != (ticket.buffer, ticket.serial):
+            return
         if decoded:
             del self._processes[ticket.key]
             if process.buffer >= 0:

@@ -38,7 +38,7 @@ from phy.ofdm import N_SYMBOLS
 _THREADS = 256
 _PER_THREAD = 4
 # What passes between the kernels in one pass, next to samples and grids in 50 MB of L2 cache.
-_BYTES_OF_PASS = 10_000_000
+_BYTES_OF_PASS = 20_000_000
 
 STAGES = ("before", "fft", "after")
 """The kernel before the FFT, the FFT, and the kernel behind it."""

@@ -3,6 +3,7 @@ under way and a restart, and nothing that this process knows."""
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import subprocess
@@ -145,6 +146,7 @@ class WorkerPipeline:
         self._doorbell = process.doorbells[lane]
         self._n_started = self._doorbell.starts
         self._last = dict.fromkeys(range(N_SIDES), -1)
+        self._due_s = dict.fromkeys(range(N_SIDES), math.inf)
 
     @property
     def pid(self) -> int:
@@ -173,25 +175,24 @@ class WorkerPipeline:
     def start(self, side: int) -> None:
         self._doorbell.start(side, self._process.n_messages)
         self._last[side] = self._n_started
+        self._due_s[side] = time.monotonic() + _SLOT_TIMEOUT_S
         self._n_started += 1
 
     def is_done(self, side: int) -> bool:
         if self._doorbell.done > self._last[side]:
             return True
         self._process.read()
+        if time.monotonic() > self._due_s[side]:
+            raise GpuFaultError(FaultKind.LOST, "no answer", "a slot ran")
         return False
 
     def wait(self, side: int) -> Elapsed:
         doorbell, number = self._doorbell, self._last[side]
-        deadline_s = time.monotonic() + _SLOT_TIMEOUT_S
-        while doorbell.done <= number:
+        while not self.is_done(side):
+            # A look costs less than asking the process, or the clock.
             for _ in range(_LOOKS):
                 if doorbell.done > number:
                     break
-            else:
-                self._process.read()
-                if time.monotonic() > deadline_s:
-                    raise GpuFaultError(FaultKind.LOST, "no answer", "a slot ran")
         return Elapsed(*doorbell.times(number))
 
     def write(self, name: str, first: int, values: npt.NDArray[Any]) -> None:

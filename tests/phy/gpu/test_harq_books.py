@@ -96,6 +96,25 @@ def test_no_buffer_is_ever_lent_twice(steps, n_buffers) -> None:
         books.check_integrity()
 
 
+def test_a_ticket_that_was_overtaken_or_whose_cell_has_left_says_nothing_any_more() -> None:
+    books = HarqBooks(1)
+    key, other = HarqKey(0, 17, 3), HarqKey(1, 9, 0)
+    first = books.begin(key, 1000, new_data=True)
+    second = books.begin(key, 1000, new_data=True)
+    books.end(first, decoded=True)
+    books.check_integrity()
+    books.end(second, decoded=False)
+    assert books.begin(key, 1000, new_data=False).combine, "the second is still in the books"
+
+    without_buffer = [books.begin(other, 1000, new_data=True), books.begin(key, 1000, False)]
+    assert -1 in [ticket.buffer for ticket in without_buffer]
+    for cell in (0, 1):
+        books.release_cell(cell)
+    for ticket in without_buffer:
+        books.end(ticket, decoded=False)
+    books.check_integrity()
+
+
 def test_wrong_use_is_named() -> None:
     with pytest.raises(InvalidInputError, match="n_buffers"):
         HarqBooks(0)
@@ -103,4 +122,4 @@ def test_wrong_use_is_named() -> None:
     with pytest.raises(InvalidInputError, match="soft_bits"):
         books.begin(HarqKey(0, 1, 0), 0, new_data=True)
     with pytest.raises(InvalidInputError, match="ticket"):
-        books.end(HarqTicket(HarqKey(0, 1, 0), -1, False, 0), decoded=True)
+        books.end(HarqTicket(HarqKey(0, 1, 0), -1, False, 0, serial=1), decoded=True)

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 import pytest
 
-from phy.gpu import worker
+from phy.gpu import worker, worker_pipeline
 from phy.gpu.doorbell import Doorbell
 from phy.gpu.faults import FaultKind, GpuFaultError, answer_of, gpu_faults, kind_of
 from phy.gpu.pipeline import Elapsed
@@ -89,6 +89,19 @@ def test_slots_start_after_the_messages_before_them_and_no_later_ones() -> None:
         ("start", 0),
     ]
     assert [ours.times(n) for n in range(3)] == [(10.0, 20.0), (11.0, 21.0), (10.0, 20.0)]
+
+
+def test_a_gpu_that_hangs_is_a_fault_whether_it_is_waited_for_or_looked_at(monkeypatch) -> None:
+    monkeypatch.setattr(worker_pipeline, "_SLOT_TIMEOUT_S", 0.05)
+    program = Program({"x": Buffer((4,), np.int32)}, (), ("x",), ("x",))
+    pipeline = GpuWorker([LaneOrder(program, write_nothing)], None).pipeline(0)
+    # Its process is still starting, or has found no GPU: nobody will answer.
+    monkeypatch.setattr(pipeline._process, "read", lambda: None)
+    for side, waits in enumerate((pipeline.wait, pipeline.is_done)):
+        pipeline.start(side)
+        with pytest.raises(GpuFaultError, match="no answer"):
+            until(lambda waits=waits, side=side: waits(side))
+    pipeline.close()
 
 
 def write_nothing(_inputs) -> None:
