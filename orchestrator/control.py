@@ -28,16 +28,8 @@ from orchestrator.hub import EventLog
 from orchestrator.leases import LeaseManager, LeaseSettings
 from orchestrator.metrics import Metrics
 from orchestrator.observe import Observer
-from orchestrator.plan import (
-    Demand,
-    Inventory,
-    Plan,
-    Policy,
-    plan,
-    renumbered,
-    role_sms,
-    wanted_sms,
-)
+from orchestrator.plan import Demand, Inventory, Plan, plan, renumbered, role_sms, wanted_sms
+from orchestrator.policy import Policy, restored
 from orchestrator.ran import RanSide
 from orchestrator.reconcile import verdict
 from orchestrator.steps import steps
@@ -91,7 +83,7 @@ class ControlPlane:
         stored = store.value("policy")
         # One set through the API holds until the site is started anew with its configuration.
         fresh = stored is None or stored.pop("site_started_s") != options.site_started_s
-        self._policy = policy if fresh else Policy(**stored)
+        self._policy = policy if fresh else restored(stored)
         now_s = clock.now_s()
         self._use = UseTotals.restored(store.value("use"), options.site_started_s, now_s)
         self._shares = Shares()

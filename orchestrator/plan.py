@@ -11,52 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from airan.core.errors import InvalidInputError
 from orchestrator.mig import COMPUTE_SLICES, Layout, MigGeometry, Placement
 from orchestrator.options import Option, maximal_options, options_of, ranked
-
-POLICY_KINDS = ("static", "demand")
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What the operator wants.
-
-    Raises:
-        InvalidInputError: an unknown kind or a value out of range.
-    """
-
-    kind: str = "demand"
-    """`static` or `demand`."""
-    ran_share: float = 0.6
-    """`static`: the RAN's part of each GPU, in compute slices; the nearest is taken."""
-    headroom: float = 0.1
-    """`demand`: share of the pool kept above the RAN's demand."""
-    min_ran_share: float = 0.1
-    """`demand`: the RAN never gets less."""
-    min_lease_s: float = 6.0
-    """`demand`: the AI's part grows only if that is expected to last this long."""
-    notice_ms: int = 400
-    """How long a lease holder may take to pause before its partition is taken by force."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in POLICY_KINDS:
-            raise InvalidInputError(
-                "policy.kind", f"unknown kind {self.kind!r}", remedy="use `static` or `demand`"
-            )
-        for name in ("ran_share", "headroom", "min_ran_share"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise InvalidInputError(
-                    f"policy.{name}", f"must lie in [0, 1], got {getattr(self, name)}"
-                )
-        if not 0.0 <= self.min_lease_s < math.inf:
-            raise InvalidInputError(
-                "policy.min_lease_s", f"must not be negative, got {self.min_lease_s}"
-            )
-        if not 0 <= self.notice_ms <= 60_000:
-            raise InvalidInputError(
-                "policy.notice_ms", f"must lie in [0, 60000], got {self.notice_ms}"
-            )
+from orchestrator.policy import Policy
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from orchestrator.accounting import SlotTotals
 from orchestrator.alarm import AlarmGate, AlarmSettings
 from orchestrator.demand import DemandEstimator, DemandSettings
 from orchestrator.drivers import processes
-from orchestrator.plan import Demand, Policy
+from orchestrator.plan import Demand
+from orchestrator.policy import Policy
 from orchestrator.store import Store
 from orchestrator.views import CellView, SlotReport, SlotStats
 

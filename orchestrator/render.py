@@ -5,7 +5,8 @@ from __future__ import annotations
 from orchestrator.drivers.base import GpuInfo
 from orchestrator.leases import LeaseManager
 from orchestrator.mig import MEMORY_SLICES
-from orchestrator.plan import Demand, Inventory, Plan, Policy
+from orchestrator.plan import Demand, Inventory, Plan
+from orchestrator.policy import Policy
 from orchestrator.store import StoredPlan
 from orchestrator.views import DemandView, GpuView, PartitionView, PlanView
 

@@ -25,7 +25,7 @@ from orchestrator.control import ControlOptions, ControlPlane
 from orchestrator.demand import DemandSettings
 from orchestrator.drivers.simulated import SimulatedNode
 from orchestrator.leases import LeaseSettings
-from orchestrator.plan import Policy
+from orchestrator.policy import Policy
 from orchestrator.store import Store
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from orchestrator.plan import Policy
+from orchestrator.policy import Policy
 
 # A policy is as plain inside as outside; making one checks its values.
 PolicyView = Policy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airan.site.main import run_until_signal, service_main
 from airan.site.runtime import HOST, SiteRuntime
-from orchestrator.plan import Policy
+from orchestrator.policy import Policy
 from orchestrator.service import ControlSettings, serve
 
 

@@ -89,20 +89,56 @@ class Partition(_message.Message):
     def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., profile: _Optional[str] = ..., role: _Optional[str] = ..., start: _Optional[int] = ..., size: _Optional[int] = ..., sm_count: _Optional[int] = ..., memory_mib: _Optional[int] = ..., state: _Optional[str] = ..., lease_id: _Optional[str] = ..., pids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Policy(_message.Message):
-    __slots__ = ("kind", "ran_share", "headroom", "min_ran_share", "min_lease_s", "notice_ms")
+    __slots__ = ("kind", "ran_share", "headroom", "min_ran_share", "min_lease_s", "notice_ms", "unit", "max_ran_share", "min_ai_share", "max_ai_share", "hysteresis_share", "time_zone", "calendar", "reservations", "drift")
     KIND_FIELD_NUMBER: _ClassVar[int]
     RAN_SHARE_FIELD_NUMBER: _ClassVar[int]
     HEADROOM_FIELD_NUMBER: _ClassVar[int]
     MIN_RAN_SHARE_FIELD_NUMBER: _ClassVar[int]
     MIN_LEASE_S_FIELD_NUMBER: _ClassVar[int]
     NOTICE_MS_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    MAX_RAN_SHARE_FIELD_NUMBER: _ClassVar[int]
+    MIN_AI_SHARE_FIELD_NUMBER: _ClassVar[int]
+    MAX_AI_SHARE_FIELD_NUMBER: _ClassVar[int]
+    HYSTERESIS_SHARE_FIELD_NUMBER: _ClassVar[int]
+    TIME_ZONE_FIELD_NUMBER: _ClassVar[int]
+    CALENDAR_FIELD_NUMBER: _ClassVar[int]
+    RESERVATIONS_FIELD_NUMBER: _ClassVar[int]
+    DRIFT_FIELD_NUMBER: _ClassVar[int]
     kind: str
     ran_share: float
     headroom: float
     min_ran_share: float
     min_lease_s: float
     notice_ms: int
-    def __init__(self, kind: _Optional[str] = ..., ran_share: _Optional[float] = ..., headroom: _Optional[float] = ..., min_ran_share: _Optional[float] = ..., min_lease_s: _Optional[float] = ..., notice_ms: _Optional[int] = ...) -> None: ...
+    unit: str
+    max_ran_share: float
+    min_ai_share: float
+    max_ai_share: float
+    hysteresis_share: float
+    time_zone: str
+    calendar: _containers.RepeatedCompositeFieldContainer[CalendarEntry]
+    reservations: _containers.RepeatedCompositeFieldContainer[Reservation]
+    drift: str
+    def __init__(self, kind: _Optional[str] = ..., ran_share: _Optional[float] = ..., headroom: _Optional[float] = ..., min_ran_share: _Optional[float] = ..., min_lease_s: _Optional[float] = ..., notice_ms: _Optional[int] = ..., unit: _Optional[str] = ..., max_ran_share: _Optional[float] = ..., min_ai_share: _Optional[float] = ..., max_ai_share: _Optional[float] = ..., hysteresis_share: _Optional[float] = ..., time_zone: _Optional[str] = ..., calendar: _Optional[_Iterable[_Union[CalendarEntry, _Mapping]]] = ..., reservations: _Optional[_Iterable[_Union[Reservation, _Mapping]]] = ..., drift: _Optional[str] = ...) -> None: ...
+
+class CalendarEntry(_message.Message):
+    __slots__ = ("days", "start", "ran_share")
+    DAYS_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    RAN_SHARE_FIELD_NUMBER: _ClassVar[int]
+    days: _containers.RepeatedScalarFieldContainer[str]
+    start: str
+    ran_share: float
+    def __init__(self, days: _Optional[_Iterable[str]] = ..., start: _Optional[str] = ..., ran_share: _Optional[float] = ...) -> None: ...
+
+class Reservation(_message.Message):
+    __slots__ = ("tenant", "sm_count")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    SM_COUNT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    sm_count: int
+    def __init__(self, tenant: _Optional[str] = ..., sm_count: _Optional[int] = ...) -> None: ...
 
 class SetPolicyRequest(_message.Message):
     __slots__ = ("policy", "dry_run")

@@ -16,7 +16,7 @@ from orchestrator.api import control_pb2_grpc as rpc
 from orchestrator.api.convert import from_message, to_message
 from orchestrator.api.errors import status_of
 from orchestrator.control import ControlPlane
-from orchestrator.plan import Policy
+from orchestrator.policy import Policy
 from orchestrator.views import SlotReport
 
 _LOG = logging.getLogger("airan.orchestrator")

@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from orchestrator.api.client import ControlClient
-from orchestrator.plan import Policy
+from orchestrator.policy import Policy
 from orchestrator.service import ControlSettings, running
 from orchestrator.views import PolicyView
 from tests.marketplace.site import (

@@ -36,7 +36,7 @@ from orchestrator.api.client import ControlClient
 from orchestrator.api.convert import from_message, to_message
 from orchestrator.api.errors import _CODE_OF, _FOREIGN, from_rpc, status_of
 from orchestrator.control import ControlPlane
-from orchestrator.plan import Policy
+from orchestrator.policy import Policy
 from orchestrator.service import ControlSettings, require_loopback, running, serve
 from orchestrator.views import CellView, Event, LeaseEvent, SlotReport
 
@@ -263,7 +263,7 @@ async def test_errors_name_the_thing_and_the_remedy_across_the_wire(
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await call(control_pb2.SetPolicyRequest(policy=broken))
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "use `static` or `demand`" in (refused.value.details() or "")
+    assert "use `static`, `time_of_day`, `demand`" in (refused.value.details() or "")
 
 
 async def test_a_report_that_contradicts_itself_is_refused_over_the_wire(
@@ -354,7 +354,7 @@ async def test_metrics_are_served_over_http_on_wish(tmp_path: Path) -> None:
 PROCESS = """
 import asyncio, sys, time
 from pathlib import Path
-from orchestrator.plan import Policy
+from orchestrator.policy import Policy
 from orchestrator.service import ControlSettings, serve
 settings = ControlSettings(
     site="edge-1", state_dir=Path(sys.argv[1]), port=int(sys.argv[2]), site_started_s=1.0,

@@ -17,7 +17,8 @@ from airan.core.errors import CapacityError, InvalidInputError, NotFoundError, U
 from orchestrator.control import ControlOptions, ControlPlane
 from orchestrator.drivers.simulated import SimulatedNode
 from orchestrator.leases import LeaseSettings
-from orchestrator.plan import Policy, role_sms
+from orchestrator.plan import role_sms
+from orchestrator.policy import Policy
 from orchestrator.store import Store
 from orchestrator.views import CellView, SlotReport
 

@@ -18,7 +18,8 @@ from orchestrator.hub import EventLog
 from orchestrator.leases import LeaseManager, LeaseSettings
 from orchestrator.mig import MigGeometry, Placement
 from orchestrator.observe import Observer
-from orchestrator.plan import Demand, Inventory, Plan, Policy, Target, plan
+from orchestrator.plan import Demand, Inventory, Plan, Target, plan
+from orchestrator.policy import Policy
 from orchestrator.reconcile import verdict
 from orchestrator.steps import steps
 from orchestrator.store import Store

@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.mig import MigGeometry
-from orchestrator.plan import Demand, Gpu, Inventory, Partition, Plan, Policy, plan
+from orchestrator.plan import Demand, Gpu, Inventory, Partition, Plan, plan
+from orchestrator.policy import Policy
 from orchestrator.steps import Step, steps
 
 SCENARIOS = sorted((Path(__file__).parent / "golden").glob("*.txt"))

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from airan.core.errors import InUseError, InvalidInputError
 from orchestrator.mig import MEMORY_SLICES, MigGeometry, Placement
-from orchestrator.plan import Demand, Gpu, Inventory, Partition, Plan, Policy, plan, role_sms
+from orchestrator.plan import Demand, Gpu, Inventory, Partition, Plan, plan, role_sms
+from orchestrator.policy import Policy
 from orchestrator.steps import Step, steps
 
 GEOMETRY = MigGeometry.load("GH200-96GB")

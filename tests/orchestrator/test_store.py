@@ -8,7 +8,8 @@ import pytest
 
 from airan.core.errors import NotFoundError, StaleGenerationError, UnavailableError
 from orchestrator.mig import MigGeometry
-from orchestrator.plan import Demand, Gpu, Inventory, Plan, Policy, plan, renumbered
+from orchestrator.plan import Demand, Gpu, Inventory, Plan, plan, renumbered
+from orchestrator.policy import Policy
 from orchestrator.store import Store
 from orchestrator.views import Lease
 
