@@ -83,6 +83,16 @@ class MigGeometry:
         """All products of the table."""
         return tuple(_table()["gpus"])
 
+    kind = "mig"
+    positions = MEMORY_SLICES
+    compute_slices = COMPUTE_SLICES
+    is_resizable = False
+
+    @property
+    def gain_sms(self) -> int:
+        """The least gain worth a revocation: a slice."""
+        return self.profile("1g").sm_count
+
     @property
     def sm_count(self) -> int:
         """SMs of the undivided GPU."""

@@ -7,7 +7,8 @@ from functools import cache
 from itertools import product
 from typing import NamedTuple
 
-from orchestrator.mig import COMPUTE_SLICES, Layout, MigGeometry, Placement
+from orchestrator.geometry import Geometry
+from orchestrator.mig import COMPUTE_SLICES, Layout, Placement
 
 
 class Option(NamedTuple):
@@ -21,19 +22,19 @@ class Option(NamedTuple):
     """SMs of the AI's partitions, largest first, padded with zeros to compare."""
     ran_sms: int
     ran_slices: int
-    """Compute slices."""
+    """Compute slices, as the geometry counts them."""
     is_undivided: bool
-    """The RAN has the whole GPU as one instance."""
+    """The RAN has the whole GPU as one instance, which cannot shrink."""
 
 
 @cache
-def maximal_options(geometry: MigGeometry) -> tuple[Option, ...]:
+def maximal_options(geometry: Geometry) -> tuple[Option, ...]:
     """Every assignment of roles to every maximal layout: a larger layout is never worse."""
     layouts = geometry.maximal_layouts()
     return tuple(option for layout in layouts for option in options_of(geometry, layout))
 
 
-def options_of(geometry: MigGeometry, layout: Layout) -> Iterable[Option]:
+def options_of(geometry: Geometry, layout: Layout) -> Iterable[Option]:
     """Every assignment of roles to one layout."""
     profiles = [geometry.profile(placement.profile) for placement in layout]
     for roles in product(("ran", "ai"), repeat=len(layout)):
@@ -54,3 +55,13 @@ def ranked(sms: Iterable[int]) -> tuple[int, ...]:
     """SMs largest first, padded with zeros so that tuples of any length compare."""
     ranked = sorted(sms, reverse=True)
     return tuple(ranked + [0] * (COMPUTE_SLICES - len(ranked)))
+
+
+def within(sms: Iterable[int], ceiling: int) -> tuple[int, ...]:
+    """Which of the AI's partitions fit under a ceiling together, largest first; ranked."""
+    kept, total = [], 0
+    for one in sorted(sms, reverse=True):
+        if one and total + one <= ceiling:
+            kept.append(one)
+            total += one
+    return ranked(kept)

@@ -1,22 +1,24 @@
 """From a plan's target to the ordered steps that reach it from the present inventory. Pure.
 
 Because the steps follow from what is there now, applying is idempotent: after a crash the same
-call yields what is left to do. The RAN's new partitions are made before its old ones go.
+call yields what is left to do. The RAN's new partitions are made before its old ones go, on
+whichever GPU they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from airan.core.errors import InUseError
 from orchestrator.mig import Placement
-from orchestrator.plan import Inventory, Partition, Plan, Target
+from orchestrator.pool import Gpu, Inventory, Partition, Plan, Target
 
 
 @dataclass(frozen=True)
 class Step:
-    """One move. `kind` is `revoke`, `assign`, `destroy` or `create`."""
+    """One move. `kind` is `revoke`, `assign`, `resize`, `destroy` or `create`."""
 
     kind: str
     gpu_uuid: str
@@ -24,8 +26,10 @@ class Step:
     partition_id: str = ""
     """Empty for `create`."""
     role: str = ""
-    """`assign` and `create`: the role afterwards."""
+    """`assign`, `resize` and `create`: the role afterwards."""
     role_before: str = ""
+    becomes: Placement | None = None
+    """`resize`: the placement afterwards."""
 
     def __str__(self) -> str:
         where = f"{self.placement.profile} at slice {self.placement.start}"
@@ -37,7 +41,24 @@ class Step:
             return f"give {where} to {self.role}"
         if self.kind == "create":
             return f"create {where} for {self.role}"
+        if self.kind == "resize" and self.becomes is not None:
+            word = "shrink" if self.becomes.size < self.placement.size else "grow"
+            return f"{word} {self.placement.profile} of {self.role} to {self.becomes.profile}"
         return f"destroy {where}"
+
+
+class _Phases(NamedTuple):
+    """One GPU's steps by phase; over all GPUs the phases follow one another."""
+
+    revoke: list[Step]
+    to_ran: list[Step]
+    clear: list[Step]
+    """Shrinks and destroys what is not the RAN's."""
+    grow_ran: list[Step]
+    """Grows or makes the RAN's new partitions where there is room."""
+    hand_over: list[Step]
+    late_ran: list[Step]
+    rest: list[Step]
 
 
 def steps(plan: Plan, inventory: Inventory) -> tuple[Step, ...]:
@@ -45,26 +66,38 @@ def steps(plan: Plan, inventory: Inventory) -> tuple[Step, ...]:
 
     Leases end first; then partitions change to the RAN, others are destroyed, the RAN's new
     ones made where there is room, its cells handed over, its old ones destroyed; then the rest
-    is made, the AI's last.
+    is made, the AI's last. A part of a GPU divided without MIG is resized instead, and keeps its
+    lease.
 
     Raises:
         InUseError: the plan does not fit this inventory: it would leave running cells with no
             partition on the way. Plan anew.
     """
-    found: list[Step] = []
+    of_gpus = []
     for gpu in inventory.gpus:
         targets = {t.placement: t for t in plan.targets if t.gpu_uuid == gpu.uuid}
-        found += _steps_of_gpu(targets, inventory.on(gpu))
+        of_gpus.append(_phases(gpu, targets, inventory.on(gpu)))
+    found = tuple(step for phase in zip(*of_gpus, strict=True) for gpu in phase for step in gpu)
     _refuse_interruption(found, inventory)
-    return tuple(found)
+    return found
 
 
-def _steps_of_gpu(
-    targets: dict[Placement, Target], existing: tuple[Partition, ...]
-) -> Iterable[Step]:
+@dataclass
+class _Resized:
+    """Parts that stay but for their size, by their old placement."""
+
+    shrunk: list[Step] = field(default_factory=list)
+    grown: list[Step] = field(default_factory=list)
+    taken: set[Placement] = field(default_factory=set)
+    """Placements, old and new, with which nothing else is to be done."""
+
+
+def _phases(gpu: Gpu, targets: dict[Placement, Target], existing: tuple[Partition, ...]) -> _Phases:
+    resized = _resized(gpu, targets, existing)
+    existing = tuple(part for part in existing if part.placement not in resized.taken)
     kept = [part for part in existing if part.placement in targets]
     gone = [part for part in existing if part.placement not in targets]
-    here = {part.placement for part in kept}
+    here = {part.placement for part in kept} | resized.taken
     missing = [target for target in targets.values() if target.placement not in here]
     gone_ran = [part for part in gone if part.role == "ran"]
     early: list[Target] = []
@@ -72,20 +105,57 @@ def _steps_of_gpu(
     for target in missing:
         blocked = any(target.placement.overlaps(part.placement) for part in gone_ran)
         (early if target.role == "ran" and not blocked else late).append(target)
-    late.sort(key=lambda target: target.role != "ran")
 
     def wanted(part: Partition) -> str:
         return targets[part.placement].role if part.placement in targets else "free"
 
-    found = [_of("revoke", part) for part in existing if part.leased and wanted(part) != "ai"]
-    found += [_assign(part, "ran") for part in kept if part.role != "ran" == wanted(part)]
-    found += [_of("destroy", part) for part in gone if part.role != "ran"]
-    found += [_create(target) for target in early]
-    found += [_assign(part, "free") for part in gone_ran]
-    found += [_of("destroy", part) for part in gone_ran]
-    found += [_create(target) for target in late if target.role == "ran"]
-    found += [_assign(part, wanted(part)) for part in kept if part.role != wanted(part) != "ran"]
-    return found + [_create(target) for target in late if target.role != "ran"]
+    changed = [part for part in kept if part.role != wanted(part)]
+    return _Phases(
+        revoke=[_of("revoke", part) for part in existing if part.leased and wanted(part) != "ai"],
+        to_ran=[_assign(part, "ran") for part in changed if wanted(part) == "ran"],
+        clear=resized.shrunk + [_of("destroy", part) for part in gone if part.role != "ran"],
+        grow_ran=resized.grown + [_create(target) for target in early],
+        hand_over=[_assign(part, "free") for part in gone_ran]
+        + [_of("destroy", part) for part in gone_ran],
+        late_ran=[_create(target) for target in late if target.role == "ran"],
+        rest=[_assign(part, wanted(part)) for part in changed if wanted(part) != "ran"]
+        + [_create(target) for target in late if target.role != "ran"],
+    )
+
+
+def _resized(
+    gpu: Gpu, targets: dict[Placement, Target], existing: tuple[Partition, ...]
+) -> _Resized:
+    """The parts of a shared GPU that only move their border: same side, other size."""
+    found = _Resized()
+    if not gpu.geometry.is_resizable:
+        return found
+    for part in existing:
+        target = _same_side(part, targets)
+        if target is None or target.placement == part.placement:
+            continue
+        step = Step(
+            "resize",
+            gpu.uuid,
+            part.placement,
+            part.id,
+            target.role,
+            part.role,
+            becomes=target.placement,
+        )
+        shrinks = target.placement.size < part.placement.size
+        (found.shrunk if shrinks else found.grown).append(step)
+        found.taken |= {part.placement, target.placement}
+    return found
+
+
+def _same_side(part: Partition, targets: dict[Placement, Target]) -> Target | None:
+    """The target with the part's role, on the same end of the GPU."""
+    starts_at_zero = part.placement.start == 0
+    for target in targets.values():
+        if target.role == part.role and (target.placement.start == 0) == starts_at_zero:
+            return target
+    return None
 
 
 def _refuse_interruption(found: Iterable[Step], inventory: Inventory) -> None:
