@@ -32,7 +32,7 @@ from orchestrator.plan import Demand, Inventory, Plan, plan, renumbered, role_sm
 from orchestrator.policy import Policy, restored
 from orchestrator.ran import RanSide
 from orchestrator.reconcile import verdict
-from orchestrator.steps import steps
+from orchestrator.steps import in_words, steps
 from orchestrator.store import Store, StoredPlan
 from orchestrator.views import (
     Lease,
@@ -272,7 +272,7 @@ class ControlPlane:
             raise UnavailableError("no GPU of the site answers", remedy="see `airan gpu`")
         newest = self.store.newest_plan()
         chosen = self._choose(policy, inventory, newest)
-        moves = tuple(str(step) for step in steps(chosen, inventory))
+        moves = in_words(steps(chosen, inventory), inventory)
         state = "dry-run"
         if not dry_run:
             self._policy = policy

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from orchestrator.policy import Policy
-from orchestrator.pool import Demand, Gpu, Inventory, Target, role_sms
+from orchestrator.pool import Demand, Gpu, Inventory, Plan, Target, role_sms
 
 
 class Need(NamedTuple):
@@ -44,7 +44,10 @@ def _sms(share: float, inventory: Inventory) -> int:
 class Needs:
     """Splits what both sides must have over the GPUs, in the order `order` gives."""
 
-    def __init__(self, policy: Policy, inventory: Inventory, demand: Demand) -> None:
+    def __init__(
+        self, policy: Policy, inventory: Inventory, demand: Demand, parent: Plan | None = None
+    ) -> None:
+        self._parent = parent
         self._policy, self._inventory, self._demand = policy, inventory, demand
         soon = max(demand.now_share, demand.forecast_share)
         self._now = math.ceil(min(1.0, demand.now_share) * inventory.sm_count - 1e-9)
@@ -62,8 +65,13 @@ class Needs:
         self._left = list(self.order())
 
     def order(self) -> Sequence[Gpu]:
-        """The GPUs in the order in which they are filled: those in maintenance last."""
-        return sorted(self._inventory.gpus, key=lambda gpu: gpu.drained)
+        """The GPUs in the order in which the RAN fills them: first those where it is, so that
+        it gathers there; those in maintenance last."""
+        held = {gpu.uuid: 0 for gpu in self._inventory.gpus}
+        for target in self._parent.targets if self._parent else ():
+            if target.role == "ran" and target.gpu_uuid in held:
+                held[target.gpu_uuid] += target.sm_count
+        return sorted(self._inventory.gpus, key=lambda gpu: (gpu.drained, -held[gpu.uuid]))
 
     def __call__(self, gpu: Gpu, before: list[Target]) -> Need:
         """What this GPU must give after what the ones before it have been given."""

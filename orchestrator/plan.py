@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from orchestrator.judge import Judge
 from orchestrator.needs import Need, Needs, wanted_sms
@@ -50,15 +51,17 @@ def plan(policy: Policy, inventory: Inventory, demand: Demand, parent: Plan | No
     order, unless the demand says what each must give; GPUs in maintenance come last and keep
     only what the RAN cannot get elsewhere.
     """
-    needs = Needs(policy, inventory, demand)
+    needs = Needs(policy, inventory, demand, parent)
     gain_sms = math.ceil(policy.hysteresis_share * inventory.sm_count)
     found: dict[str, list[Target]] = {}
     before: list[Target] = []
+    wanted = 0
     for gpu in needs.order():
         need = needs(gpu, before)
         option = _choose(gpu, inventory, need, parent, gain_sms)
         found[gpu.uuid] = _targets(gpu, option, need)
         before += found[gpu.uuid]
+        wanted += need.soon
     chosen = tuple(target for gpu in inventory.gpus for target in found[gpu.uuid])
     if parent is not None and chosen == parent.targets:
         return parent
@@ -68,7 +71,7 @@ def plan(policy: Policy, inventory: Inventory, demand: Demand, parent: Plan | No
         generation=generation + 1,
         parent=generation,
         targets=chosen,
-        reason=_reason(policy, inventory, demand, chosen),
+        reason=_reason(policy, inventory, _Wanted(demand, wanted), chosen),
         ran_share=role_sms(chosen, "ran") / total,
         ai_share=role_sms(chosen, "ai") / total,
     )
@@ -118,32 +121,45 @@ def _targets(gpu: Gpu, option: Option, need: Need) -> list[Target]:
     return targets
 
 
+class _Wanted(NamedTuple):
+    demand: Demand
+    placed_sms: int
+    """What the cells placed on the GPUs need together, headroom included."""
+
+
 def _reason(
-    policy: Policy, inventory: Inventory, demand: Demand, targets: tuple[Target, ...]
+    policy: Policy, inventory: Inventory, wanted: _Wanted, targets: tuple[Target, ...]
 ) -> str:
-    total, ran = inventory.sm_count, role_sms(targets, "ran")
+    total = inventory.sm_count
     stranded = total - sum(target.sm_count for target in targets)
-    if policy.kind != "demand":
-        why = _fixed_reason(policy, demand)
+    if policy.kind == "demand":
+        why = _demand_reason(policy, inventory, wanted, role_sms(targets, "ran"))
     else:
-        soon = max(demand.now_share, demand.forecast_share)
-        wanted = wanted_sms(policy, inventory, soon)
-        why = (
-            f"RAN needs {wanted} SMs (now {demand.now_share:.1%}, forecast "
-            f"{demand.forecast_share:.1%}, headroom {policy.headroom:.1%}"
-            f"{', assumed' if demand.assumed else ''})"
-        )
-        if wanted > ran:
-            why += (
-                f", {wanted - ran} more than any layout gives without interrupting it or taking"
-                " an undivided GPU"
-            )
+        why = _fixed_reason(policy, wanted.demand)
     words = [f"{role.upper()} {_sizes(targets, role)}" for role in ("ran", "ai")]
     if free := role_sms(targets, "free"):
         words.append(f"{free} SMs above the AI's ceiling")
     if drained := sum(gpu.drained for gpu in inventory.gpus):
         words.append(f"{drained} GPU{'s' if drained > 1 else ''} in maintenance")
     return f"{why}: {', '.join(words)}; {stranded} of {total} SMs {_stranded_by(inventory)}"
+
+
+def _demand_reason(policy: Policy, inventory: Inventory, wanted: _Wanted, ran_sms: int) -> str:
+    demand = wanted.demand
+    soon = max(demand.now_share, demand.forecast_share)
+    sms = wanted.placed_sms if demand.by_gpu else wanted_sms(policy, inventory, soon)
+    why = (
+        f"RAN needs {sms} SMs (now {demand.now_share:.1%}, forecast "
+        f"{demand.forecast_share:.1%}, headroom {policy.headroom:.1%}"
+        f"{', by cells placed' if demand.by_gpu else ''}{', assumed' if demand.assumed else ''})"
+    )
+    if sms <= ran_sms:
+        return why
+    floor = ", leaving the AI its floor" if policy.min_ai_share else ""
+    return (
+        f"{why}, {sms - ran_sms} more than any layout gives without interrupting it or taking"
+        f" an undivided GPU{floor}"
+    )
 
 
 def _fixed_reason(policy: Policy, demand: Demand) -> str:

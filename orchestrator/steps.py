@@ -14,6 +14,7 @@ from typing import NamedTuple
 from airan.core.errors import InUseError
 from orchestrator.mig import Placement
 from orchestrator.pool import Gpu, Inventory, Partition, Plan, Target
+from orchestrator.shares import SHARE_KINDS
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Step:
     """`resize`: the placement afterwards."""
 
     def __str__(self) -> str:
-        where = f"{self.placement.profile} at slice {self.placement.start}"
+        unit = "SM" if self.placement.profile.partition(".")[0] in SHARE_KINDS else "slice"
+        where = f"{self.placement.profile} at {unit} {self.placement.start}"
         if self.kind == "revoke":
             return f"revoke the lease on {where}, evict its holder at the end of the notice"
         if self.kind == "assign" and self.role_before == "ran":
@@ -45,6 +47,13 @@ class Step:
             word = "shrink" if self.becomes.size < self.placement.size else "grow"
             return f"{word} {self.placement.profile} of {self.role} to {self.becomes.profile}"
         return f"destroy {where}"
+
+
+def in_words(found: Iterable[Step], inventory: Inventory) -> tuple[str, ...]:
+    """The steps in words, with the GPU where there are several."""
+    if len(inventory.gpus) == 1:
+        return tuple(str(step) for step in found)
+    return tuple(f"{step.gpu_uuid}: {step}" for step in found)
 
 
 class _Phases(NamedTuple):
