@@ -28,7 +28,9 @@ SeedOption = Annotated[int, typer.Option(help="Of everything random.")]
 
 _BUSY_LOAD = 0.7
 
-bench_app = typer.Typer(help="How fast and how good Layer 1 is.", no_args_is_help=True)
+bench_app = typer.Typer(
+    help="How fast and how good Layer 1 and the orchestrator are.", no_args_is_help=True
+)
 
 
 def register(app: typer.Typer) -> None:
