@@ -8,11 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
-from importlib import resources
-from typing import Any
-
-import yaml
+from functools import cached_property
 
 from airan.core.errors import InvalidInputError, NotFoundError
 
@@ -76,12 +72,16 @@ class MigGeometry:
         Raises:
             NotFoundError: the table has no such product; the message lists those it has.
         """
-        return _load(gpu)
+        from orchestrator.mig_table import load
+
+        return load(gpu)
 
     @staticmethod
     def known() -> tuple[str, ...]:
         """All products of the table."""
-        return tuple(_table()["gpus"])
+        from orchestrator.mig_table import known
+
+        return known()
 
     kind = "mig"
     positions = MEMORY_SLICES
@@ -235,56 +235,3 @@ class MigGeometry:
     @cached_property
     def _maximal(self) -> tuple[Layout, ...]:
         return tuple(layout for layout in self._layouts if not any(self._room_left(layout)))
-
-
-@cache
-def _table() -> dict[str, Any]:
-    text = resources.files("orchestrator").joinpath("data/mig_profiles.yaml").read_text("utf-8")
-    table: dict[str, Any] = yaml.safe_load(text)
-    return table
-
-
-@cache
-def _load(gpu: str) -> MigGeometry:
-    table = _table()
-    if gpu not in table["gpus"]:
-        raise NotFoundError(
-            f"no MIG geometry for GPU {gpu!r}",
-            remedy=f"known are {', '.join(table['gpus'])}",
-        )
-    rows = table["gpus"][gpu]
-    profiles = [
-        _profile(key, row, rows["1g"], table["placements"][key])
-        for key, row in _with_media(rows).items()
-    ]
-    profiles.sort(key=lambda one: (one.compute_slices, one.size, one.key))
-    return MigGeometry(gpu, tuple(profiles))
-
-
-def _with_media(rows: dict[str, Any]) -> dict[str, Any]:
-    # `1g+me` is a 1g that also holds the media engines; the table lists it only once for all.
-    return rows | {"1g+me": rows["1g"] | {"name": rows["1g"]["name"] + "+me"}}
-
-
-def _profile(
-    key: str, row: dict[str, Any], one_slice: dict[str, Any], place: dict[str, Any]
-) -> MigProfile:
-    compute_slices = int(key[0])
-    assumed = []
-    sm_count, gib = row["sm"], row["gib"]
-    if sm_count is None:
-        sm_count, assumed = one_slice["sm"] * compute_slices, ["sm_count"]
-    if gib is None:
-        gib, assumed = one_slice["gib"] * place["size"], [*assumed, "memory_mib"]
-    return MigProfile(
-        key=key,
-        name=row["name"],
-        profile_id=place["profile_id"],
-        compute_slices=compute_slices,
-        size=place["size"],
-        starts=tuple(place["starts"]),
-        max_count=place["max"],
-        sm_count=sm_count,
-        memory_mib=round(gib * 1024),
-        assumed=tuple(assumed),
-    )

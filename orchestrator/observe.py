@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from orchestrator.drivers.base import GpuInventory
 from orchestrator.leases import LeaseManager
-from orchestrator.mig import MigGeometry
 from orchestrator.plan import Gpu, Inventory, Partition
 from orchestrator.store import Store
 
@@ -31,7 +30,7 @@ class Observer:
             UnavailableError: the driver or the database does not answer.
         """
         infos = [info for info in await self._driver.gpus() if not info.lost]
-        gpus = tuple(Gpu(info.uuid, MigGeometry.load(info.name)) for info in infos)
+        gpus = tuple(Gpu(info.uuid, self._driver.geometry(info.uuid)) for info in infos)
         known = {gpu.uuid for gpu in gpus}
         roles = self._store.roles()
         leased = {lease.partition_id for lease in self._leases.live()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from orchestrator.geometry import Geometry
 from orchestrator.mig import Placement
 
 
@@ -25,6 +26,18 @@ class GpuInfo:
     """XID errors seen since the node started, oldest first."""
     lost: bool = False
     """Fallen off the bus: every call on it fails until an operator acts."""
+    node: str = ""
+    """Host it is in."""
+    mig_mode: str = "enabled"
+    """`enabled`, `disabled` or `unsupported`."""
+    ecc_uncorrected: int = 0
+    """Uncorrected memory errors since the driver was loaded."""
+    power_w: float | None = None
+    """Drawn now; None where it cannot be read, as for the readings below."""
+    power_limit_w: float | None = None
+    energy_j: float | None = None
+    """Since the driver was loaded."""
+    temperature_c: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,14 @@ class GpuInventory(Protocol):
 
         Raises:
             UnavailableError: the driver does not answer.
+        """
+        ...
+
+    def geometry(self, gpu_uuid: str) -> Geometry:
+        """How the GPU may be divided; of a GPU that `gpus` has shown.
+
+        Raises:
+            NotFoundError: no such GPU, or no geometry known for it.
         """
         ...
 

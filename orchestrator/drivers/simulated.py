@@ -20,6 +20,7 @@ from airan.core.clock import Clock, SystemClock
 from airan.core.errors import CapacityError, InUseError, NotFoundError, UnavailableError
 from orchestrator.drivers import processes
 from orchestrator.drivers.base import GpuInfo, GpuInstance
+from orchestrator.geometry import Geometry
 from orchestrator.mig import MigGeometry, Placement
 
 XID_FELL_OFF_THE_BUS = 79
@@ -82,6 +83,11 @@ class SimulatedNode:
             )
             for gpu in self._state["gpus"]
         )
+
+    def geometry(self, gpu_uuid: str) -> Geometry:
+        """See `GpuInventory`."""
+        self._gpu(gpu_uuid)
+        return self._geometry
 
     async def instances(self) -> tuple[GpuInstance, ...]:
         """See `GpuInventory`."""

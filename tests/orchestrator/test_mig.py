@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from airan.core.errors import InvalidInputError, NotFoundError
 from orchestrator.mig import MigGeometry, Placement
+from orchestrator.mig_table import product_of
 
 BOARD = Path(__file__).parent / "data" / "nvml_h100_sxm_80gb.json"
 GH200 = MigGeometry.load("GH200-96GB")
@@ -122,3 +123,34 @@ def test_place_finds_a_legal_way_exactly_when_there_is_one(
     if found is not None:
         GH200.check((*occupied, *found))
         assert [one.profile for one in found] == [GH200.profile(name).name for name in wanted]
+
+
+@pytest.mark.parametrize(
+    ("name", "memory_mib", "product"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 81_920, "A100-SXM4-80GB"),
+        ("NVIDIA H100 80GB HBM3", 81_559, "H100-SXM5-80GB"),
+        ("NVIDIA H200", 143_771, "H200-141GB"),
+        ("NVIDIA GH200 480GB", 97_871, "GH200-96GB"),
+        ("NVIDIA GH200 144G HBM3e", 147_456, "GH200-144GB"),
+        ("NVIDIA B200", 183_359, "B200-180GB"),
+        ("NVIDIA GB200", 189_471, "GB200-186GB"),
+    ],
+)
+def test_a_products_name_in_nvml_leads_to_its_table(
+    name: str, memory_mib: int, product: str
+) -> None:
+    assert product_of(name, memory_mib) == product
+
+
+@pytest.mark.parametrize(("name", "memory_mib"), [("NVIDIA L4", 23_034), ("NVIDIA H100 PCIe", 500)])
+def test_an_unknown_product_is_named(name: str, memory_mib: int) -> None:
+    with pytest.raises(NotFoundError, match=name):
+        product_of(name, memory_mib)
+
+
+@pytest.mark.parametrize("product", MigGeometry.known())
+def test_every_product_has_the_published_number_of_layouts(product: str) -> None:
+    geometry = MigGeometry.load(product)
+    assert len(geometry.layouts()) == 298
+    assert len(geometry.maximal_layouts()) == 19
