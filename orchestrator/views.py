@@ -212,6 +212,24 @@ class Event:
 
 
 @dataclass(frozen=True)
+class AuditEntry:
+    """Who asked for what, and what came of it; `seq` grows by one and never repeats."""
+
+    seq: int = 0
+    time_s: float = 0.0
+    actor: str = ""
+    role: str = ""
+    """`viewer`, `operator` or `admin`."""
+    method: str = ""
+    """E.g. `PolicyService/SetPolicy`."""
+    request: str = ""
+    """As JSON."""
+    outcome: str = ""
+    """`ok`, or the status of the error."""
+    message: str = ""
+
+
+@dataclass(frozen=True)
 class SiteStatus:
     """The whole site at one moment."""
 
