@@ -61,8 +61,12 @@ class Database:
         self.epoch: int | None = None
         """Of our leadership: writes are refused once the database knows a newer one. None: this
         database is nobody else's."""
-        with self._translated():
-            migrate.upgrade(self._engine)
+        try:
+            with self._translated():
+                migrate.upgrade(self._engine)
+        except UnavailableError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Closes the database. Idempotent."""

@@ -17,7 +17,7 @@ def upgrade(engine: sa.Engine, revision: str = "head") -> None:
     with engine.begin() as db:
         if engine.dialect.name == "postgresql":
             # Two orchestrators may start at once; the second finds everything done.
-            db.execute(sa.text("SELECT pg_advisory_xact_lock(727_001)"))
+            db.execute(sa.text("SELECT pg_advisory_xact_lock(727001)"))
         tables = set(sa.inspect(db).get_table_names())
         if "plans" in tables and "alembic_version" not in tables:
             command.stamp(_config(db), FIRST)
