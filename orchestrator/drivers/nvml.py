@@ -242,7 +242,7 @@ class NvmlNode:
         running = asyncio.get_running_loop().run_in_executor(self._thread, self._ours, work)
         try:
             return await asyncio.wait_for(running, self._timeout_s)
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             raise UnavailableError(
                 f"NVML has not answered within {self._timeout_s:g} s",
                 remedy="see the kernel's log; a GPU that hangs needs a reset",

@@ -92,12 +92,10 @@ class Reader:
     def _profiles(self, handle: Any) -> Iterator[ProfileReading]:
         nvml = self._nvml
         for number in range(nvml.NVML_GPU_INSTANCE_PROFILE_COUNT):
-            info = self._errors.optional(
-                nvml.nvmlDeviceGetGpuInstanceProfileInfo, handle, number
-            )
+            info = self._errors.optional(nvml.nvmlDeviceGetGpuInstanceProfileInfo, handle, number)
             if info is not None:
                 yield ProfileReading(
-                    name=info.name.decode(),
+                    name=str(info.name),
                     profile_id=info.id,
                     compute_slices=info.sliceCount,
                     instance_count=info.instanceCount,
@@ -153,7 +151,7 @@ class XidWatch:
                 # The time-out says that there are no more; a lost GPU is told by its own reading.
                 return
             uuid = self._uuids.get(_address(event.device))
-            if uuid is not None:
+            if uuid is not None and event.eventType == self._nvml.nvmlEventTypeXidCriticalError:
                 seen = self._seen.setdefault(uuid, [])
                 seen.append(int(event.eventData))
                 del seen[:-_MAX_XIDS]
