@@ -133,7 +133,7 @@ class InstanceProcesses(Protocol):
         """Kills (SIGKILL) the attached processes and returns their pids once they are gone.
 
         Only processes whose start time is still the registered one: a recycled pid is spared.
-        Idempotent.
+        Idempotent. Works on a lost GPU too.
 
         Raises:
             NotFoundError: no such instance.

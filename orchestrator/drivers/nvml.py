@@ -54,6 +54,7 @@ class NvmlNode:
         self._known: dict[str, GpuInfo] = {}
         self._geometries: dict[str, Geometry] = {}
         self._attached: dict[str, dict[int, float]] = {}
+        self._seen: dict[str, list[GpuInstance]] = {}
         with self._errors.translated("starting NVML"):
             nvml.nvmlInit()
             self._xids = XidWatch(nvml, self._errors)
@@ -137,10 +138,16 @@ class NvmlNode:
         return tuple(killed)
 
     async def _existing(self, uuid: str) -> GpuInstance:
-        for one in await self.instances():
+        there = [*await self.instances(), *self._stranded()]
+        for one in there:
             if one.uuid == uuid:
                 return one
         raise NotFoundError(f"there is no GPU instance {uuid}")
+
+    def _stranded(self) -> list[GpuInstance]:
+        """What was last seen on GPUs that are lost now, with the processes that still live."""
+        gone = [uuid for uuid, info in self._known.items() if info.lost]
+        return [self._used(one) for uuid in gone for one in self._seen.get(uuid, ())]
 
     def close(self) -> None:
         """Lets NVML go. A call under way ends first, unless the driver hangs in it."""
@@ -157,7 +164,10 @@ class NvmlNode:
             known = self._known.get(uuid)
             if known is None or not self._errors.is_lost(error):
                 raise
-            info = replace(known, lost=True, xids=self._xids.of(uuid))
+            # What was read before says nothing of it now.
+            unread = {"power_w": None, "power_limit_w": None, "energy_j": None}
+            xids = self._xids.of(uuid)
+            info = replace(known, lost=True, xids=xids, temperature_c=None, **unread)
         self._known[uuid] = info
         return info
 
@@ -193,9 +203,12 @@ class NvmlNode:
         """What there is, its GPU's instances and NVML's handle; of GPUs that are not lost."""
         found = []
         for uuid in self._handles:
-            divided = None if self._info(uuid).lost else self._instances_of(uuid)
-            if divided is not None:
-                found += [(self._used(one), divided, handle) for one, handle in divided.all()]
+            if self._info(uuid).lost:
+                continue
+            divided = self._instances_of(uuid)
+            pairs = [] if divided is None else divided.all()
+            self._seen[uuid] = [one for one, _ in pairs]
+            found += [(self._used(one), divided, handle) for one, handle in pairs if divided]
         return found
 
     def _instances_of(self, uuid: str) -> Instances | None:
@@ -234,6 +247,9 @@ class NvmlNode:
             divided.destroy(one, handle)
             self._attached.pop(uuid, None)
             return
+        for one in self._stranded():
+            if one.uuid == uuid:
+                raise lost(f"destroying {uuid} of {one.gpu_uuid}")
         raise NotFoundError(f"there is no GPU instance {uuid}")
 
     # --- the thread

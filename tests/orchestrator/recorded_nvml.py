@@ -70,7 +70,7 @@ class RecordedNvml:
         self.fail: dict[str, int] = {}
         """Error by function name, for its next call."""
         self.answering = threading.Event()
-        """Cleared: reading the GPU's name blocks, as a driver that hangs does."""
+        """Cleared: making an instance blocks, as it does in a driver that hangs."""
         self.answering.set()
         self.instances: dict[int, _Instance] = {}
         self._handles = itertools.count(0x2000, 0x10)
@@ -112,7 +112,6 @@ class RecordedNvml:
         return GPU_UUID if _address(handle) == _GPU else self._of(handle).mig_uuid
 
     def nvmlDeviceGetName(self, handle: Any) -> str:  # noqa: N802
-        self.answering.wait()
         self._check("nvmlDeviceGetName")
         return str(self.name)
 
@@ -198,6 +197,7 @@ class RecordedNvml:
     def nvmlDeviceCreateGpuInstanceWithPlacement(  # noqa: N802
         self, handle: Any, profile_id: int, placement: Any
     ) -> Any:
+        self.answering.wait()
         self._check_mig("nvmlDeviceCreateGpuInstanceWithPlacement", change=True)
         start, size = placement._obj.start, placement._obj.size
         profile = self.by_id.get(profile_id)
