@@ -63,6 +63,9 @@ class Metrics:
         self.plans = Counter(_P + "plans", "Plans by what became of them", ["state"], registry=at)
         self.alarms = Counter(_P + "slot_alarms", "Alarming slot reports", registry=at)
         self.alarm = Gauge(_P + "slot_alarm_raised", "1 while no lease is given", registry=at)
+        self.drift = Gauge(
+            _P + "drift", "Partitions that are not as the plan left them", registry=at
+        )
         self.plan_seconds = Histogram(
             _P + "plan_seconds",
             "Time to plan",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from airan.core.errors import InUseError
-from orchestrator.plan import Inventory, Plan, renumbered
+from orchestrator.plan import Inventory, Plan, renumbered, role_sms
 from orchestrator.steps import steps
 from orchestrator.store import StoredPlan
 
@@ -36,6 +36,43 @@ def verdict(newest: StoredPlan | None, parent: StoredPlan | None, inventory: Inv
         reason = f"plan {newest.plan.generation} unwound to plan {parent.plan.generation}"
         return Verdict("unwind", renumbered(parent.plan, newest.plan, reason))
     return Verdict("replan")
+
+
+def undoing(failed: StoredPlan, parent: StoredPlan | None, inventory: Inventory) -> Plan | None:
+    """The plan that undoes what a failed one has done: its parent's targets again.
+
+    None where that cannot be reached, or would leave the RAN less than it holds by now: then
+    the next plan starts from what is there.
+    """
+    if parent is None or not _reachable(parent.plan, inventory):
+        return None
+    held = role_sms(inventory.partitions, "ran")
+    if inventory.ran_in_use and role_sms(parent.plan.targets, "ran") < held:
+        return None
+    if not steps(parent.plan, inventory):
+        return None
+    number = failed.plan.generation
+    again = renumbered(parent.plan, failed.plan, f"plan {number} failed and is undone")
+    return replace(again, undoes=number)
+
+
+def differences(plan: Plan, inventory: Inventory) -> tuple[str, ...]:
+    """In words, how the partitions differ from what an applied plan left behind."""
+    wanted = {(target.gpu_uuid, target.placement): target.role for target in plan.targets}
+    there = {(part.gpu_uuid, part.placement): part.role for part in inventory.partitions}
+    known = {gpu.uuid for gpu in inventory.gpus}
+    found = []
+    for (gpu, placement), role in wanted.items():
+        where = f"{placement.profile} at {placement.start} of {gpu}"
+        if gpu not in known:
+            found.append(f"{gpu} is gone")
+        elif (gpu, placement) not in there:
+            found.append(f"{where} ({role}) is missing")
+        elif there[gpu, placement] != role:
+            found.append(f"{where} is {there[gpu, placement]}, not {role}")
+    for gpu, placement in there.keys() - wanted.keys():
+        found.append(f"{placement.profile} at {placement.start} of {gpu} is in no plan")
+    return tuple(sorted(set(found)))
 
 
 def _reachable(plan: Plan, inventory: Inventory) -> bool:
