@@ -11,6 +11,7 @@ series by recursive least squares, with forgetting.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +26,7 @@ STEPS = (1, 2, 4, 8, 16, 32, 96)
 
 _N_FEATURES = 8
 _LEAST_SCALE = 0.004
+_HUBER = 6.0  # times the usual error
 
 
 class Calendar(Protocol):
@@ -92,6 +94,12 @@ class SeasonModel:
         """Whether working and free days have been seen twice each."""
         return bool((self._count[1:].mean(axis=1) >= 2.0).all())
 
+    @property
+    def has_errors(self) -> bool:
+        """Whether the errors of the shortest distance say anything yet."""
+        enough = self.settings.least_errors + self.settings.refresh_bins
+        return bool(self._n_errors[0] >= enough)
+
     def step(self, number: int, shares: Floats) -> None:
         """Takes in bin `number`, later than the last one; `shares` [series]."""
         slot, kind = self._where(np.array([number]))
@@ -110,13 +118,12 @@ class SeasonModel:
         if self.n_bins % self.settings.refresh_bins == 0:
             self._refresh()
 
-    def forecast(self, number: int) -> Floats:
-        """The quantile expected for bin `number`, after the last one: [series]."""
-        ahead = number - self.last_bin
-        which = min(int(np.searchsorted(self._steps, ahead)), len(STEPS) - 1)
-        features, base, scale = self._looked_ahead(np.array([number]))
-        expected = base[0] + (features[0] * self._weights[which]).sum(axis=1)
-        return expected + self._quantile[which] * scale[0]  # type: ignore[no-any-return]
+    def forecast(self, bins: Ints) -> Floats:
+        """The quantile expected for each of the bins, all after the last one: [bin, series]."""
+        which = np.minimum(np.searchsorted(self._steps, bins - self.last_bin), len(STEPS) - 1)
+        features, bases, scales = self._looked_ahead(bins)
+        expected: Floats = bases + (features * self._weights[which]).sum(axis=2)
+        return expected + self._quantile[which] * scales
 
     def _where(self, bins: Ints) -> tuple[Ints, Ints]:
         slot, weekday = self.calendar.slots(bins)
@@ -165,27 +172,25 @@ class SeasonModel:
         if not known.any():
             return
         error = shares - bases - (features * self._weights).sum(axis=2)
-        error[~known] = 0.0
-        size = np.abs(error)
-        for which in np.flatnonzero(known):
-            row = self._n_errors[which] % self.settings.errors_kept
-            self._errors[row, which] = error[which] / scales[which]
-            self._n_errors[which] += 1
+        kept = self._n_errors[known] % self.settings.errors_kept
+        self._errors[kept, known] = (error / scales)[known]
+        self._n_errors[known] += 1
         # Huber's weight: an event must not turn the weights.
-        limit = 6.0 * scales
-        error *= limit / np.maximum(size, limit)
-        gain = np.einsum("ksfg,ksg->ksf", self._inverse, features)
-        stretch = self.settings.forgetting + (gain * features).sum(axis=2)
-        learnt = gain / stretch[:, :, None]
+        limit = _HUBER * scales
+        error *= limit / np.maximum(np.abs(error), limit) * known[:, None]
+        self._turn_weights(features * known[:, None, None], error)
+
+    def _turn_weights(self, features: Floats, error: Floats) -> None:
+        """Recursive least squares; both arguments are 0 where there is nothing to learn."""
+        gain = (self._inverse @ features[..., None])[..., 0]
+        stretch = self.settings.forgetting + (gain * features).sum(axis=2, keepdims=True)
+        learnt = gain / stretch
         self._weights += learnt * error[:, :, None]
-        inverse = self._inverse - learnt[..., None] * gain[:, :, None, :]
+        self._inverse -= learnt[..., None] * gain[:, :, None, :]
         # Forgetting without news would let the inverse grow beyond bounds.
-        grown = inverse / self.settings.forgetting
-        tame = np.trace(grown, axis1=2, axis2=3) < _N_FEATURES / self.settings.stiffness
-        self._inverse = np.where(
-            known[:, None, None, None], np.where(tame[..., None, None], grown, inverse), self._inverse
-        )
-        self._size = size
+        size = np.trace(self._inverse, axis1=2, axis2=3)
+        tame = size < self.settings.forgetting * _N_FEATURES / self.settings.stiffness
+        self._inverse *= np.where(tame, 1.0 / self.settings.forgetting, 1.0)[..., None, None]
 
     def _settle(self, slot: int, kind: int, shares: Floats, base: Floats) -> None:
         """Moves the season towards the bin just seen."""
@@ -205,12 +210,15 @@ class SeasonModel:
             self._count[table, slot] = count + 1
 
     def _refresh(self) -> None:
+        """Takes the quantile of the errors anew; a distance with too few goes by the one before."""
         kept = self.settings.errors_kept
         for which, n_errors in enumerate(np.minimum(self._n_errors, kept)):
             if n_errors >= self.settings.least_errors:
-                rank = min(n_errors - 1, int(np.ceil(self.settings.quantile * (n_errors + 1))) - 1)
+                rank = min(n_errors - 1, math.ceil(self.settings.quantile * (n_errors + 1)) - 1)
                 errors = self._errors[:n_errors, which]
                 self._quantile[which] = np.partition(errors, rank, axis=0)[rank]
+            elif which:
+                self._quantile[which] = self._quantile[which - 1]
 
 
 class _Lately:
