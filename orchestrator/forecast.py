@@ -169,7 +169,7 @@ class SeasonalForecaster:
         first = max(self._bin(now_s), self._open[0])
         last = max(self._bin(now_s + horizon_s), first)
         if (first, last) not in self._cache:
-            self._cache[first, last] = self._forecast(first, last)
+            self._cache[first, last] = self._forecast(first, last, self._open[1])
         return self._cache[first, last]
 
     def body(self) -> dict[str, Any]:
@@ -204,9 +204,7 @@ class SeasonalForecaster:
             self._bins.append(self._open)
             self._cache.clear()
 
-    def _forecast(self, first: int, last: int) -> SeasonForecast:
-        assert self._open is not None
-        seen = self._open[1]
+    def _forecast(self, first: int, last: int, seen: float) -> SeasonForecast:
         if self.has_season:
             found = self._model.forecast(np.arange(first, last + 1))
             season = "day and week" if self._model.knows_the_week else "day"

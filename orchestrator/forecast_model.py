@@ -105,7 +105,7 @@ class SeasonModel:
         slot, kind = self._where(np.array([number]))
         base = self._base(slot, kind)[0]
         self._learn(number, shares)
-        self._settle(int(slot[0]), int(kind[0]), shares, base)
+        self._settle(int(slot[0]), int(kind[0]), shares)
         self._past[number % len(self._past)] = shares
         self._past_bin[number % len(self._past)] = number
         self._last.add(shares, base, self.n_bins > self._day)
@@ -135,7 +135,7 @@ class SeasonModel:
         own = np.clip(count - 1.0, 0.0, 2.0) / 2.0
         return own * self._mean[kind, slot] + (1.0 - own) * self._mean[0, slot]
 
-    def _scale(self, slot: Ints, kind: Ints, bases: Floats) -> Floats:
+    def _scale(self, slot: Ints, kind: Ints) -> Floats:
         """How noisy that time of day is, [bin, series], beside its neighbours."""
         near = (slot[:, None] + np.arange(-2, 3)) % self._day
         usual = self._spread[0, near].mean(axis=1)
@@ -158,7 +158,7 @@ class SeasonModel:
         near = (slot[:, None] + np.array([-1, 1])) % self._day
         features[:, :, 6] = self._mean[kind[:, None], near].mean(axis=1) - self._mean[kind, slot]
         features[:, :, 7] = 0.05
-        return features, bases, self._scale(slot, kind, bases)
+        return features, bases, self._scale(slot, kind)
 
     def _unlike(self, bins: Ints, bases: Floats) -> Floats:
         """How far those bins of the past were from `bases`; 0 where they are unknown."""
@@ -192,7 +192,7 @@ class SeasonModel:
         tame = size < self.settings.forgetting * _N_FEATURES / self.settings.stiffness
         self._inverse *= np.where(tame, 1.0 / self.settings.forgetting, 1.0)[..., None, None]
 
-    def _settle(self, slot: int, kind: int, shares: Floats, base: Floats) -> None:
+    def _settle(self, slot: int, kind: int, shares: Floats) -> None:
         """Moves the season towards the bin just seen."""
         for table in (0, kind):
             count = self._count[table, slot]
@@ -205,7 +205,7 @@ class SeasonModel:
             if count == 0:
                 spread[:] = 0.02 + 0.1 * shares
             else:
-                spread += max(weight, 1.0 / (count + 1.0)) * (np.abs(residual) - spread)
+                spread += weight * (np.abs(residual) - spread)
             mean += weight * residual
             self._count[table, slot] = count + 1
 
