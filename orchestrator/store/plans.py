@@ -82,6 +82,12 @@ class PlanStore:
             if not db.execute(change).rowcount:
                 raise NotFoundError(f"there is no plan {generation}")
 
+    def mark_undone(self, generation: int) -> None:
+        """Notes that what a failed plan had done has been undone. Idempotent."""
+        mine = (PLANS.c.generation == generation) & (PLANS.c.state == "failed")
+        with self._database.writing() as db:
+            db.execute(PLANS.update().where(mine).values(state="undone"))
+
     def plans(self, limit: int, before_generation: int | None = None) -> list[StoredPlan]:
         """Newest first; only those before a generation, if one is given."""
         query = sa.select(PLANS).order_by(PLANS.c.generation.desc()).limit(limit)
