@@ -1,6 +1,6 @@
 # Two commands on a fresh Debian 12 with python3.11, pip and make:
 #   make demo    builds .venv, fetches the model once, runs a site through a day
-#   make test    runs every test (installs Debian's Chromium for the browser tests)
+#   make test    runs every test (installs Debian's Chromium and PostgreSQL for them)
 # With `make setup-oracle` before it, make test also compares Layer 1 with Sionna (torch: large);
 # with `make setup-nvrtc`, it compiles the GPU's kernels with NVIDIA's compiler, without a GPU.
 PYTHON ?= python3.11
@@ -24,6 +24,7 @@ test: setup-test
 
 setup-test: $(VENV)/.dev
 	scripts/install_chromium.sh
+	scripts/install_postgresql.sh
 	$(BIN)/airan model pull
 
 $(VENV)/.dev: pyproject.toml constraints.txt scripts/make_venv.sh

@@ -15,6 +15,7 @@ from airan.core.clock import Clock
 from airan.core.errors import (
     AiranError,
     InvalidInputError,
+    NotFoundError,
     StaleGenerationError,
     UnavailableError,
 )
@@ -26,12 +27,13 @@ from orchestrator.drivers.base import Driver
 from orchestrator.executor import Executor, ExecutorSettings
 from orchestrator.hub import EventLog
 from orchestrator.leases import LeaseManager, LeaseSettings
+from orchestrator.loss import expected_loss
 from orchestrator.metrics import Metrics
 from orchestrator.observe import Observer
 from orchestrator.plan import Demand, Inventory, Plan, plan, renumbered, role_sms, wanted_sms
 from orchestrator.policy import Policy, restored
 from orchestrator.ran import RanSide
-from orchestrator.reconcile import verdict
+from orchestrator.reconcile import alarm_plan, differences, undoing, verdict
 from orchestrator.steps import in_words, steps
 from orchestrator.store import Store, StoredPlan
 from orchestrator.views import (
@@ -90,6 +92,8 @@ class ControlPlane:
         self._demand = self._forecast()
         self._plan_ready = asyncio.Event()
         self._applying = False
+        self._drift: tuple[str, ...] = ()
+        self._alarm_s: float | None = None
         self._failures = 0
         self._retry_at_s = 0.0
 
@@ -148,7 +152,7 @@ class ControlPlane:
         newest = self.store.newest_plan()
         if self._applying and newest is not None and not self._is_too_small(newest, inventory):
             return
-        if self.clock.monotonic_s() < self._retry_at_s:
+        if self.leases.blocked or self.clock.monotonic_s() < self._retry_at_s:
             return
         await self._plan(inventory, newest)
 
@@ -159,13 +163,39 @@ class ControlPlane:
         parent = self.store.plan(newest.plan.parent) if newest is not None else None
         found = verdict(newest, parent, inventory)
         if found.kind == "mend" and found.plan is not None:
-            message = f"plan {found.plan.generation} is mended: the partitions have drifted from it"
-            self.log.record("plan.drift", message, "warning")
+            mends = self._policy.drift == "mend"
+            self._tell_drift(found.plan, inventory, mends=mends)
+            if not mends:
+                return
+        elif self._drift:
+            self._drift = ()
+            self.log.record("plan.drift_ended", "the partitions are as the plan left them")
+        self.metrics.drift.set(len(self._drift))
         if found.kind == "unwind" and found.plan is not None:
             self._store_plan(found.plan, inventory)
         if found.kind in ("finish", "mend"):
             self._plan_ready.set()
         self._offer(inventory)
+
+    def _tell_drift(self, applied: Plan, inventory: Inventory, *, mends: bool) -> None:
+        """Records how the inventory differs from the plan, once for every difference."""
+        found = differences(applied, inventory)
+        if found != self._drift or mends:
+            what = "is mended" if mends else "is left as it is, by policy"
+            message = f"plan {applied.generation} {what}: {'; '.join(found)}"
+            self.log.record("plan.drift", message, "warning")
+        self._drift = () if mends else found
+        self.metrics.drift.set(len(found))
+
+    async def _undo(self, failed: StoredPlan) -> None:
+        """Stores the plan that undoes a failed one, where there is a point in it."""
+        if failed.plan.undoes:
+            return
+        parent = self.store.plan(failed.plan.parent)
+        inventory = await self.observer.inventory()
+        undo = undoing(failed, parent, inventory)
+        if undo is not None:
+            self._store_plan(undo, inventory)
 
     async def apply_newest(self) -> None:
         """Applies the newest stored plan; failures are noted and lead to a new plan later."""
@@ -173,12 +203,19 @@ class ControlPlane:
         if newest is None:
             return
         self._applying = True
+        failed: StoredPlan | None = None
         begun_s = self.clock.monotonic_s()
         try:
             await self.executor.apply(newest.plan)
-            self._failures, self._retry_at_s = 0, 0.0
+            if newest.plan.undoes:
+                self.store.mark_undone(newest.plan.undoes)
+            else:
+                self._failures, self._retry_at_s = 0, 0.0
             self.metrics.plans.labels("applied").inc()
             self.metrics.apply_seconds.observe(self.clock.monotonic_s() - begun_s)
+            if self._alarm_s is not None:
+                self.metrics.alarm_seconds.observe(self.clock.monotonic_s() - self._alarm_s)
+                self._alarm_s = None
         except StaleGenerationError:
             self.metrics.plans.labels("superseded").inc()
             self._plan_ready.set()
@@ -188,9 +225,12 @@ class ControlPlane:
             self._failures += 1
             wait_s = min(_MAX_BACKOFF_S, self.options.interval_s * 2**self._failures)
             self._retry_at_s = self.clock.monotonic_s() + wait_s
+            failed = newest
         finally:
             self._applying = False
         try:
+            if failed is not None:
+                await self._undo(failed)
             self._offer(await self.observer.inventory())
         except AiranError as error:
             # The next tick looks again.
@@ -236,7 +276,13 @@ class ControlPlane:
             + self.options.interval_s
             + self.options.margin_s
         )
-        return self.ran.demand(policy, self.clock.now_s(), horizon_s)
+        now_s = self.clock.now_s()
+        demand = self.ran.demand(policy, now_s, horizon_s)
+        if policy.kind != "time_of_day":
+            return demand
+        # An entry of the calendar is in force when it starts, so that its plan comes before.
+        scheduled = max(policy.ran_share_at(now_s), policy.ran_share_at(now_s + horizon_s))
+        return dataclasses.replace(demand, scheduled_share=scheduled)
 
     def _offer(self, inventory: Inventory) -> None:
         """Puts the AI partitions on offer that the newest plan keeps."""
@@ -272,7 +318,10 @@ class ControlPlane:
             raise UnavailableError("no GPU of the site answers", remedy="see `airan gpu`")
         newest = self.store.newest_plan()
         chosen = self._choose(policy, inventory, newest)
-        moves = in_words(steps(chosen, inventory), inventory)
+        todo = steps(chosen, inventory)
+        loss = expected_loss(
+            policy, inventory, self._forecast(policy), chosen, todo, self.options.change_s
+        )
         state = "dry-run"
         if not dry_run:
             self._policy = policy
@@ -284,7 +333,29 @@ class ControlPlane:
                 state = "stored"
             else:
                 state = newest.state
-        return PolicyChange(policy, render.plan_view(chosen, state, self.clock.now_s()), moves)
+        view = render.plan_view(chosen, state, self.clock.now_s())
+        return PolicyChange(policy, view, in_words(todo, inventory), loss)
+
+    # --- maintenance
+
+    async def set_maintenance(self, gpu_uuid: str, reason: str, *, on: bool) -> None:
+        """Takes a GPU into maintenance, or back, and plans by it at once. Idempotent.
+
+        Raises:
+            NotFoundError: there is no such GPU.
+            InvalidInputError: no reason is given.
+        """
+        if gpu_uuid not in {info.uuid for info in await self.driver.gpus()}:
+            raise NotFoundError(f"there is no GPU {gpu_uuid}", remedy="see `airan gpu list`")
+        if on and not reason:
+            raise InvalidInputError("reason", "must not be empty", remedy="say what is done to it")
+        if on:
+            self.store.set_maintenance(gpu_uuid, reason, self.clock.now_s())
+            self.log.record("gpu.maintenance", f"{gpu_uuid} goes into maintenance: {reason}")
+        else:
+            self.store.clear_maintenance(gpu_uuid)
+            self.log.record("gpu.maintenance_ended", f"{gpu_uuid} is in use again")
+        await self.tick()
 
     # --- cells
 
@@ -298,9 +369,25 @@ class ControlPlane:
         if not cause:
             return
         self.metrics.alarms.inc()
-        if not self.leases.blocked:
-            self.log.record("slot.alarm", f"{cause}: the AI's leases are revoked", "warning")
+        if self.leases.blocked:
+            return
+        self._alarm_s = self.clock.monotonic_s()
         self.leases.block(f"slot alarm: {cause}")
+        self.log.record("slot.alarm", f"{cause}: the AI's leases are revoked", "warning")
+        await self._give_all_to_ran(cause)
+
+    async def _give_all_to_ran(self, cause: str) -> None:
+        """The fast path: no demand, no forecast, no search. The next plan after the alarm gives
+        the AI its part again."""
+        newest = self.store.newest_plan()
+        if newest is None:
+            return
+        inventory = await self.observer.inventory()
+        taking = alarm_plan(newest.plan, inventory, cause)
+        if taking is None:
+            self._alarm_s = None
+        else:
+            self._store_plan(taking, inventory)
 
     async def _attach_ran(self, inventory: Inventory) -> None:
         pid = self.ran.live_pid()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from airan.core.errors import (
     AiranError,
@@ -26,6 +27,7 @@ from orchestrator.plan import Inventory, Plan
 from orchestrator.steps import Step, steps
 from orchestrator.store import Store
 
+T = TypeVar("T")
 # More than any transition between two layouts takes; reaching it means no progress is made.
 _MAX_STEPS = 200
 
@@ -40,10 +42,12 @@ class ExecutorSettings:
     """Wait after the first failure; doubles with each."""
     settle_s: float = 0.02
     """How often a change under way is looked at."""
+    call_timeout_s: float = 60.0
+    """A driver call that takes longer counts as failed."""
 
 
 class Executor:
-    """Turns plans into driver calls. Use from one task at a time."""
+    """Turns plans into driver calls, and notes every step. Use from one task at a time."""
 
     def __init__(
         self,
@@ -88,10 +92,14 @@ class Executor:
             todo = steps(plan, await self._settled())
             if not todo:
                 return
+            first = todo[0]
+            self._note(plan, first, "started")
             try:
                 await self._do(todo)
+                self._note(plan, first, "done")
             except AiranError as error:
                 faults += 1
+                self._note(plan, first, "failed", str(error))
                 self._log.record("driver.fault", str(error), "warning")
                 if faults >= self._settings.max_faults:
                     raise UnavailableError(
@@ -117,8 +125,22 @@ class Executor:
             await self._destroy(step)
         else:
             placement = step.placement
-            made = await self._driver.create(step.gpu_uuid, placement.profile, placement.start)
+            made = await self._in_time(
+                self._driver.create(step.gpu_uuid, placement.profile, placement.start), step
+            )
             await self._give(made.uuid, step.role)
+
+    async def _in_time(self, call: Awaitable[T], step: Step) -> T:
+        limit_s = self._settings.call_timeout_s
+        try:
+            return await asyncio.wait_for(call, limit_s)
+        except TimeoutError as error:
+            # It may still take effect: the next look at the inventory tells.
+            raise UnavailableError(f"the driver took more than {limit_s:g} s to {step}") from error
+
+    def _note(self, plan: Plan, step: Step, state: str, error: str = "") -> None:
+        now_s = self._log.now_s()
+        self._store.note_step(plan.generation, str(step), state, now_s, error)
 
     async def _assign(self, step: Step) -> None:
         if step.role_before == "ran":
@@ -143,7 +165,7 @@ class Executor:
 
     async def _destroy(self, step: Step) -> None:
         try:
-            await self._driver.destroy(step.partition_id)
+            await self._in_time(self._driver.destroy(step.partition_id), step)
         except NotFoundError:
             return
         except InUseError:

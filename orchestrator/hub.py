@@ -75,6 +75,10 @@ class EventLog:
         self._store, self._clock = store, clock
         self._hub: Hub[Event] = Hub()
 
+    def now_s(self) -> float:
+        """The log's clock, Unix seconds."""
+        return self._clock.now_s()
+
     def record(self, kind: str, message: str, severity: str = "info") -> Event:
         """Stores the event, then tells the watchers."""
         event = self._store.add_event(self._clock.now_s(), severity, kind, message)

@@ -63,6 +63,9 @@ class Metrics:
         self.plans = Counter(_P + "plans", "Plans by what became of them", ["state"], registry=at)
         self.alarms = Counter(_P + "slot_alarms", "Alarming slot reports", registry=at)
         self.alarm = Gauge(_P + "slot_alarm_raised", "1 while no lease is given", registry=at)
+        self.drift = Gauge(
+            _P + "drift", "Partitions that are not as the plan left them", registry=at
+        )
         self.plan_seconds = Histogram(
             _P + "plan_seconds",
             "Time to plan",
@@ -73,6 +76,12 @@ class Metrics:
             _P + "apply_seconds",
             "Time to apply a plan",
             buckets=(0.1, 0.3, 1, 3, 10, 30),
+            registry=at,
+        )
+        self.alarm_seconds = Histogram(
+            _P + "alarm_to_ran_seconds",
+            "From a slot alarm to every partition in the RAN's hands",
+            buckets=(0.003, 0.01, 0.03, 0.05, 0.1, 0.3, 1, 3),
             registry=at,
         )
         self.reclaim_seconds = Histogram(

@@ -30,7 +30,12 @@ class Observer:
             UnavailableError: the driver or the database does not answer.
         """
         infos = [info for info in await self._driver.gpus() if not info.lost]
-        gpus = tuple(Gpu(info.uuid, self._driver.geometry(info.uuid)) for info in infos)
+        # A GPU that nobody knows how to divide has none: it is no part of the pool.
+        infos = [info for info in infos if info.sm_count]
+        drained = self._store.maintenance()
+        gpus = tuple(
+            Gpu(info.uuid, self._driver.geometry(info.uuid), info.uuid in drained) for info in infos
+        )
         known = {gpu.uuid for gpu in gpus}
         roles = self._store.roles()
         leased = {lease.partition_id for lease in self._leases.live()}

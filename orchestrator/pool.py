@@ -111,6 +111,8 @@ class Plan:
     reason: str
     ran_share: float
     ai_share: float
+    undoes: int = 0
+    """The failed plan whose work it undoes; 0: none."""
 
 
 def role_sms(parts: Iterable[Target | Partition], role: str) -> int:
@@ -120,4 +122,6 @@ def role_sms(parts: Iterable[Target | Partition], role: str) -> int:
 
 def renumbered(old: Plan, parent: Plan, reason: str) -> Plan:
     """The targets of `old` again, as a new plan after `parent`: how a plan is unwound."""
-    return replace(old, generation=parent.generation + 1, parent=parent.generation, reason=reason)
+    return replace(
+        old, generation=parent.generation + 1, parent=parent.generation, reason=reason, undoes=0
+    )

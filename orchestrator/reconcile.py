@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from airan.core.errors import InUseError
-from orchestrator.plan import Inventory, Plan, renumbered
+from orchestrator.plan import Inventory, Plan, Target, renumbered, role_sms
 from orchestrator.steps import steps
 from orchestrator.store import StoredPlan
 
@@ -36,6 +36,64 @@ def verdict(newest: StoredPlan | None, parent: StoredPlan | None, inventory: Inv
         reason = f"plan {newest.plan.generation} unwound to plan {parent.plan.generation}"
         return Verdict("unwind", renumbered(parent.plan, newest.plan, reason))
     return Verdict("replan")
+
+
+def undoing(failed: StoredPlan, parent: StoredPlan | None, inventory: Inventory) -> Plan | None:
+    """The plan that undoes what a failed one has done: its parent's targets again.
+
+    None where that cannot be reached, or would leave the RAN less than it holds by now: then
+    the next plan starts from what is there.
+    """
+    if parent is None or not _reachable(parent.plan, inventory):
+        return None
+    held = role_sms(inventory.partitions, "ran")
+    if inventory.ran_in_use and role_sms(parent.plan.targets, "ran") < held:
+        return None
+    if not steps(parent.plan, inventory):
+        return None
+    number = failed.plan.generation
+    again = renumbered(parent.plan, failed.plan, f"plan {number} failed and is undone")
+    return replace(again, undoes=number)
+
+
+def alarm_plan(newest: Plan, inventory: Inventory, cause: str) -> Plan | None:
+    """Everything there is for the RAN, at once: only roles change, no instance is made or
+    destroyed. None where the RAN has it already.
+    """
+    ready = [part for part in inventory.partitions if part.state == "ready"]
+    if all(part.role == "ran" for part in ready):
+        return None
+    targets = tuple(
+        Target(part.gpu_uuid, part.placement, "ran", part.sm_count, part.memory_mib)
+        for part in sorted(ready, key=lambda part: (part.gpu_uuid, part.placement))
+    )
+    return Plan(
+        generation=newest.generation + 1,
+        parent=newest.generation,
+        targets=targets,
+        reason=f"slot alarm, the RAN gets every partition: {cause}",
+        ran_share=role_sms(targets, "ran") / max(1, inventory.sm_count),
+        ai_share=0.0,
+    )
+
+
+def differences(plan: Plan, inventory: Inventory) -> tuple[str, ...]:
+    """In words, how the partitions differ from what an applied plan left behind."""
+    wanted = {(target.gpu_uuid, target.placement): target.role for target in plan.targets}
+    there = {(part.gpu_uuid, part.placement): part.role for part in inventory.partitions}
+    known = {gpu.uuid for gpu in inventory.gpus}
+    found = []
+    for (gpu, placement), role in wanted.items():
+        where = f"{placement.profile} at {placement.start} of {gpu}"
+        if gpu not in known:
+            found.append(f"{gpu} is gone")
+        elif (gpu, placement) not in there:
+            found.append(f"{where} ({role}) is missing")
+        elif there[gpu, placement] != role:
+            found.append(f"{where} is {there[gpu, placement]}, not {role}")
+    for gpu, placement in there.keys() - wanted.keys():
+        found.append(f"{placement.profile} at {placement.start} of {gpu} is in no plan")
+    return tuple(sorted(set(found)))
 
 
 def _reachable(plan: Plan, inventory: Inventory) -> bool:

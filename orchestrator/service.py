@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIServer
@@ -18,15 +18,22 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from airan.core.clock import Clock, SystemClock
-from airan.core.errors import ConfigError, PortInUseError
+from airan.core.errors import ConfigError, NotLeaderError, PortInUseError
 from orchestrator.alarm import AlarmSettings
 from orchestrator.api.server import add_servicers
 from orchestrator.control import ControlOptions, ControlPlane
 from orchestrator.demand import DemandSettings
+from orchestrator.drivers.base import Driver
+from orchestrator.drivers.fenced import FencedDriver
 from orchestrator.drivers.simulated import SimulatedNode
+from orchestrator.follower import follower_server
 from orchestrator.leases import LeaseSettings
 from orchestrator.policy import Policy
 from orchestrator.store import Store
+from orchestrator.store.leadership import Leadership, leadership_of, while_leading
+
+FOLLOW_AFTER_S = 1.0
+"""A lead that is not gained within this time is another's for now."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,8 @@ class ControlSettings:
     interval_ms: int = 500
     metrics_port: int | None = None
     """HTTP port for Prometheus; None: no such server, 0: a free one."""
+    database_url: str = ""
+    """`postgresql://...` for several orchestrators; empty: SQLite in `state_dir`."""
     leases: LeaseSettings = field(default_factory=LeaseSettings)
     demand: DemandSettings = field(default_factory=DemandSettings)
     alarm: AlarmSettings = field(default_factory=AlarmSettings)
@@ -63,27 +72,80 @@ async def serve(
 ) -> None:
     """Runs the control plane until `stop` is set; `on_ready` gets the bound gRPC port.
 
-    State lives in `state_dir`: `control.sqlite`, and `simulated-node.json`, which is the
-    simulated hardware's memory.
+    State lives in `state_dir`: `control.sqlite` unless another database is given, and
+    `simulated-node.json`, which is the simulated hardware's memory. While another orchestrator
+    leads on the same database, every call is refused.
 
     Raises:
         ConfigError: the host is not a loopback address, or the policy or GPU is unknown.
         PortInUseError: the port is taken.
+        NotLeaderError: the lead was lost; start anew to follow, and to lead again.
     """
     require_loopback(settings.host)
-    async with running(settings) as (_, port):
-        if on_ready is not None:
-            on_ready(port)
-        await stop.wait()
+    leadership = leadership_of(database_url(settings))
+    try:
+        Store(database_url(settings)).close()  # migrated before anyone leads
+        epoch, port = await _lead(settings, leadership, stop)
+        if stop.is_set():
+            return
+        led = replace(settings, port=port)
+        async with running(led, lead=Lead(epoch, leadership.require)) as (_, port):
+            if on_ready is not None:
+                on_ready(port)
+            if why := await while_leading(leadership, stop):
+                raise NotLeaderError(f"the lead was lost: {why}")
+    finally:
+        await leadership.close()
+
+
+@dataclass(frozen=True)
+class Lead:
+    """A leadership that has been gained."""
+
+    epoch: int
+    require: Callable[[], None]
+
+
+def database_url(settings: ControlSettings) -> str:
+    """Where the store is."""
+    return settings.database_url or f"sqlite:///{settings.state_dir / 'control.sqlite'}"
+
+
+async def _lead(
+    settings: ControlSettings, leadership: Leadership, stop: asyncio.Event
+) -> tuple[int, int]:
+    """Follows until this orchestrator leads, or is told to stop; the epoch and the port."""
+    leading = asyncio.ensure_future(leadership.lead())
+    stopped = asyncio.ensure_future(stop.wait())
+    server, port = None, settings.port
+    try:
+        done, _ = await asyncio.wait({leading, stopped}, timeout=FOLLOW_AFTER_S)
+        if not done:
+            server = await follower_server()
+            port = _bind(server, settings)
+            await server.start()
+            await asyncio.wait({leading, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        return (leading.result() if leading.done() else 0), port
+    finally:
+        for task in (leading, stopped):
+            task.cancel()
+        await asyncio.gather(leading, stopped, return_exceptions=True)
+        if server is not None:
+            await server.stop(grace=None)
 
 
 @contextlib.asynccontextmanager
 async def running(
-    settings: ControlSettings, clock: Clock | None = None
+    settings: ControlSettings, clock: Clock | None = None, lead: Lead | None = None
 ) -> AsyncIterator[tuple[ControlPlane, int]]:
-    """The control plane and its bound port, running while the context is open."""
-    store = Store(settings.state_dir / "control.sqlite")
-    control = build(settings, store, clock or SystemClock())
+    """The control plane and its bound port, running while the context is open.
+
+    Without a `lead` nobody else may use the database.
+    """
+    store = Store(database_url(settings))
+    if lead is not None:
+        store.follow(lead.epoch)
+    control = build(settings, store, clock or SystemClock(), lead)
     server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
     names = add_servicers(control, server)
     await _add_health(server, names)
@@ -110,16 +172,20 @@ async def running(
             raise bug
 
 
-def build(settings: ControlSettings, store: Store, clock: Clock) -> ControlPlane:
+def build(
+    settings: ControlSettings, store: Store, clock: Clock, lead: Lead | None = None
+) -> ControlPlane:
     """The control plane over a simulated node."""
     delays_s = (settings.mig_create_ms / 1000.0, settings.mig_destroy_ms / 1000.0)
-    node = SimulatedNode(
+    node: Driver = SimulatedNode(
         settings.state_dir / "simulated-node.json",
         settings.gpu,
         settings.n_gpus,
         delays_s=delays_s,
         clock=clock,
     )
+    if lead is not None:
+        node = FencedDriver(node, lead.require)
     options = ControlOptions(
         site=settings.site,
         site_started_s=settings.site_started_s,

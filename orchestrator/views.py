@@ -61,12 +61,28 @@ class PlanView:
 
 
 @dataclass(frozen=True)
+class ExpectedLoss:
+    """What a plan takes from whom."""
+
+    leases_revoked: int = 0
+    ai_sms_lost: int = 0
+    """Negative: won."""
+    ran_shortfall_sms: int = 0
+    """That the RAN is expected to need and will not have."""
+    pause_s: float = 0.0
+    """The longest that a revoked engine's work stands still, if it finds another partition of
+    this plan: notice and driver calls."""
+
+
+@dataclass(frozen=True)
 class PolicyChange:
-    """What setting a policy did, or with `dry_run` would do: the plan and its moves in words."""
+    """What setting a policy did, or with `dry_run` would do: the plan, its moves in words, and
+    what they cost."""
 
     policy: PolicyView = field(default_factory=Policy)
     plan: PlanView = PlanView()
     moves: tuple[str, ...] = ()
+    loss: ExpectedLoss = ExpectedLoss()
 
 
 @dataclass(frozen=True)
@@ -208,6 +224,24 @@ class Event:
     time_s: float = 0.0
     severity: str = "info"
     kind: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """Who asked for what, and what came of it; `seq` grows by one and never repeats."""
+
+    seq: int = 0
+    time_s: float = 0.0
+    actor: str = ""
+    role: str = ""
+    """`viewer`, `operator` or `admin`."""
+    method: str = ""
+    """E.g. `PolicyService/SetPolicy`."""
+    request: str = ""
+    """As JSON."""
+    outcome: str = ""
+    """`ok`, or the status of the error."""
     message: str = ""
 
 

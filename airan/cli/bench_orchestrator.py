@@ -14,6 +14,7 @@ from airan.cli.output import errors
 def register(app: typer.Typer) -> None:
     """Adds this module's commands."""
     app.command("planner")(planner)
+    app.command("reclaim")(reclaim)
     app.command("forecast")(forecast)
 
 
@@ -30,6 +31,20 @@ def planner(
     with errors.status("measuring ...") as status:
         rows = list(measure(PlannerOptions(cases, limit_s, seed), status.update))
     emit_rows(context, "Fleet planner on this machine", rows, json)
+
+
+def reclaim(
+    context: typer.Context,
+    alarms: Annotated[int, typer.Option(min=2, help="Slot alarms.")] = 100,
+    moves: Annotated[int, typer.Option(min=1, help="Plans that move MIG instances.")] = 10,
+    json: JsonFlag = False,
+) -> None:
+    """Measure how long the RAN waits for capacity: by the fast path, and by MIG moves."""
+    from airan.bench.reclaim import ReclaimOptions, measure
+
+    with errors.status("measuring ...") as status:
+        rows = measure(ReclaimOptions(alarms, moves), status.update)
+    emit_rows(context, "Capacity back to the RAN, on a simulated node", rows, json)
 
 
 def forecast(

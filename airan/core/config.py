@@ -41,6 +41,14 @@ class NodeConfig(_Section):
     """Assumed time to destroy one GPU instance."""
 
 
+class ControlConfig(_Section):
+    """The orchestrator's process."""
+
+    database_url: str = Field(default="", pattern=r"^(|sqlite:///.+|postgresql://.+)$")
+    """`postgresql://...` lets several orchestrators stand by for one another; empty: SQLite in
+    the state folder."""
+
+
 class ClockConfig(_Section):
     """The site's time of day: `speed` site seconds pass per wall second."""
 
@@ -116,6 +124,7 @@ class SiteConfig(_Section):
     state_dir: Path = Path("~/.local/state/airan")
     cache_dir: Path = Path("~/.cache/airan")
     node: NodeConfig = NodeConfig()
+    control: ControlConfig = ControlConfig()
     clock: ClockConfig = ClockConfig()
     ran: RanConfig = RanConfig()
     policy: PolicyConfig = PolicyConfig()

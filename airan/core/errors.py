@@ -11,6 +11,7 @@ AiranError
  |   +- AuthError             no, or no valid, credentials
  +- RetryableError            the same call may succeed later
      +- UnavailableError      a service of the site cannot be reached just now
+     |   +- NotLeaderError    another orchestrator leads
      +- CapacityError         no capacity is free just now
      +- InUseError            the driver refuses: a process still uses the instance
 """
@@ -78,6 +79,10 @@ class AuthError(PermanentError):
 
 class UnavailableError(RetryableError):
     """A service of the site cannot be reached just now."""
+
+
+class NotLeaderError(UnavailableError):
+    """Another orchestrator leads, or may lead by now."""
 
 
 class CapacityError(RetryableError):

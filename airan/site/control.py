@@ -32,6 +32,7 @@ def settings_of(runtime: SiteRuntime) -> ControlSettings:
         ),
         interval_ms=policy.interval_ms,
         metrics_port=config.ports.metrics,
+        database_url=config.control.database_url,
     )
 
 

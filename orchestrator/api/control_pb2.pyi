@@ -149,14 +149,28 @@ class SetPolicyRequest(_message.Message):
     def __init__(self, policy: _Optional[_Union[Policy, _Mapping]] = ..., dry_run: _Optional[bool] = ...) -> None: ...
 
 class SetPolicyResponse(_message.Message):
-    __slots__ = ("policy", "plan", "moves")
+    __slots__ = ("policy", "plan", "moves", "loss")
     POLICY_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     MOVES_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
     policy: Policy
     plan: Plan
     moves: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, policy: _Optional[_Union[Policy, _Mapping]] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., moves: _Optional[_Iterable[str]] = ...) -> None: ...
+    loss: ExpectedLoss
+    def __init__(self, policy: _Optional[_Union[Policy, _Mapping]] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., moves: _Optional[_Iterable[str]] = ..., loss: _Optional[_Union[ExpectedLoss, _Mapping]] = ...) -> None: ...
+
+class ExpectedLoss(_message.Message):
+    __slots__ = ("leases_revoked", "ai_sms_lost", "ran_shortfall_sms", "pause_s")
+    LEASES_REVOKED_FIELD_NUMBER: _ClassVar[int]
+    AI_SMS_LOST_FIELD_NUMBER: _ClassVar[int]
+    RAN_SHORTFALL_SMS_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_S_FIELD_NUMBER: _ClassVar[int]
+    leases_revoked: int
+    ai_sms_lost: int
+    ran_shortfall_sms: int
+    pause_s: float
+    def __init__(self, leases_revoked: _Optional[int] = ..., ai_sms_lost: _Optional[int] = ..., ran_shortfall_sms: _Optional[int] = ..., pause_s: _Optional[float] = ...) -> None: ...
 
 class GetPolicyRequest(_message.Message):
     __slots__ = ()

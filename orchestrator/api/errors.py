@@ -25,6 +25,7 @@ _CODE_OF: dict[type[errors.AiranError], grpc.StatusCode] = {
     errors.ModelFileError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.PortInUseError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.AuthError: grpc.StatusCode.UNAUTHENTICATED,
+    errors.NotLeaderError: grpc.StatusCode.UNAVAILABLE,
     errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
     errors.CapacityError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.InUseError: grpc.StatusCode.FAILED_PRECONDITION,

@@ -1,0 +1,140 @@
+"""One database, SQLite (WAL) or PostgreSQL: transactions, upserts, migrations, fencing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from airan.core.errors import ConfigError, StaleGenerationError, UnavailableError
+from orchestrator.store import migrate
+from orchestrator.store.schema import LEADERSHIP
+
+_LEADER_ROW = 1
+
+
+def engine_of(url: str, **options: Any) -> sa.Engine:
+    """An engine for `sqlite:///PATH` or `postgresql+psycopg://...`.
+
+    Raises:
+        ConfigError: another kind of database, or its driver is not installed.
+    """
+    if url.startswith("postgresql://"):
+        url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+    try:
+        engine = sa.create_engine(url, **options)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the database's driver is missing: {error.name}",
+            remedy="install airan with its extra `postgres`",
+        ) from error
+    except sa.exc.ArgumentError as error:
+        raise ConfigError(
+            f"{url!r} is no database URL", remedy="use sqlite:///PATH or postgresql://..."
+        ) from error
+    if engine.dialect.name not in ("sqlite", "postgresql"):
+        raise ConfigError(
+            f"no support for {engine.dialect.name} databases", remedy="use SQLite or PostgreSQL"
+        )
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _configure)
+    return engine
+
+
+class Database:
+    """Access to one database. Every transaction is short.
+
+    Raises:
+        UnavailableError: from any method, when the database cannot be read or written.
+        StaleGenerationError: from any write, once another orchestrator has taken the lead.
+    """
+
+    def __init__(self, url: str) -> None:
+        if url.startswith("sqlite:///"):
+            Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        self._engine = engine_of(url)
+        self.name = self._engine.url.render_as_string(hide_password=True)
+        self.epoch: int | None = None
+        """Of our leadership: writes are refused once the database knows a newer one. None: this
+        database is nobody else's."""
+        try:
+            with self._translated():
+                migrate.upgrade(self._engine)
+        except UnavailableError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Closes the database. Idempotent."""
+        self._engine.dispose()
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A transaction that only reads."""
+        with self._translated(), self._engine.begin() as db:
+            yield db
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction that writes, refused if another orchestrator leads by now."""
+        with self._translated(), self._engine.begin() as db:
+            if self.epoch is not None:
+                # The row stays locked until the end, so that no leader can come in between.
+                row = sa.select(LEADERSHIP.c.epoch).where(LEADERSHIP.c.id == _LEADER_ROW)
+                newest = db.execute(row.with_for_update(read=True)).scalar()
+                if newest != self.epoch:
+                    raise StaleGenerationError(
+                        f"leadership {self.epoch} is over: {newest} has begun",
+                        remedy="another orchestrator leads; this one must stop",
+                    )
+            yield db
+
+    def upsert(self, table: sa.Table, row: dict[str, Any]) -> sa.Executable:
+        """Inserts the row, or replaces the one with its primary key."""
+        keys = [column.name for column in table.primary_key]
+        change: Any = self.insert(table).values(row)
+        others = {name: value for name, value in row.items() if name not in keys}
+        found: sa.Executable = change.on_conflict_do_update(index_elements=keys, set_=others)
+        return found
+
+    def insert(self, table: sa.Table) -> Any:
+        """The dialect's insert, which knows conflicts."""
+        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+        return dialect.insert(table)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.SQLAlchemyError as error:
+            raise UnavailableError(
+                f"the orchestrator's database {self.name} failed: {error}",
+                remedy="check that it runs, its disk is not full and its file is not damaged",
+            ) from error
+
+
+def take_lead(db: sa.Connection, holder: str, now_s: float) -> int:
+    """Begins a new leadership; returns its epoch. The caller holds the lock on leading."""
+    mine = LEADERSHIP.c.id == _LEADER_ROW
+    change = LEADERSHIP.update().where(mine)
+    values = {"epoch": LEADERSHIP.c.epoch + 1, "holder": holder, "beat_s": now_s}
+    if not db.execute(change.values(values)).rowcount:
+        db.execute(LEADERSHIP.insert().values(id=_LEADER_ROW, epoch=1, holder=holder, beat_s=now_s))
+    epoch: int = db.execute(sa.select(LEADERSHIP.c.epoch).where(mine)).scalar_one()
+    return epoch
+
+
+def _configure(connection: Any, _: Any) -> None:
+    # NORMAL loses no transaction when a process is killed, only when the machine loses power.
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def rows_beyond(table: sa.Table, keep: int, order: Sequence[sa.Column[Any]]) -> sa.Select[Any]:
+    """The primary keys of all rows but the newest `keep`."""
+    (key,) = table.primary_key
+    return sa.select(key).order_by(*(column.desc() for column in order)).offset(keep)

@@ -1,0 +1,38 @@
+"""Brings a database to the newest schema, or back, by Alembic's migrations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+
+FIRST = "0001"
+
+
+def upgrade(engine: sa.Engine, revision: str = "head") -> None:
+    """Brings the database up to `revision`; one made before there were migrations too."""
+    with engine.begin() as db:
+        if engine.dialect.name == "postgresql":
+            # Two orchestrators may start at once; the second finds everything done.
+            db.execute(sa.text("SELECT pg_advisory_xact_lock(727001)"))
+        tables = set(sa.inspect(db).get_table_names())
+        if "plans" in tables and "alembic_version" not in tables:
+            command.stamp(_config(db), FIRST)
+        command.upgrade(_config(db), revision)
+
+
+def downgrade(engine: sa.Engine, revision: str) -> None:
+    """Takes the database back to `revision`; what later ones hold is lost."""
+    with engine.begin() as db:
+        command.downgrade(_config(db), revision)
+
+
+def _config(db: sa.Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    attributes: dict[str, Any] = config.attributes
+    attributes["connection"] = db
+    return config

@@ -1,0 +1,97 @@
+"""The store as one object."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from orchestrator.store.database import Database, rows_beyond
+from orchestrator.store.leases import LeaseStore
+from orchestrator.store.logs import LogStore
+from orchestrator.store.plans import PlanStore
+from orchestrator.store.schema import DEMAND, EVENTS, LEASES, MAINTENANCE, PLANS, STEPS, VALUES
+
+
+class Store(PlanStore, LeaseStore, LogStore):
+    """The orchestrator's database.
+
+    Raises:
+        UnavailableError: from any method, when the database cannot be read or written.
+        StaleGenerationError: from any write, once another orchestrator has taken the lead.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """Opens the SQLite file at a path, or the database with a URL, and migrates it."""
+        url = path if isinstance(path, str) and "://" in path else f"sqlite:///{path}"
+        self._database = Database(url)
+
+    def close(self) -> None:
+        """Closes the database. Idempotent."""
+        self._database.close()
+
+    def follow(self, epoch: int) -> None:
+        """From now on writes are refused once a leadership newer than `epoch` has begun."""
+        self._database.epoch = epoch
+
+    # --- demand
+
+    def add_demand(self, time_s: float, share: float, keep_s: float) -> None:
+        """Appends a demand sample and forgets those older than `keep_s` before it."""
+        change = self._database.insert(DEMAND).values(time_s=time_s, share=share)
+        with self._database.writing() as db:
+            db.execute(change.on_conflict_do_nothing())
+            db.execute(DEMAND.delete().where(DEMAND.c.time_s < time_s - keep_s))
+
+    def demand(self) -> list[tuple[float, float]]:
+        """Samples (Unix seconds, share), oldest first."""
+        with self._database.reading() as db:
+            rows = db.execute(sa.select(DEMAND).order_by(DEMAND.c.time_s))
+            return [(row.time_s, row.share) for row in rows]
+
+    # --- maintenance
+
+    def set_maintenance(self, gpu_uuid: str, reason: str, now_s: float) -> None:
+        """Notes that a GPU is in maintenance. Idempotent."""
+        row = {"gpu_uuid": gpu_uuid, "reason": reason, "since_s": now_s}
+        with self._database.writing() as db:
+            db.execute(self._database.upsert(MAINTENANCE, row))
+
+    def clear_maintenance(self, gpu_uuid: str) -> None:
+        """Notes that it no longer is. Idempotent."""
+        with self._database.writing() as db:
+            db.execute(MAINTENANCE.delete().where(MAINTENANCE.c.gpu_uuid == gpu_uuid))
+
+    def maintenance(self) -> dict[str, str]:
+        """Why, by GPU."""
+        with self._database.reading() as db:
+            return {row.gpu_uuid: row.reason for row in db.execute(sa.select(MAINTENANCE))}
+
+    # --- other values: the policy, accumulators
+
+    def value(self, key: str) -> Any:
+        """The JSON value stored under `key`, or None."""
+        with self._database.reading() as db:
+            return db.execute(sa.select(VALUES.c.value).where(VALUES.c.key == key)).scalar()
+
+    def set_value(self, key: str, value: Any) -> None:
+        """Stores a JSON value under `key`."""
+        with self._database.writing() as db:
+            db.execute(self._database.upsert(VALUES, {"key": key, "value": value}))
+
+    # --- upkeep
+
+    def prune(self, *, keep_plans: int, keep_events: int, keep_ended_leases: int) -> None:
+        """Forgets all but the newest plans with their steps, events and ended leases. The audit
+        log is kept whole."""
+        ended = rows_beyond(LEASES, keep_ended_leases, [LEASES.c.granted_s])
+        with self._database.writing() as db:
+            events = rows_beyond(EVENTS, keep_events, [EVENTS.c.seq])
+            db.execute(EVENTS.delete().where(EVENTS.c.seq.in_(events.limit(10_000))))
+            plans = rows_beyond(PLANS, keep_plans, [PLANS.c.generation])
+            db.execute(PLANS.delete().where(PLANS.c.generation.in_(plans.limit(10_000))))
+            oldest = sa.select(sa.func.min(PLANS.c.generation)).scalar_subquery()
+            db.execute(STEPS.delete().where(STEPS.c.generation < oldest))
+            gone = ended.where(LEASES.c.state == "ended").limit(10_000)
+            db.execute(LEASES.delete().where(LEASES.c.id.in_(gone)))
