@@ -115,11 +115,7 @@ class SeasonalForecaster:
         self._site_s = site_s or _as_it_is
         calendar = SiteCalendar(self.settings.bin_s, self.settings.time_zone)
         per_day = calendar.slots_per_day
-        learning = SeasonSettings(
-            quantile=self.settings.quantile,
-            errors_kept=14 * per_day,
-            least_errors=max(20, per_day // 2),
-        )
+        learning = SeasonSettings.of(per_day, self.settings.quantile)
         self._model = SeasonModel(1, calendar, learning)
         self._bins: deque[tuple[int, float]] = deque(maxlen=self.settings.keep_days * per_day)
         self._open: tuple[int, float] | None = None
@@ -178,7 +174,7 @@ class SeasonalForecaster:
         return {
             "bin_s": self.settings.bin_s,
             "bins": [number for number, _ in bins],
-            "shares": [round(share, 4) for _, share in bins],
+            "shares": [round(share, 6) for _, share in bins],
         }
 
     @staticmethod

@@ -108,11 +108,7 @@ def score(series: Series, forecasts: Floats, quantile: float, from_bin: int) -> 
 
 def seasonal(series: Series, distances: tuple[int, ...], quantile: float) -> dict[int, Floats]:
     """Ours, at several distances in one pass: forecasts [bin, series] of each."""
-    settings = SeasonSettings(
-        quantile=quantile,
-        errors_kept=14 * series.bins_per_day,
-        least_errors=max(20, series.bins_per_day // 2),
-    )
+    settings = SeasonSettings.of(series.bins_per_day, quantile)
     calendar = SiteCalendar(series.bin_s, series.time_zone)
     n_bins, n_series = series.shares.shape
     model = SeasonModel(n_series, calendar, settings)
@@ -151,7 +147,7 @@ def peak_so_far(series: Series, distance: int, quantile: float) -> Floats:  # no
 
 def _later(values: Floats, distance: int) -> Floats:
     found = np.full(values.shape, np.nan)
-    found[distance:] = values[: len(values) - distance]
+    found[distance:] = values[: max(0, len(values) - distance)]
     return found
 
 

@@ -27,6 +27,9 @@ STEPS = (1, 2, 4, 8, 16, 32, 96)
 _N_FEATURES = 8
 _LEAST_SCALE = 0.004
 _HUBER = 6.0  # times the usual error
+_MARGINS = (0.7, 2.0)
+_NEAR = np.arange(-2, 3)
+_NEARNESS = 0.1  # of what a day weighs
 
 
 class Calendar(Protocol):
@@ -43,11 +46,11 @@ class Calendar(Protocol):
 class SeasonSettings:
     """How the season is learnt."""
 
-    new_day_weight: float = 0.12
+    new_day_weight: float = 0.08
     """Of the newest day in a slot's mean, at least."""
     clip: float = 4.0
     """A residual counts for the season up to so many times what is usual: events are none."""
-    forgetting: float = 0.9995
+    forgetting: float = 0.999
     """Of the least squares, each bin."""
     stiffness: float = 0.02
     """Of the first weights."""
@@ -56,7 +59,18 @@ class SeasonSettings:
     refresh_bins: int = 4
     """So often the quantile of the errors is taken anew."""
     least_errors: int = 48
+    adapting: float = 0.03
+    """By so much of itself the margin grows after a miss, nearly."""
     quantile: float = 0.95
+
+    @staticmethod
+    def of(slots_per_day: int, quantile: float) -> SeasonSettings:
+        """Those for bins of that length: two weeks of errors."""
+        return SeasonSettings(
+            quantile=quantile,
+            errors_kept=max(14 * slots_per_day, 96),
+            least_errors=max(20, slots_per_day // 2),
+        )
 
 
 class SeasonModel:
@@ -71,6 +85,11 @@ class SeasonModel:
         self._mean = np.zeros((3, day, n_series))
         self._spread = np.zeros((3, day, n_series))
         self._count = np.zeros((3, day), np.int64)
+        # What is forecast from: working, free.
+        self._season = np.zeros((2, day, n_series))
+        self._noise = np.full((2, day, n_series), _LEAST_SCALE)
+        self._usual_noise = np.full(n_series, 0.02)
+        self._usual_share = np.full(n_series, 0.2)
         self._past = np.zeros((self._week + 1, n_series))
         self._past_bin = np.full(self._week + 1, -1)
         self._last = _Lately(n_series)
@@ -83,6 +102,7 @@ class SeasonModel:
         self._errors = np.full((settings.errors_kept, len(STEPS), n_series), np.inf)
         self._n_errors = np.zeros(len(STEPS), np.int64)
         self._quantile = np.zeros((len(STEPS), n_series))
+        self._margin = np.ones((len(STEPS), n_series))
 
     @property
     def days_known(self) -> float:
@@ -103,9 +123,9 @@ class SeasonModel:
     def step(self, number: int, shares: Floats) -> None:
         """Takes in bin `number`, later than the last one; `shares` [series]."""
         slot, kind = self._where(np.array([number]))
-        base = self._base(slot, kind)[0]
+        base = self._season[kind[0], slot[0]].copy()
         self._learn(number, shares)
-        self._settle(int(slot[0]), int(kind[0]), shares)
+        self._settle(int(slot[0]), int(kind[0]), shares, base)
         self._past[number % len(self._past)] = shares
         self._past_bin[number % len(self._past)] = number
         self._last.add(shares, base, self.n_bins > self._day)
@@ -123,30 +143,16 @@ class SeasonModel:
         which = np.minimum(np.searchsorted(self._steps, bins - self.last_bin), len(STEPS) - 1)
         features, bases, scales = self._looked_ahead(bins)
         expected: Floats = bases + (features * self._weights[which]).sum(axis=2)
-        return expected + self._quantile[which] * scales
+        return expected + self._quantile[which] * self._margin[which] * scales
 
     def _where(self, bins: Ints) -> tuple[Ints, Ints]:
         slot, weekday = self.calendar.slots(bins)
-        return slot, np.where(weekday >= 5, 2, 1)
-
-    def _base(self, slot: Ints, kind: Ints) -> Floats:
-        """The season, [bin, series]: the kind of day's own as far as it is known."""
-        count = self._count[kind, slot][:, None]
-        own = np.clip(count - 1.0, 0.0, 2.0) / 2.0
-        return own * self._mean[kind, slot] + (1.0 - own) * self._mean[0, slot]
-
-    def _scale(self, slot: Ints, kind: Ints) -> Floats:
-        """How noisy that time of day is, [bin, series], beside its neighbours."""
-        near = (slot[:, None] + np.arange(-2, 3)) % self._day
-        usual = self._spread[0, near].mean(axis=1)
-        own = self._spread[kind[:, None], near].mean(axis=1)
-        known = np.clip(self._count[kind, slot] / 6.0, 0.0, 1.0)[:, None]
-        return np.maximum(known * own + (1.0 - known) * usual, _LEAST_SCALE)
+        return slot, (weekday >= 5).astype(np.int64)
 
     def _looked_ahead(self, targets: Ints) -> tuple[Floats, Floats, Floats]:
         """What the correction looks at [bin, series, feature], season and scale [bin, series]."""
         slot, kind = self._where(targets)
-        bases = self._base(slot, kind)
+        bases = self._season[kind, slot]
         features = np.empty((len(targets), self.n_series, _N_FEATURES))
         last = self._last
         features[:, :, 0] = last.residual
@@ -155,10 +161,10 @@ class SeasonModel:
         features[:, :, 3] = last.ratio * bases
         features[:, :, 4] = self._unlike(targets - self._day, bases)
         features[:, :, 5] = self._unlike(targets - self._week, bases)
-        near = (slot[:, None] + np.array([-1, 1])) % self._day
-        features[:, :, 6] = self._mean[kind[:, None], near].mean(axis=1) - self._mean[kind, slot]
+        beside = self._season[kind, slot - 1] + self._season[kind, (slot + 1) % self._day]
+        features[:, :, 6] = 0.5 * beside - bases
         features[:, :, 7] = 0.05
-        return features, bases, self._scale(slot, kind)
+        return features, bases, self._noise[kind, slot]
 
     def _unlike(self, bins: Ints, bases: Floats) -> Floats:
         """How far those bins of the past were from `bases`; 0 where they are unknown."""
@@ -172,13 +178,26 @@ class SeasonModel:
         if not known.any():
             return
         error = shares - bases - (features * self._weights).sum(axis=2)
+        relative = error / scales
+        self._adapt(known, relative)
         kept = self._n_errors[known] % self.settings.errors_kept
-        self._errors[kept, known] = (error / scales)[known]
+        self._errors[kept, known] = relative[known]
         self._n_errors[known] += 1
         # Huber's weight: an event must not turn the weights.
         limit = _HUBER * scales
         error *= limit / np.maximum(np.abs(error), limit) * known[:, None]
         self._turn_weights(features * known[:, None, None], error)
+
+    def _adapt(self, known: npt.NDArray[np.bool_], relative: Floats) -> None:
+        """Widens the margin a little after a miss, narrows it by less after a hit, so that in the
+        long run as much is covered as was promised (after Gibbs and Candes 2021)."""
+        missed = relative > self._quantile * self._margin
+        change = self.settings.adapting * (missed - (1.0 - self.settings.quantile))
+        # Slower at a distance: misses come in rows there, and are known late.
+        counts = known & (self._n_errors > self.settings.least_errors)
+        change *= (counts / self._steps)[:, None]
+        least, most = _MARGINS
+        self._margin = np.minimum(np.maximum(self._margin * (1.0 + change), least), most)
 
     def _turn_weights(self, features: Floats, error: Floats) -> None:
         """Recursive least squares; both arguments are 0 where there is nothing to learn."""
@@ -192,22 +211,42 @@ class SeasonModel:
         tame = size < self.settings.forgetting * _N_FEATURES / self.settings.stiffness
         self._inverse *= np.where(tame, 1.0 / self.settings.forgetting, 1.0)[..., None, None]
 
-    def _settle(self, slot: int, kind: int, shares: Floats) -> None:
-        """Moves the season towards the bin just seen."""
-        for table in (0, kind):
+    def _settle(self, slot: int, kind: int, shares: Floats, base: Floats) -> None:
+        """Moves the season towards the bin just seen, and the noise of that time of day."""
+        near = (slot + _NEAR) % self._day
+        noise = np.abs(shares - base)
+        for table in (0, 1 + kind):
             count = self._count[table, slot]
             weight = max(1.0 / (count + 1.0), self.settings.new_day_weight)
-            mean, spread = self._mean[table, slot], self._spread[table, slot]
-            residual = shares - mean
-            if count >= 3:
-                limit = self.settings.clip * np.maximum(spread, 0.02)
-                residual = np.clip(residual, -limit, limit)
+            residual = shares - self._mean[table, slot]
             if count == 0:
-                spread[:] = 0.02 + 0.1 * shares
+                self._spread[table, slot] = 0.02 + 0.1 * shares
             else:
-                spread += weight * (np.abs(residual) - spread)
-            mean += weight * residual
+                limit = self.settings.clip * np.maximum(self._spread[table, slot], 0.02)
+                if count >= 3:
+                    residual = np.minimum(np.maximum(residual, -limit), limit)
+                spread = self._spread[table, near]
+                change = np.minimum(noise, limit) - spread
+                self._spread[table, near] = spread + weight * _NEARNESS * change
+            self._mean[table, slot] += weight * residual
             self._count[table, slot] = count + 1
+        # How noisy the series is for its load, over a week.
+        self._usual_noise += (noise - self._usual_noise) / self._week
+        self._usual_share += (shares - self._usual_share) / self._week
+        self._blend(near)
+
+    def _blend(self, slots: Ints) -> None:
+        """The kind of day's own season and noise as far as they are known, else any day's."""
+        count = self._count[1:, slots, None]
+        known = np.minimum(np.maximum((count - 1) / 2.0, 0.0), 1.0)
+        usual, own = self._mean[0, slots], self._mean[1:, slots]
+        self._season[:, slots] = usual + known * (own - usual)
+        known = np.minimum(count / 6.0, 1.0)
+        usual, own = self._spread[0, slots], self._spread[1:, slots]
+        seen = usual + known * (own - usual)
+        # Half by what was seen at that time of day, half by the load: a few days say little.
+        by_load = self._season[:, slots] * (self._usual_noise / self._usual_share)
+        self._noise[:, slots] = np.maximum(0.5 * (seen + by_load), _LEAST_SCALE)
 
     def _refresh(self) -> None:
         """Takes the quantile of the errors anew; a distance with too few goes by the one before."""
@@ -236,7 +275,7 @@ class _Lately:
         self.residual = shares - base
         self.hours = self.hours + (self.residual - self.hours) / 6.0
         self.day = self.day + (self.residual - self.day) / 96.0
-        ratio = np.clip(self.residual / np.maximum(base, 0.03), -1.0, 2.0)
+        ratio = np.minimum(np.maximum(self.residual / np.maximum(base, 0.03), -1.0), 2.0)
         self.ratio = self.ratio + (ratio - self.ratio) / 3.0
 
 

@@ -126,7 +126,8 @@ def _days(
     level = np.take(_WEEKDAY_LEVEL, weekday) * np.where(holiday, 0.85, 1.0)
     is_free = (weekday >= 5) | holiday
     load = np.where(is_free[:, None, None], free, working) * level[:, None, None]
-    return load.reshape(-1, n_cells)
+    by_step: npt.NDArray[np.float64] = load.reshape(-1, n_cells)
+    return by_step
 
 
 def _one_day(load: Callable[[int, float], float], n_cells: int, step_s: float) -> Floats:

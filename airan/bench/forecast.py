@@ -177,7 +177,8 @@ def _times(series: Series) -> Iterator[Row]:
 
 def _bin_times_us(series: Series) -> list[float]:
     calendar = SiteCalendar(series.bin_s, series.time_zone)
-    model = SeasonModel(series.shares.shape[1], calendar, SeasonSettings())
+    settings = SeasonSettings.of(series.bins_per_day, 0.95)
+    model = SeasonModel(series.shares.shape[1], calendar, settings)
     times_us = []
     for index, shares in enumerate(series.shares):
         begun_s = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,8 @@ def boosting(
         model.fit(_flat(features[past]), series.shares[past].reshape(-1))
         future = slice(origin, min(n_bins, origin + every_days * day))
         found[future] = model.predict(_flat(features[future])).reshape(-1, n_series)
-    return np.clip(found, 0.0, 1.0)
+    bounded: Floats = np.clip(found, 0.0, 1.0)
+    return bounded
 
 
 def _features(series: Series, distance: int) -> npt.NDArray[np.float32]:
@@ -51,7 +53,9 @@ def _features(series: Series, distance: int) -> npt.NDArray[np.float32]:
     before = [day, day + distance, week - 1, week, week + 1, week + distance]
     if distance < day - 1:
         before += [day - 1, day + 1]
-    columns = [np.broadcast_to(one[:, None], series.shares.shape) for one in clock]
+    columns: list[npt.NDArray[Any]] = [
+        np.broadcast_to(one[:, None], series.shares.shape) for one in clock
+    ]
     lags = {lag: _lag(series.shares, lag) for lag in (*lately, *before)}
     columns += lags.values()
     columns.append(np.mean([lags[lag] for lag in lately], axis=0))
@@ -60,7 +64,7 @@ def _features(series: Series, distance: int) -> npt.NDArray[np.float32]:
 
 def _lag(shares: Floats, lag: int) -> Floats:
     found = np.full(shares.shape, np.nan)
-    found[lag:] = shares[: len(shares) - lag]
+    found[lag:] = shares[: max(0, len(shares) - lag)]
     return found
 
 

@@ -24,7 +24,7 @@ def series(days: int, cells: int) -> Series:
 
 def test_every_horizon_is_compared_with_every_plain_rule() -> None:
     options = ForecastOptions(boosting=False)
-    rows = list(measure(series(17, 2), "two generated cells", options, lambda _: None))
+    rows = list(measure(series(15, 2), "two generated cells", options, lambda _: None))
     named = {(row.name, row.peer) for row in rows}
     for horizon in ("15min", "1h", "4h"):
         for what in ("pinball", "coverage", "over_share", "worst_shortfall"):
@@ -41,14 +41,14 @@ def test_gradient_boosting_forecasts_without_knowing_the_future() -> None:
     pytest.importorskip("sklearn")
     from airan.bench.forecast_peer import boosting
 
-    known = series(16, 1)
+    known = series(9, 1)
     other = known.shares.copy()
-    other[15 * 96 :] = 0.5
-    first = boosting(known, 4, 0.95, first_day=14, every_days=1)
-    again = boosting(Series(other, known.first_bin), 4, 0.95, first_day=14, every_days=1)
-    np.testing.assert_array_equal(first[: 15 * 96 + 4], again[: 15 * 96 + 4])
-    assert np.isfinite(first[14 * 96 :]).all()
-    assert np.isnan(first[: 14 * 96]).all()
+    other[8 * 96 :] = 0.5
+    first = boosting(known, 4, 0.95, first_day=7, every_days=1)
+    again = boosting(Series(other, known.first_bin), 4, 0.95, first_day=7, every_days=1)
+    np.testing.assert_array_equal(first[: 8 * 96 + 4], again[: 8 * 96 + 4])
+    assert np.isfinite(first[7 * 96 :]).all()
+    assert np.isnan(first[: 7 * 96]).all()
 
 
 def test_a_series_from_a_file_is_measured_through_the_command(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from airan.core.errors import InvalidInputError
 from orchestrator.demand import DemandEstimator, DemandSettings
 from orchestrator.forecast import ForecastSettings, SeasonalForecaster, SiteCalendar
+from orchestrator.forecast_backtest import Series, score, seasonal
 from sims.ran_year import START_S
 
 HOUR_S, DAY_S, BIN_S = 3600.0, 86_400.0, 900.0
@@ -71,14 +72,14 @@ def test_the_morning_is_foreseen_at_night() -> None:
     noon = forecaster.forecast(midnight_s, 12 * HOUR_S)
     assert noon.share == pytest.approx(0.7, abs=0.02)
     assert noon.kind == "season"
-    assert noon.source.startswith("season of day from 10 days")
+    assert noon.source.startswith("season of day and week from 10 days")
 
 
 def test_weekends_differ_once_two_have_been_seen() -> None:
     forecaster = learnt(19.0, week_load)
     saturday_s = START_S + 19.0 * DAY_S
     free = forecaster.forecast(saturday_s, 12 * HOUR_S)
-    assert free.share == pytest.approx(0.1, abs=0.05)
+    assert 0.1 <= free.share < 0.2
     assert "day and week" in free.source
     for step in range(1, 2 * 96 + 1):
         forecaster.add(saturday_s + step * BIN_S, week_load(saturday_s + step * BIN_S))
@@ -103,25 +104,17 @@ def test_the_most_of_a_bin_counts() -> None:
     assert forecaster.body()["shares"] == [0.9]
 
 
-@pytest.mark.parametrize("horizon_s", [BIN_S, HOUR_S, 4 * HOUR_S])
-def test_the_quantile_covers_noise_at_the_stated_rate(horizon_s: float) -> None:
+def test_the_quantile_covers_noise_at_the_stated_rate() -> None:
     random = np.random.default_rng(7)
-    noise = random.normal(0.0, 0.05, 30 * 96)
+    noise = random.normal(0.0, 0.05, (30 * 96, 2))
     for step in range(1, len(noise)):
         noise[step] += 0.8 * noise[step - 1]
-    forecaster = SeasonalForecaster(ForecastSettings(quantile=0.9))
-    distance = round(horizon_s / BIN_S)
-    covered = []
-    for step, extra in enumerate(noise):
-        time_s = START_S + step * BIN_S
-        forecaster.add(time_s, 0.2 + day_load(time_s) / 2 + extra)
-        if step > 10 * 96 and step + distance < len(noise):
-            bins = np.array([forecaster.last_bin + distance])
-            expected = forecaster._model.forecast(bins)[0, 0]
-            later_s = (forecaster.last_bin + distance) * BIN_S
-            index = step - 1 + distance
-            covered.append(0.2 + day_load(later_s) / 2 + noise[index] <= expected)
-    assert np.mean(covered) == pytest.approx(0.9, abs=0.03)
+    times_s = START_S + BIN_S * np.arange(len(noise))
+    shares = 0.3 + 0.5 * np.array([[day_load(time_s)] for time_s in times_s]) + noise
+    series = Series(shares, int(START_S // BIN_S))
+    for distance, forecast in seasonal(series, (1, 4, 16), 0.9).items():
+        covered = score(series, forecast, 0.9, 10 * 96).coverage
+        assert covered == pytest.approx(0.9, abs=0.02), distance
 
 
 @settings(max_examples=40, deadline=None)
