@@ -28,7 +28,9 @@ def generate(out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         _protoc(*(f"--{kind}_out={folder}" for kind in ("python", "pyi", "grpc_python")))
         for made in sorted((Path(folder) / PROTO).parent.iterdir()):
-            code = made.read_text().replace("from airan.control.v1 import", f"from {PACKAGE} import")
+            code = made.read_text().replace(
+                "from airan.control.v1 import", f"from {PACKAGE} import"
+            )
             (target / made.name).write_text(code)
 
 
