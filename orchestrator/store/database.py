@@ -16,14 +16,14 @@ from orchestrator.store.schema import LEADERSHIP
 
 _LEADER_ROW = 1
 _CONNECTING = {
-    "connect_timeout": "2",
+    "connect_timeout": "5",
     "keepalives": "1",
     "keepalives_idle": "1",
     "keepalives_interval": "1",
     "keepalives_count": "2",
     "tcp_user_timeout": "2000",
 }
-"""So that a connection that leads nowhere is noticed within 3 s; what the URL says goes first."""
+"""So that a host that is gone is noticed within 3 s; what the URL says goes first."""
 _SESSION = "SET idle_in_transaction_session_timeout = '4s'; SET lock_timeout = '5s'"
 """A leader that is stopped within a transaction must not keep its rows from the next leader."""
 
