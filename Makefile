@@ -7,8 +7,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+BUF := npm exec --yes --package=@bufbuild/buf@1.75.0 -- buf
 
-.PHONY: demo test setup setup-test setup-oracle setup-nvrtc lint proto constraints clean
+.PHONY: demo test setup setup-test setup-oracle setup-nvrtc lint proto proto-baseline lint-proto constraints clean
 
 demo: setup
 	$(BIN)/airan demo $(ARGS)
@@ -51,6 +52,16 @@ lint: $(VENV)/.dev
 
 proto: $(VENV)/.dev
 	$(BIN)/python scripts/generate_proto.py
+
+# What later versions of the protocol must stay compatible with; renew it with every release.
+proto-baseline: $(VENV)/.dev
+	$(BIN)/python scripts/generate_proto.py --baseline
+
+# buf comes from npm. Where it cannot be had, the tests still compare with the baseline.
+lint-proto:
+	@if $(BUF) --version >/dev/null 2>&1; then \
+	    $(BUF) lint && $(BUF) breaking --against orchestrator/api/baseline.binpb; \
+	else echo "buf cannot be had here (npm): the protocol is not linted" >&2; fi
 
 # Resolves every dependency afresh and writes down what came out.
 constraints:

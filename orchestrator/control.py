@@ -37,6 +37,7 @@ from orchestrator.reconcile import alarm_plan, differences, undoing, verdict
 from orchestrator.steps import in_words, steps
 from orchestrator.store import Store, StoredPlan
 from orchestrator.views import (
+    GpuView,
     Lease,
     PolicyChange,
     SiteStatus,
@@ -441,15 +442,14 @@ class ControlPlane:
 
     async def status(self) -> SiteStatus:
         """The whole site now."""
-        inventory = await self.observer.inventory()
-        infos = await self.driver.gpus()
+        gpus = await self.gpus()
         newest = self.store.newest_plan()
         now_s = self.clock.now_s()
         return SiteStatus(
             site=self.options.site,
             time_s=now_s,
-            simulated=any(info.simulated for info in infos),
-            gpus=tuple(render.gpu_view(info, inventory, self.leases) for info in infos),
+            simulated=any(gpu.simulated for gpu in gpus),
+            gpus=gpus,
             policy=self._policy,
             plan=render.stored_view(newest),
             demand=render.demand_view(self._demand),
@@ -459,6 +459,12 @@ class ControlPlane:
             uptime_s=now_s - self.options.site_started_s,
             utilisation=self._use.utilisation(),
         )
+
+    async def gpus(self) -> tuple[GpuView, ...]:
+        """Every GPU with its partitions and its health, lost ones too."""
+        inventory, drained = await self.observer.inventory(), self.store.maintenance()
+        infos = await self.driver.gpus()
+        return tuple(render.gpu_view(info, inventory, self.leases, drained) for info in infos)
 
     async def watch_status(self, interval_s: float) -> AsyncIterator[SiteStatus]:
         """The site now and then every `interval_s`."""

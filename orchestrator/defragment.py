@@ -7,7 +7,7 @@ still stands; moves are ordered accordingly.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from airan.core.errors import InvalidInputError
@@ -52,26 +52,54 @@ def defragment(
     fixed = frozenset(pinned)
     if strangers := fixed.difference(first):
         raise InvalidInputError("pinned", f"{min(strangers)} is not occupied")
-    # Cheapest first over what moves lead to. What was moved once is known by where it stands now.
+    rooms = _rooms(geometry, first, wanted, fixed)
+    return _cheapest(geometry, first, rooms, fixed) if rooms else None
+
+
+def _rooms(
+    geometry: MigGeometry, first: Layout, wanted: Sequence[str], fixed: frozenset[Placement]
+) -> dict[Layout, Layout]:
+    """Every layout that moves lead to and that has room, with where the wanted go in it."""
+    front, seen = [first], {first}
+    rooms: dict[Layout, Layout] = {}
+    while front:
+        layout = front.pop()
+        places = geometry.place(wanted, layout)
+        if places is not None:
+            rooms[layout] = places
+        for move in _moves(geometry, layout, fixed):
+            after = _Standing(layout, frozenset()).after(move).layout
+            if after not in seen:
+                seen.add(after)
+                front.append(after)
+    return rooms
+
+
+def _cheapest(
+    geometry: MigGeometry,
+    first: Layout,
+    rooms: Mapping[Layout, Layout],
+    fixed: frozenset[Placement],
+) -> Defragmentation:
+    """The cheapest way to one of the layouts with room, of which there is one at least."""
+    # What was moved once is known by where it stands now, so that to move it on costs no more.
     queue: list[tuple[_Cost, Layout, tuple[Placement, ...], tuple[Move, ...]]] = [
         ((0, 0, 0), first, (), ())
     ]
     seen: set[_Standing] = set()
-    while queue:
+    while True:
         cost, layout, moved, moves = heapq.heappop(queue)
+        if layout in rooms:
+            return Defragmentation(moves, rooms[layout])
         standing = _Standing(layout, frozenset(moved))
         if standing in seen:
             continue
         seen.add(standing)
-        places = geometry.place(wanted, layout)
-        if places is not None:
-            return Defragmentation(moves, places)
         for move in _moves(geometry, layout, fixed):
             after = standing.after(move)
             price = _price(geometry, after, cost[2] + 1)
             rank = tuple(sorted(after.moved))
             heapq.heappush(queue, (price, after.layout, rank, (*moves, move)))
-    return None
 
 
 _Cost = tuple[int, int, int]

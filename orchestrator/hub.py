@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from airan.core.clock import Clock
-from airan.core.errors import UnavailableError
+from airan.core.errors import OutOfRangeError, UnavailableError
 from orchestrator.store import Store
 from orchestrator.views import Event
 
@@ -17,6 +18,7 @@ T = TypeVar("T")
 
 _QUEUE_LIMIT = 1000
 _PAGE = 200
+_HISTORY_LIMIT = 4096
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _LOG = logging.getLogger("airan.orchestrator")
 
@@ -66,6 +68,39 @@ class Hub(Generic[T]):
             yield subscription
         finally:
             self._subscriptions.discard(subscription)
+
+
+class History(Generic[T]):
+    """The newest items, numbered without a gap, for watchers that come back.
+
+    Numbers start at the microsecond of `now_s`: one from before a restart is never mistaken for
+    one of this run. Belongs to one event loop, like a `Hub`.
+    """
+
+    def __init__(self, now_s: float, limit: int = _HISTORY_LIMIT) -> None:
+        self._items: deque[tuple[int, T]] = deque(maxlen=limit)
+        self._first = self.newest = int(now_s * 1e6)
+
+    def add(self, make: Callable[[int], T]) -> T:
+        """Numbers an item and keeps it."""
+        self.newest += 1
+        item = make(self.newest)
+        self._items.append((self.newest, item))
+        return item
+
+    def after(self, seq: int) -> list[T]:
+        """The items with a number above `seq`, oldest first.
+
+        Raises:
+            OutOfRangeError: some of them are no longer known, or `seq` is of another run.
+        """
+        oldest = self._items[0][0] - 1 if self._items else self._first
+        if not oldest <= seq <= self.newest:
+            raise OutOfRangeError(
+                f"what came after {seq} is not known (only after {oldest})",
+                remedy="watch anew, without after_seq: a snapshot comes first",
+            )
+        return [item for number, item in self._items if number > seq]
 
 
 class EventLog:

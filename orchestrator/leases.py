@@ -20,7 +20,7 @@ from airan.core.clock import Clock
 from airan.core.errors import AiranError, CapacityError, InvalidInputError, NotFoundError
 from orchestrator.drivers import processes
 from orchestrator.drivers.base import InstanceProcesses
-from orchestrator.hub import EventLog, Hub
+from orchestrator.hub import EventLog, History, Hub
 from orchestrator.plan import Partition
 from orchestrator.store import Store
 from orchestrator.views import Lease, LeaseEvent
@@ -65,6 +65,7 @@ class LeaseManager:
         self._store, self._driver, self._log, self._clock = store, driver, log, clock
         self._settings = settings or LeaseSettings()
         self._hub: Hub[LeaseEvent] = Hub()
+        self._history: History[LeaseEvent] = History(clock.now_s())
         self._offers: dict[str, Partition] = {}
         self._blocked = ""
         self._told_free: frozenset[str] = frozenset()
@@ -121,7 +122,9 @@ class LeaseManager:
 
     # --- the holder's side
 
-    async def acquire(self, holder: str, pid: int, min_sm_count: int, notice_ms: int) -> Lease:
+    async def acquire(
+        self, holder: str, pid: int, min_sm_count: int, notice_ms: int, tenant: str = ""
+    ) -> Lease:
         """Lends the largest partition on offer; the same holder and process get theirs again.
 
         Raises:
@@ -147,7 +150,7 @@ class LeaseManager:
                 f"no AI partition with {min_sm_count} SMs or more is free",
                 remedy="watch the leases and ask again when one is offered",
             )
-        lease = self._new_lease(holder, pid, free[0], notice_ms)
+        lease = replace(self._new_lease(holder, pid, free[0], notice_ms), tenant=tenant)
         live = _Live(lease, started_s, asyncio.Event())
         # Stored before the process is attached: after a crash in between, the lease is known.
         self._live[lease.id] = live
@@ -189,15 +192,21 @@ class LeaseManager:
             raise NotFoundError(f"there is no lease {lease_id!r}")
         return lease
 
-    async def watch(self, holder: str) -> AsyncIterator[LeaseEvent]:
-        """The holder's live leases (all for an empty holder), then changes and offers."""
+    async def watch(self, holder: str, after_seq: int = 0) -> AsyncIterator[LeaseEvent]:
+        """The holder's live leases (all for an empty holder), then changes and offers; with
+        `after_seq` no snapshot, but every change since.
+
+        Raises:
+            OutOfRangeError: not all of them are known any more; watch anew.
+        """
+        past = self._history.after(after_seq) if after_seq else self._snapshot(holder)
         self._watching[holder] += 1
         try:
+            # No await since `past` was taken: nothing falls between the two.
             with self._hub.subscribe() as changes:
-                for lease in self.live():
-                    if holder in ("", lease.holder):
-                        yield self._event("snapshot", lease)
-                yield self._event("snapshot", None)
+                for event in past:
+                    if event.lease is None or holder in ("", event.lease.holder):
+                        yield event
                 while True:
                     event = await changes.next()
                     if event.lease is None or holder in ("", event.lease.holder):
@@ -218,6 +227,19 @@ class LeaseManager:
         """Puts the free AI partitions on offer again. Idempotent."""
         self._blocked = ""
         self._tell_offers()
+
+    def revoke(self, lease_id: str, reason: str) -> Lease:
+        """Takes a lease back, with its notice; the lease as it is then. Idempotent.
+
+        Raises:
+            NotFoundError: there never was such a lease.
+            InvalidInputError: no reason is given.
+        """
+        if not reason:
+            raise InvalidInputError("reason", "must not be empty", remedy="say why it is revoked")
+        if lease_id in self._live:
+            self._revoke(self._live[lease_id], reason)
+        return self.find(lease_id)
 
     async def reclaim(self, partition_id: str, reason: str) -> None:
         """Revokes the partition's lease and returns when it has ended, by force if need be."""
@@ -333,17 +355,22 @@ class LeaseManager:
         self._publish("ended", live.lease)
         self._tell_offers()
 
-    def _event(self, kind: str, lease: Lease | None) -> LeaseEvent:
-        deadline_s = lease.deadline_s if lease is not None and lease.state == "revoking" else 0.0
-        return LeaseEvent(kind, lease, deadline_s, len(self.free()))
+    def _snapshot(self, holder: str) -> list[LeaseEvent]:
+        leases = [lease for lease in self.live() if holder in ("", lease.holder)]
+        newest = self._history.newest
+        return [self._event("snapshot", lease, newest) for lease in (*leases, None)]
 
-    def _publish(self, kind: str, lease: Lease) -> None:
-        self._hub.publish(self._event(kind, lease))
+    def _event(self, kind: str, lease: Lease | None, seq: int) -> LeaseEvent:
+        deadline_s = lease.deadline_s if lease is not None and lease.state == "revoking" else 0.0
+        return LeaseEvent(kind, lease, deadline_s, len(self.free()), seq)
+
+    def _publish(self, kind: str, lease: Lease | None) -> None:
+        self._hub.publish(self._history.add(lambda seq: self._event(kind, lease, seq)))
 
     def _tell_offers(self) -> None:
         free = frozenset(part.id for part in self.free())
         if free - self._told_free:
-            self._hub.publish(self._event("offered", None))
+            self._publish("offered", None)
         self._told_free = free
 
     def _later(self, seconds: float) -> float:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from orchestrator.drivers.base import GpuInfo
 from orchestrator.leases import LeaseManager
 from orchestrator.mig import MEMORY_SLICES
 from orchestrator.plan import Demand, Inventory, Plan
 from orchestrator.policy import Policy
 from orchestrator.store import StoredPlan
-from orchestrator.views import DemandView, GpuView, PartitionView, PlanView
+from orchestrator.views import DemandView, GpuView, NodeView, PartitionView, PlanView
 
 
 def policy_text(policy: Policy) -> str:
@@ -58,8 +60,10 @@ def demand_view(demand: Demand) -> DemandView:
     return DemandView(demand.now_share, demand.forecast_share, demand.horizon_s, demand.source)
 
 
-def gpu_view(info: GpuInfo, inventory: Inventory, leases: LeaseManager) -> GpuView:
-    """A GPU with its partitions as clients see it."""
+def gpu_view(
+    info: GpuInfo, inventory: Inventory, leases: LeaseManager, drained: Mapping[str, str]
+) -> GpuView:
+    """A GPU with its partitions and its health; `drained` says why, by GPU in maintenance."""
     partitions = []
     for part in inventory.partitions:
         if part.gpu_uuid != info.uuid:
@@ -87,4 +91,33 @@ def gpu_view(info: GpuInfo, inventory: Inventory, leases: LeaseManager) -> GpuVi
         memory_mib=info.memory_mib,
         memory_slices=MEMORY_SLICES,
         partitions=tuple(partitions),
+        node=info.node,
+        lost=info.lost,
+        mig_mode=info.mig_mode,
+        xids=info.xids,
+        ecc_uncorrected=info.ecc_uncorrected,
+        power_w=info.power_w,
+        power_limit_w=info.power_limit_w,
+        energy_j=info.energy_j,
+        temperature_c=info.temperature_c,
+        maintenance=info.uuid in drained,
+        maintenance_reason=drained.get(info.uuid, ""),
     )
+
+
+def node_views(gpus: Sequence[GpuView]) -> list[NodeView]:
+    """The hosts of the GPUs, by name."""
+    views = []
+    for name in sorted({gpu.node for gpu in gpus}):
+        here = [gpu for gpu in gpus if gpu.node == name]
+        power_w = [gpu.power_w for gpu in here if gpu.power_w is not None]
+        view = NodeView(
+            name=name,
+            simulated=any(gpu.simulated for gpu in here),
+            gpus=len(here),
+            gpus_lost=sum(gpu.lost for gpu in here),
+            gpus_in_maintenance=sum(gpu.maintenance for gpu in here),
+            power_w=sum(power_w) if power_w else None,
+        )
+        views.append(view)
+    return views

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,8 +17,10 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from airan.core.clock import Clock, SystemClock
-from airan.core.errors import ConfigError, NotLeaderError, PortInUseError
+from airan.core.errors import NotLeaderError, PortInUseError
 from orchestrator.alarm import AlarmSettings
+from orchestrator.api.guard import Guard
+from orchestrator.api.security import TlsFiles, require_loopback, server_credentials
 from orchestrator.api.server import add_servicers
 from orchestrator.control import ControlOptions, ControlPlane
 from orchestrator.demand import DemandSettings
@@ -34,6 +35,15 @@ from orchestrator.store.leadership import Leadership, leadership_of, while_leadi
 
 FOLLOW_AFTER_S = 1.0
 """A lead that is not gained within this time is another's for now."""
+
+
+@dataclass(frozen=True)
+class RemoteSettings:
+    """A second port, for callers with a certificate: mutual TLS, see `api.security`."""
+
+    host: str
+    port: int
+    tls: TlsFiles
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,8 @@ class ControlSettings:
     """HTTP port for Prometheus; None: no such server, 0: a free one."""
     database_url: str = ""
     """`postgresql://...` for several orchestrators; empty: SQLite in `state_dir`."""
+    remote: RemoteSettings | None = None
+    """Where others than this machine are served; None: nowhere."""
     leases: LeaseSettings = field(default_factory=LeaseSettings)
     demand: DemandSettings = field(default_factory=DemandSettings)
     alarm: AlarmSettings = field(default_factory=AlarmSettings)
@@ -146,10 +158,13 @@ async def running(
     if lead is not None:
         store.follow(lead.epoch)
     control = build(settings, store, clock or SystemClock(), lead)
-    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+    guard = Guard(store, control.clock)
+    server = grpc.aio.server(interceptors=(guard,), options=(("grpc.so_reuseport", 0),))
     names = add_servicers(control, server)
     await _add_health(server, names)
     port = _bind(server, settings)
+    if settings.remote is not None:
+        _bind_remote(server, settings.remote)
     http = _metrics_server(control, settings)
     await control.start()
     await server.start()
@@ -163,6 +178,7 @@ async def running(
         # A bug that ended the work goes on to the caller, after everything is closed.
         bug = (await asyncio.gather(work, return_exceptions=True))[0]
         await server.stop(grace=0.5)
+        await guard.close()
         await control.close()
         if http is not None:
             http.shutdown()
@@ -198,24 +214,6 @@ def build(
     return ControlPlane(store, node, clock, settings.policy, options)
 
 
-def require_loopback(host: str) -> None:
-    """Returns if the host is a loopback address.
-
-    Raises:
-        ConfigError: it is not; this server has no TLS yet, and the API can evict processes.
-    """
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
-            return
-    if host == "localhost":
-        return
-    raise ConfigError(
-        f"the control plane must not listen on {host}: it is not a loopback address, and no TLS"
-        " is configured",
-        remedy="use 127.0.0.1, and reach it from elsewhere through an SSH tunnel",
-    )
-
-
 async def _add_health(server: grpc.aio.Server, names: tuple[str, ...]) -> None:
     servicer = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
@@ -235,6 +233,17 @@ def _bind(server: grpc.aio.Server, settings: ControlSettings) -> int:
             remedy="stop what uses it, or set ports.control (0 picks a free one)",
         ) from error
     return port
+
+
+def _bind_remote(server: grpc.aio.Server, remote: RemoteSettings) -> None:
+    address = f"{remote.host}:{remote.port}"
+    try:
+        server.add_secure_port(address, server_credentials(remote.tls))
+    except RuntimeError as error:
+        raise PortInUseError(
+            f"the control plane cannot listen on {address} with TLS: {error}",
+            remedy="set control.remote_port to a free one, and check the certificate's files",
+        ) from error
 
 
 def _metrics_server(control: ControlPlane, settings: ControlSettings) -> WSGIServer | None:

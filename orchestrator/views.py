@@ -44,6 +44,37 @@ class GpuView:
     memory_mib: int = 0
     memory_slices: int = 0
     partitions: tuple[PartitionView, ...] = ()
+    node: str = ""
+    lost: bool = False
+    """Fallen off the bus."""
+    mig_mode: str = ""
+    """`enabled`, `disabled` or `unsupported`."""
+    xids: tuple[int, ...] = ()
+    """XID errors since the node started, oldest first."""
+    ecc_uncorrected: int = 0
+    """Since the driver was loaded."""
+    power_w: float | None = None
+    """None where it cannot be read, as for the readings below."""
+    power_limit_w: float | None = None
+    energy_j: float | None = None
+    """Since the driver was loaded."""
+    temperature_c: float | None = None
+    maintenance: bool = False
+    """Drained: gets nothing new."""
+    maintenance_reason: str = ""
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """A host with GPUs."""
+
+    name: str = ""
+    simulated: bool = False
+    gpus: int = 0
+    gpus_lost: int = 0
+    gpus_in_maintenance: int = 0
+    power_w: float | None = None
+    """Of the GPUs that tell; None if none does."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +225,8 @@ class Lease:
     revoked_s: float = 0.0
     ended_s: float = 0.0
     pid: int = 0
+    tenant: str = ""
+    """For whom; empty: for anyone."""
 
     @property
     def deadline_s(self) -> float:
@@ -214,6 +247,8 @@ class LeaseEvent:
     lease: Lease | None = None
     deadline_s: float = 0.0
     free_ai_partitions: int = 0
+    seq: int = 0
+    """Grows by one a change; a snapshot's tells where it was taken. A restart goes on higher up."""
 
 
 @dataclass(frozen=True)

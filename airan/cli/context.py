@@ -24,6 +24,7 @@ from airan.core.errors import (
 from airan.site import runtime as site_runtime
 from airan.site import warden
 from airan.site.runtime import SiteRuntime
+from orchestrator.api.client import TlsFiles
 
 Result = TypeVar("Result")
 
@@ -45,6 +46,22 @@ class Context:
     config_path: Path | None
     state_dir: Path | None
     json: bool
+    remote: str = ""
+    """Another machine's control plane, HOST:PORT; empty: the running site's of the folder."""
+    tls_dir: Path | None = None
+    identity: str = "operator"
+    """Whose certificate in `tls_dir` to show."""
+
+    def control(self) -> tuple[str, TlsFiles | None]:
+        """The control plane's address, and what to show it.
+
+        Raises:
+            NotFoundError: no site runs in the state folder, and no other is named.
+        """
+        tls = None if self.tls_dir is None else TlsFiles.of(self.tls_dir, self.identity)
+        if self.remote:
+            return self.remote, tls
+        return self.site().control_address, None
 
     def config(self) -> SiteConfig:
         """The configuration of the options, the file and the environment."""

@@ -46,9 +46,20 @@ def root(
         Path | None, typer.Option(help="The site's state folder; finds a running site.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    remote: Annotated[
+        str,
+        typer.Option(help="HOST:PORT of another machine's control plane.", envvar="AIRAN_REMOTE"),
+    ] = "",
+    tls_dir: Annotated[
+        Path | None,
+        typer.Option(help="With --remote: where the certificates are.", envvar="AIRAN_TLS_DIR"),
+    ] = None,
+    identity: Annotated[
+        str, typer.Option("--as", help="With --tls-dir: whose certificate.", envvar="AIRAN_AS")
+    ] = "operator",
 ) -> None:
     """Global options, before the command."""
-    context.obj = Context(config, state_dir, json)
+    context.obj = Context(config, state_dir, json, remote, tls_dir, identity)
 
 
 @app.command("config")

@@ -19,7 +19,13 @@ from airan.core.errors import ConfigError
 ENV_PREFIX = "AIRAN_"
 _ENV_SEPARATOR = "__"
 # Variables with our prefix that are not configuration keys.
-_ENV_OTHER_USES = {"AIRAN_CONFIG", "AIRAN_SITE_INSTANCE"}
+_ENV_OTHER_USES = {
+    "AIRAN_CONFIG",
+    "AIRAN_SITE_INSTANCE",
+    "AIRAN_REMOTE",
+    "AIRAN_TLS_DIR",
+    "AIRAN_AS",
+}
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -47,6 +53,11 @@ class ControlConfig(_Section):
     database_url: str = Field(default="", pattern=r"^(|sqlite:///.+|postgresql://.+)$")
     """`postgresql://...` lets several orchestrators stand by for one another; empty: SQLite in
     the state folder."""
+    remote_host: str = ""
+    """Address on which callers with a certificate are served too (mutual TLS); empty: nowhere."""
+    remote_port: Port = 0
+    tls_dir: Path | None = None
+    """Where `airan certs make` put ca.pem, server.pem and server.key."""
 
 
 class ClockConfig(_Section):

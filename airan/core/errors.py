@@ -8,7 +8,9 @@ AiranError
  |   +- StaleGenerationError  a plan older than the applied one was offered
  |   +- ModelFileError        a model file is missing or corrupt
  |   +- PortInUseError        a port the site needs is taken
+ |   +- OutOfRangeError       a watch cannot go on from there: that is no longer known
  |   +- AuthError             no, or no valid, credentials
+ |       +- ForbiddenError    known, but not allowed to do this
  +- RetryableError            the same call may succeed later
      +- UnavailableError      a service of the site cannot be reached just now
      |   +- NotLeaderError    another orchestrator leads
@@ -75,6 +77,14 @@ class PortInUseError(PermanentError):
 
 class AuthError(PermanentError):
     """No credentials, or none that are valid."""
+
+
+class ForbiddenError(AuthError):
+    """The caller is known, and its role does not allow this."""
+
+
+class OutOfRangeError(PermanentError):
+    """A watch cannot go on from there: what came after it is no longer known."""
 
 
 class UnavailableError(RetryableError):

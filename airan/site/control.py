@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from airan.core.config import ControlConfig
+from airan.core.errors import ConfigError
 from airan.site.main import run_until_signal, service_main
 from airan.site.runtime import HOST, SiteRuntime
+from orchestrator.api.security import TlsFiles
 from orchestrator.policy import Policy
-from orchestrator.service import ControlSettings, serve
+from orchestrator.service import ControlSettings, RemoteSettings, serve
 
 
 def settings_of(runtime: SiteRuntime) -> ControlSettings:
@@ -32,8 +35,21 @@ def settings_of(runtime: SiteRuntime) -> ControlSettings:
         ),
         interval_ms=policy.interval_ms,
         metrics_port=config.ports.metrics,
+        remote=_remote(config.control),
         database_url=config.control.database_url,
     )
+
+
+def _remote(config: ControlConfig) -> RemoteSettings | None:
+    if not config.remote_host:
+        return None
+    if config.tls_dir is None or not config.remote_port:
+        raise ConfigError(
+            "control.remote_host needs control.remote_port and control.tls_dir",
+            remedy="make certificates with `airan certs make`",
+        )
+    tls = TlsFiles.of(config.tls_dir, "server")
+    return RemoteSettings(config.remote_host, config.remote_port, tls)
 
 
 def main(runtime: SiteRuntime) -> None:

@@ -8,21 +8,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from types import TracebackType
 from typing import Any, TypeVar
 
 import grpc
 
-from airan.core.errors import RetryableError
+from airan.core.errors import OutOfRangeError, RetryableError
 from orchestrator.api import control_pb2 as pb
-from orchestrator.api import control_pb2_grpc as rpc
+from orchestrator.api.connection import FIRST_RETRY_S, LAST_RETRY_S, Connection
 from orchestrator.api.convert import from_message, to_message
 from orchestrator.api.errors import from_rpc
+from orchestrator.api.security import TlsFiles
 from orchestrator.views import (
+    AuditEntry,
     CellView,
     Event,
+    GpuView,
     Lease,
     LeaseEvent,
+    NodeView,
     PlanView,
     PolicyChange,
     PolicyView,
@@ -30,50 +33,20 @@ from orchestrator.views import (
     SlotReport,
 )
 
+__all__ = ["ControlClient", "TlsFiles", "call"]
+
 T = TypeVar("T")
 
-_FIRST_RETRY_S = 0.1
-_LAST_RETRY_S = 1.0
-# A control plane that was killed is back within seconds; gRPC's own back-off of up to two
-# minutes would keep the channel dead long after.
-_CHANNEL_OPTIONS = (
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.enable_http_proxy", 0),
-)
 
-
-class ControlClient:
+class ControlClient(Connection):
     """A client of one site's control plane at `address` ("127.0.0.1:50051").
 
-    Use it within one event loop, as an async context manager or with `aclose()`. Unary calls
-    wait at most `timeout_s` and raise our errors: `UnavailableError` when the control plane
-    cannot be reached, otherwise what it answered. Iterators reconnect by themselves for ever
-    and raise only permanent errors.
+    Use it within one event loop, as an async context manager or with `aclose()`. With `tls` it
+    shows a certificate, without it calls as `local`. Unary calls wait at most `timeout_s` and
+    raise our errors: `UnavailableError` when the control plane cannot be reached,
+    `ForbiddenError` when the role does not allow the call, otherwise what it answered. Iterators
+    reconnect by themselves for ever and raise only permanent errors. Lists read every page.
     """
-
-    def __init__(self, address: str, *, timeout_s: float = 5.0) -> None:
-        self.address = address
-        self._timeout_s = timeout_s
-        self._channel: grpc.aio.Channel | None = None
-
-    async def __aenter__(self) -> ControlClient:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Closes the connection. Idempotent."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close(None)
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Returns as soon as the control plane answers.
@@ -89,27 +62,27 @@ class ControlClient:
             except RetryableError:
                 if asyncio.get_running_loop().time() >= deadline_s:
                     raise
-                await asyncio.sleep(_FIRST_RETRY_S)
+                await asyncio.sleep(FIRST_RETRY_S)
 
     # --- site
 
     async def status(self) -> SiteStatus:
         """The whole site now."""
         reply = await self._call(self._site().GetStatus, pb.GetStatusRequest())
-        return from_message(SiteStatus, reply)
+        return from_message(SiteStatus, reply.status)
 
     def watch_status(self, interval_ms: int = 500) -> AsyncIterator[SiteStatus]:
         """The site now and then every `interval_ms`; reconnects."""
         return self._watch(
             lambda: self._site().WatchStatus(pb.WatchStatusRequest(interval_ms=interval_ms)),
+            "status",
             SiteStatus,
         )
 
     async def events(self, after_seq: int = 0, limit: int = 200) -> list[Event]:
         """Stored events with `seq > after_seq`, oldest first, at most `limit`."""
-        request = pb.ListEventsRequest(after_seq=after_seq, limit=limit)
-        reply = await self._call(self._site().ListEvents, request)
-        return [from_message(Event, event) for event in reply.events]
+        request = pb.ListEventsRequest(after_seq=after_seq)
+        return await self._list(self._site().ListEvents, request, Event, limit)
 
     async def watch_events(self, after_seq: int = 0) -> AsyncIterator[Event]:
         """Events with `seq > after_seq`, stored ones first, then live; each exactly once."""
@@ -118,19 +91,52 @@ class ControlClient:
         def start() -> Any:
             return self._site().WatchEvents(pb.WatchEventsRequest(after_seq=last))
 
-        async for event in self._watch(start, Event):
+        async for event in self._watch(start, "event", Event):
             last = event.seq
             yield event
+
+    async def audit(
+        self, after_seq: int = 0, limit: int = 200, *, actor: str = "", method: str = ""
+    ) -> list[AuditEntry]:
+        """Who changed what, with `seq > after_seq`, oldest first; of one actor or method.
+
+        Raises:
+            ForbiddenError: the caller is no admin.
+        """
+        request = pb.ListAuditRequest(after_seq=after_seq, actor=actor, method=method)
+        return await self._list(self._site().ListAudit, request, AuditEntry, limit)
+
+    async def nodes(self) -> list[NodeView]:
+        """The hosts with GPUs, by name."""
+        reply = await self._call(self._site().ListNodes, pb.ListNodesRequest())
+        return [from_message(NodeView, node) for node in reply.nodes]
+
+    async def gpus(self, node: str = "") -> list[GpuView]:
+        """Every GPU (of one host) with its partitions and its health, lost ones too."""
+        reply = await self._call(self._site().ListGpus, pb.ListGpusRequest(node=node))
+        return [from_message(GpuView, gpu) for gpu in reply.gpus]
+
+    async def set_maintenance(self, gpu_uuid: str, *, on: bool, reason: str = "") -> GpuView:
+        """Drains a GPU, or takes it back into use; the GPU as it is then. Idempotent.
+
+        Raises:
+            NotFoundError: there is no such GPU.
+            InvalidInputError: it goes into maintenance without a reason.
+        """
+        request = pb.SetMaintenanceRequest(gpu_uuid=gpu_uuid, on=on, reason=reason)
+        reply = await self._call(self._site().SetMaintenance, request)
+        return from_message(GpuView, reply.gpu)
 
     # --- policy
 
     async def get_policy(self) -> PolicyView:
         """The policy in force."""
         reply = await self._call(self._policy().GetPolicy, pb.GetPolicyRequest())
-        return from_message(PolicyView, reply)
+        return from_message(PolicyView, reply.policy)
 
     async def set_policy(self, policy: PolicyView, *, dry_run: bool = False) -> PolicyChange:
-        """Stores the policy and plans by it; `dry_run` only returns the plan and its moves.
+        """Stores the policy and plans by it; `dry_run` only returns the plan, its moves and the
+        expected loss.
 
         Raises:
             InvalidInputError: an unknown kind or a value out of range.
@@ -141,15 +147,22 @@ class ControlClient:
 
     async def list_plans(self, limit: int = 20) -> list[PlanView]:
         """Stored plans, newest first."""
-        reply = await self._call(self._policy().ListPlans, pb.ListPlansRequest(limit=limit))
-        return [from_message(PlanView, plan) for plan in reply.plans]
+        return await self._list(self._policy().ListPlans, pb.ListPlansRequest(), PlanView, limit)
+
+    async def plan(self, generation: int = 0) -> PlanView:
+        """The plan of that generation; 0: the newest.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        reply = await self._call(self._policy().GetPlan, pb.GetPlanRequest(generation=generation))
+        return from_message(PlanView, reply.plan)
 
     # --- cells
 
     async def cells(self) -> list[CellView]:
-        """The cells as last reported."""
-        reply = await self._call(self._cell().ListCells, pb.ListCellsRequest())
-        return [from_message(CellView, cell) for cell in reply.cells]
+        """The cells as last reported, by id."""
+        return await self._list(self._cell().ListCells, pb.ListCellsRequest(), CellView)
 
     async def report_slots(self, reports: AsyncIterator[SlotReport]) -> None:
         """Sends every report until `reports` ends; reconnects.
@@ -161,7 +174,7 @@ class ControlClient:
             InvalidInputError: the control plane refuses a report.
         """
         pending: SlotReport | None = None
-        retry_s = _FIRST_RETRY_S
+        retry_s = FIRST_RETRY_S
         while True:
             call = self._cell().ReportSlots()
             try:
@@ -172,9 +185,10 @@ class ControlClient:
                         await call.done_writing()
                         await call
                         return
-                    await call.write(to_message(pending, pb.SlotReport))
+                    report = to_message(pending, pb.SlotReport)
+                    await call.write(pb.ReportSlotsRequest(report=report))
                     pending = None
-                    retry_s = _FIRST_RETRY_S
+                    retry_s = FIRST_RETRY_S
             except grpc.aio.AioRpcError as error:
                 ours = from_rpc(error, self._peer)
             except asyncio.InvalidStateError:
@@ -185,17 +199,18 @@ class ControlClient:
             if not isinstance(ours, RetryableError):
                 raise ours
             await asyncio.sleep(retry_s)
-            retry_s = min(_LAST_RETRY_S, retry_s * 2)
+            retry_s = min(LAST_RETRY_S, retry_s * 2)
 
     # --- capacity
 
     async def leases(self, *, include_ended: bool = False) -> list[Lease]:
         """Live leases, on wish also those that ended, newest first."""
         request = pb.ListLeasesRequest(include_ended=include_ended)
-        reply = await self._call(self._capacity().ListLeases, request)
-        return [from_message(Lease, lease) for lease in reply.leases]
+        return await self._list(self._capacity().ListLeases, request, Lease)
 
-    async def acquire_lease(self, holder: str, pid: int, min_sm: int = 0) -> Lease:
+    async def acquire_lease(
+        self, holder: str, pid: int, min_sm: int = 0, *, tenant: str = ""
+    ) -> Lease:
         """Takes the largest AI partition on offer; a holder that has a lease gets it again.
 
         `pid` is the process that will use the partition and that is killed if it does not
@@ -205,8 +220,9 @@ class ControlClient:
             CapacityError: nothing (large enough) is on offer now; watch and ask again.
             InvalidInputError: no such process, or an empty holder.
         """
-        request = pb.AcquireLeaseRequest(holder=holder, pid=pid, min_sm_count=min_sm)
-        return from_message(Lease, await self._call(self._capacity().AcquireLease, request))
+        request = pb.AcquireLeaseRequest(holder=holder, pid=pid, min_sm_count=min_sm, tenant=tenant)
+        reply = await self._call(self._capacity().AcquireLease, request)
+        return from_message(Lease, reply.lease)
 
     async def release_lease(self, lease_id: str) -> Lease:
         """Gives the partition back. Idempotent.
@@ -215,7 +231,19 @@ class ControlClient:
             NotFoundError: there never was such a lease.
         """
         request = pb.ReleaseLeaseRequest(lease_id=lease_id)
-        return from_message(Lease, await self._call(self._capacity().ReleaseLease, request))
+        reply = await self._call(self._capacity().ReleaseLease, request)
+        return from_message(Lease, reply.lease)
+
+    async def revoke_lease(self, lease_id: str, reason: str) -> Lease:
+        """An operator takes the partition back, with the lease's notice. Idempotent.
+
+        Raises:
+            NotFoundError: there never was such a lease.
+            InvalidInputError: no reason is given.
+        """
+        request = pb.RevokeLeaseRequest(lease_id=lease_id, reason=reason)
+        reply = await self._call(self._capacity().RevokeLease, request)
+        return from_message(Lease, reply.lease)
 
     async def report_use(self, lease_id: str, interval_s: float, busy_s: float) -> None:
         """Tells for how long of the last `interval_s` the engine was generating.
@@ -227,62 +255,29 @@ class ControlClient:
         request = pb.ReportUseRequest(lease_id=lease_id, interval_s=interval_s, busy_s=busy_s)
         await self._call(self._capacity().ReportUse, request)
 
-    def watch_leases(self, holder: str) -> AsyncIterator[LeaseEvent]:
+    async def watch_leases(self, holder: str, after_seq: int = 0) -> AsyncIterator[LeaseEvent]:
         """The holder's leases now, then every change and offer; see `LeaseEvent`.
 
-        An empty holder watches all leases. After a reconnect the snapshot comes again. While a
-        named holder has no open watch, its leases end as `holder_lost` after a short grace.
+        An empty holder watches all leases. A reconnect, or a start with `after_seq`, goes on
+        with what came after it; where that is no longer known, as after a restart of the control
+        plane, the snapshot comes again. While a named holder has no open watch, its leases end
+        as `holder_lost` after a short grace.
         """
-        return self._watch(
-            lambda: self._capacity().WatchLeases(pb.WatchLeasesRequest(holder=holder)), LeaseEvent
-        )
+        last = after_seq
 
-    # --- plumbing
+        def start() -> Any:
+            request = pb.WatchLeasesRequest(holder=holder, after_seq=last)
+            return self._capacity().WatchLeases(request)
 
-    @property
-    def _peer(self) -> str:
-        return f"control plane at {self.address}"
-
-    def _open(self) -> grpc.aio.Channel:
-        # Made on first use, because it binds to the running event loop.
-        if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self.address, options=_CHANNEL_OPTIONS)
-        return self._channel
-
-    def _site(self) -> Any:
-        return rpc.SiteServiceStub(self._open())  # type: ignore[no-untyped-call]
-
-    def _policy(self) -> Any:
-        return rpc.PolicyServiceStub(self._open())  # type: ignore[no-untyped-call]
-
-    def _cell(self) -> Any:
-        return rpc.CellServiceStub(self._open())  # type: ignore[no-untyped-call]
-
-    def _capacity(self) -> Any:
-        return rpc.CapacityServiceStub(self._open())  # type: ignore[no-untyped-call]
-
-    async def _call(self, method: Callable[..., Awaitable[Any]], request: Any) -> Any:
-        try:
-            return await method(request, timeout=self._timeout_s)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, self._peer) from error
-
-    async def _watch(self, start: Callable[[], Any], kind: type[T]) -> AsyncIterator[T]:
-        retry_s = _FIRST_RETRY_S
         while True:
-            call = start()
             try:
-                async for message in call:
-                    retry_s = _FIRST_RETRY_S
-                    yield from_message(kind, message)
-            except grpc.aio.AioRpcError as error:
-                ours = from_rpc(error, self._peer)
-                if not isinstance(ours, RetryableError):
-                    raise ours from error
-            finally:
-                call.cancel()
-            await asyncio.sleep(retry_s)
-            retry_s = min(_LAST_RETRY_S, retry_s * 2)
+                async for event in self._watch(start, "event", LeaseEvent):
+                    # A snapshot that breaks off must come again as a whole.
+                    if event.kind != "snapshot" or event.lease is None:
+                        last = event.seq
+                    yield event
+            except OutOfRangeError:
+                last = 0
 
 
 async def _status(call: Any) -> grpc.aio.AioRpcError:
@@ -296,7 +291,11 @@ async def _status(call: Any) -> grpc.aio.AioRpcError:
 
 
 def call(
-    address: str, action: Callable[[ControlClient], Awaitable[T]], *, timeout_s: float = 5.0
+    address: str,
+    action: Callable[[ControlClient], Awaitable[T]],
+    *,
+    timeout_s: float = 5.0,
+    tls: TlsFiles | None = None,
 ) -> T:
     """Runs one action against the control plane from synchronous code, such as the CLI.
 
@@ -305,7 +304,9 @@ def call(
 
     async def run() -> T:
         async with contextlib.AsyncExitStack() as stack:
-            client = await stack.enter_async_context(ControlClient(address, timeout_s=timeout_s))
+            client = await stack.enter_async_context(
+                ControlClient(address, timeout_s=timeout_s, tls=tls)
+            )
             return await action(client)
 
     return asyncio.run(run())

@@ -10,11 +10,149 @@ class GetStatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class GetStatusResponse(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: SiteStatus
+    def __init__(self, status: _Optional[_Union[SiteStatus, _Mapping]] = ...) -> None: ...
+
 class WatchStatusRequest(_message.Message):
     __slots__ = ("interval_ms",)
     INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
     interval_ms: int
     def __init__(self, interval_ms: _Optional[int] = ...) -> None: ...
+
+class WatchStatusResponse(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: SiteStatus
+    def __init__(self, status: _Optional[_Union[SiteStatus, _Mapping]] = ...) -> None: ...
+
+class ListEventsRequest(_message.Message):
+    __slots__ = ("after_seq", "page_size", "page_token")
+    AFTER_SEQ_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    after_seq: int
+    page_size: int
+    page_token: str
+    def __init__(self, after_seq: _Optional[int] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListEventsResponse(_message.Message):
+    __slots__ = ("events", "next_page_token")
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[Event]
+    next_page_token: str
+    def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class WatchEventsRequest(_message.Message):
+    __slots__ = ("after_seq",)
+    AFTER_SEQ_FIELD_NUMBER: _ClassVar[int]
+    after_seq: int
+    def __init__(self, after_seq: _Optional[int] = ...) -> None: ...
+
+class WatchEventsResponse(_message.Message):
+    __slots__ = ("event",)
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    event: Event
+    def __init__(self, event: _Optional[_Union[Event, _Mapping]] = ...) -> None: ...
+
+class ListAuditRequest(_message.Message):
+    __slots__ = ("after_seq", "page_size", "page_token", "actor", "method")
+    AFTER_SEQ_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    after_seq: int
+    page_size: int
+    page_token: str
+    actor: str
+    method: str
+    def __init__(self, after_seq: _Optional[int] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., actor: _Optional[str] = ..., method: _Optional[str] = ...) -> None: ...
+
+class ListAuditResponse(_message.Message):
+    __slots__ = ("entries", "next_page_token")
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    entries: _containers.RepeatedCompositeFieldContainer[AuditEntry]
+    next_page_token: str
+    def __init__(self, entries: _Optional[_Iterable[_Union[AuditEntry, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class AuditEntry(_message.Message):
+    __slots__ = ("seq", "time_s", "actor", "role", "method", "request", "outcome", "message")
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    TIME_S_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    seq: int
+    time_s: float
+    actor: str
+    role: str
+    method: str
+    request: str
+    outcome: str
+    message: str
+    def __init__(self, seq: _Optional[int] = ..., time_s: _Optional[float] = ..., actor: _Optional[str] = ..., role: _Optional[str] = ..., method: _Optional[str] = ..., request: _Optional[str] = ..., outcome: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
+class ListNodesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListNodesResponse(_message.Message):
+    __slots__ = ("nodes",)
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    nodes: _containers.RepeatedCompositeFieldContainer[Node]
+    def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ...) -> None: ...
+
+class Node(_message.Message):
+    __slots__ = ("name", "simulated", "gpus", "gpus_lost", "gpus_in_maintenance", "power_w")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIMULATED_FIELD_NUMBER: _ClassVar[int]
+    GPUS_FIELD_NUMBER: _ClassVar[int]
+    GPUS_LOST_FIELD_NUMBER: _ClassVar[int]
+    GPUS_IN_MAINTENANCE_FIELD_NUMBER: _ClassVar[int]
+    POWER_W_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    simulated: bool
+    gpus: int
+    gpus_lost: int
+    gpus_in_maintenance: int
+    power_w: float
+    def __init__(self, name: _Optional[str] = ..., simulated: _Optional[bool] = ..., gpus: _Optional[int] = ..., gpus_lost: _Optional[int] = ..., gpus_in_maintenance: _Optional[int] = ..., power_w: _Optional[float] = ...) -> None: ...
+
+class ListGpusRequest(_message.Message):
+    __slots__ = ("node",)
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    def __init__(self, node: _Optional[str] = ...) -> None: ...
+
+class ListGpusResponse(_message.Message):
+    __slots__ = ("gpus",)
+    GPUS_FIELD_NUMBER: _ClassVar[int]
+    gpus: _containers.RepeatedCompositeFieldContainer[Gpu]
+    def __init__(self, gpus: _Optional[_Iterable[_Union[Gpu, _Mapping]]] = ...) -> None: ...
+
+class SetMaintenanceRequest(_message.Message):
+    __slots__ = ("gpu_uuid", "on", "reason")
+    GPU_UUID_FIELD_NUMBER: _ClassVar[int]
+    ON_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    gpu_uuid: str
+    on: bool
+    reason: str
+    def __init__(self, gpu_uuid: _Optional[str] = ..., on: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class SetMaintenanceResponse(_message.Message):
+    __slots__ = ("gpu",)
+    GPU_FIELD_NUMBER: _ClassVar[int]
+    gpu: Gpu
+    def __init__(self, gpu: _Optional[_Union[Gpu, _Mapping]] = ...) -> None: ...
 
 class SiteStatus(_message.Message):
     __slots__ = ("site", "time_s", "simulated", "gpus", "policy", "plan", "demand", "leases", "slots", "cells", "uptime_s", "utilisation")
@@ -45,7 +183,7 @@ class SiteStatus(_message.Message):
     def __init__(self, site: _Optional[str] = ..., time_s: _Optional[float] = ..., simulated: _Optional[bool] = ..., gpus: _Optional[_Iterable[_Union[Gpu, _Mapping]]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., demand: _Optional[_Union[Demand, _Mapping]] = ..., leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., slots: _Optional[_Union[SlotStats, _Mapping]] = ..., cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ..., uptime_s: _Optional[float] = ..., utilisation: _Optional[_Union[Utilisation, _Mapping]] = ...) -> None: ...
 
 class Gpu(_message.Message):
-    __slots__ = ("uuid", "name", "simulated", "sm_count", "memory_mib", "memory_slices", "partitions")
+    __slots__ = ("uuid", "name", "simulated", "sm_count", "memory_mib", "memory_slices", "partitions", "node", "lost", "mig_mode", "xids", "ecc_uncorrected", "power_w", "power_limit_w", "energy_j", "temperature_c", "maintenance", "maintenance_reason")
     UUID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     SIMULATED_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +191,17 @@ class Gpu(_message.Message):
     MEMORY_MIB_FIELD_NUMBER: _ClassVar[int]
     MEMORY_SLICES_FIELD_NUMBER: _ClassVar[int]
     PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    MIG_MODE_FIELD_NUMBER: _ClassVar[int]
+    XIDS_FIELD_NUMBER: _ClassVar[int]
+    ECC_UNCORRECTED_FIELD_NUMBER: _ClassVar[int]
+    POWER_W_FIELD_NUMBER: _ClassVar[int]
+    POWER_LIMIT_W_FIELD_NUMBER: _ClassVar[int]
+    ENERGY_J_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_C_FIELD_NUMBER: _ClassVar[int]
+    MAINTENANCE_FIELD_NUMBER: _ClassVar[int]
+    MAINTENANCE_REASON_FIELD_NUMBER: _ClassVar[int]
     uuid: str
     name: str
     simulated: bool
@@ -60,7 +209,18 @@ class Gpu(_message.Message):
     memory_mib: int
     memory_slices: int
     partitions: _containers.RepeatedCompositeFieldContainer[Partition]
-    def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., simulated: _Optional[bool] = ..., sm_count: _Optional[int] = ..., memory_mib: _Optional[int] = ..., memory_slices: _Optional[int] = ..., partitions: _Optional[_Iterable[_Union[Partition, _Mapping]]] = ...) -> None: ...
+    node: str
+    lost: bool
+    mig_mode: str
+    xids: _containers.RepeatedScalarFieldContainer[int]
+    ecc_uncorrected: int
+    power_w: float
+    power_limit_w: float
+    energy_j: float
+    temperature_c: float
+    maintenance: bool
+    maintenance_reason: str
+    def __init__(self, uuid: _Optional[str] = ..., name: _Optional[str] = ..., simulated: _Optional[bool] = ..., sm_count: _Optional[int] = ..., memory_mib: _Optional[int] = ..., memory_slices: _Optional[int] = ..., partitions: _Optional[_Iterable[_Union[Partition, _Mapping]]] = ..., node: _Optional[str] = ..., lost: _Optional[bool] = ..., mig_mode: _Optional[str] = ..., xids: _Optional[_Iterable[int]] = ..., ecc_uncorrected: _Optional[int] = ..., power_w: _Optional[float] = ..., power_limit_w: _Optional[float] = ..., energy_j: _Optional[float] = ..., temperature_c: _Optional[float] = ..., maintenance: _Optional[bool] = ..., maintenance_reason: _Optional[str] = ...) -> None: ...
 
 class Partition(_message.Message):
     __slots__ = ("id", "kind", "profile", "role", "start", "size", "sm_count", "memory_mib", "state", "lease_id", "pids")
@@ -176,17 +336,39 @@ class GetPolicyRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class GetPolicyResponse(_message.Message):
+    __slots__ = ("policy",)
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    policy: Policy
+    def __init__(self, policy: _Optional[_Union[Policy, _Mapping]] = ...) -> None: ...
+
 class ListPlansRequest(_message.Message):
-    __slots__ = ("limit",)
-    LIMIT_FIELD_NUMBER: _ClassVar[int]
-    limit: int
-    def __init__(self, limit: _Optional[int] = ...) -> None: ...
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListPlansResponse(_message.Message):
-    __slots__ = ("plans",)
+    __slots__ = ("plans", "next_page_token")
     PLANS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     plans: _containers.RepeatedCompositeFieldContainer[Plan]
-    def __init__(self, plans: _Optional[_Iterable[_Union[Plan, _Mapping]]] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, plans: _Optional[_Iterable[_Union[Plan, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class GetPlanRequest(_message.Message):
+    __slots__ = ("generation",)
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    def __init__(self, generation: _Optional[int] = ...) -> None: ...
+
+class GetPlanResponse(_message.Message):
+    __slots__ = ("plan",)
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    plan: Plan
+    def __init__(self, plan: _Optional[_Union[Plan, _Mapping]] = ...) -> None: ...
 
 class Plan(_message.Message):
     __slots__ = ("generation", "parent", "state", "reason", "created_s", "partitions", "ran_share", "ai_share")
@@ -233,14 +415,30 @@ class Cell(_message.Message):
     def __init__(self, id: _Optional[str] = ..., live: _Optional[bool] = ..., load: _Optional[float] = ..., n_prb: _Optional[int] = ...) -> None: ...
 
 class ListCellsRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListCellsResponse(_message.Message):
-    __slots__ = ("cells",)
+    __slots__ = ("cells", "next_page_token")
     CELLS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     cells: _containers.RepeatedCompositeFieldContainer[Cell]
-    def __init__(self, cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ReportSlotsRequest(_message.Message):
+    __slots__ = ("report",)
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    report: SlotReport
+    def __init__(self, report: _Optional[_Union[SlotReport, _Mapping]] = ...) -> None: ...
+
+class ReportSlotsResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class SlotReport(_message.Message):
     __slots__ = ("cell_id", "time_s", "slots", "slots_late", "slots_dropped", "crc_failed", "p50_us", "p99_us", "max_us", "budget_us", "slowdown", "cells", "demand_share", "busy_share", "alarm", "device", "histogram_counts", "histogram_edges_us", "pid", "stalls")
@@ -285,10 +483,6 @@ class SlotReport(_message.Message):
     pid: int
     stalls: int
     def __init__(self, cell_id: _Optional[str] = ..., time_s: _Optional[float] = ..., slots: _Optional[int] = ..., slots_late: _Optional[int] = ..., slots_dropped: _Optional[int] = ..., crc_failed: _Optional[int] = ..., p50_us: _Optional[float] = ..., p99_us: _Optional[float] = ..., max_us: _Optional[float] = ..., budget_us: _Optional[float] = ..., slowdown: _Optional[float] = ..., cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ..., demand_share: _Optional[float] = ..., busy_share: _Optional[float] = ..., alarm: _Optional[bool] = ..., device: _Optional[str] = ..., histogram_counts: _Optional[_Iterable[int]] = ..., histogram_edges_us: _Optional[_Iterable[float]] = ..., pid: _Optional[int] = ..., stalls: _Optional[int] = ...) -> None: ...
-
-class ReportSlotsResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
 
 class SlotStats(_message.Message):
     __slots__ = ("slots", "slots_late", "slots_dropped", "crc_failed", "p50_us", "p99_us", "max_us", "budget_us", "slowdown", "device", "busy_share", "histogram_counts", "histogram_edges_us", "last_report_s", "stalls")
@@ -339,7 +533,7 @@ class Utilisation(_message.Message):
     def __init__(self, ran_demand_share: _Optional[float] = ..., ai_busy_share: _Optional[float] = ..., total_share: _Optional[float] = ..., ran_held_share: _Optional[float] = ..., ai_leased_share: _Optional[float] = ...) -> None: ...
 
 class Lease(_message.Message):
-    __slots__ = ("id", "holder", "partition_id", "gpu_uuid", "profile", "sm_count", "memory_mib", "state", "end_reason", "notice_ms", "granted_s", "revoked_s", "ended_s", "pid")
+    __slots__ = ("id", "holder", "partition_id", "gpu_uuid", "profile", "sm_count", "memory_mib", "state", "end_reason", "notice_ms", "granted_s", "revoked_s", "ended_s", "pid", "tenant")
     ID_FIELD_NUMBER: _ClassVar[int]
     HOLDER_FIELD_NUMBER: _ClassVar[int]
     PARTITION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -354,6 +548,7 @@ class Lease(_message.Message):
     REVOKED_S_FIELD_NUMBER: _ClassVar[int]
     ENDED_S_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     id: str
     holder: str
     partition_id: str
@@ -368,17 +563,26 @@ class Lease(_message.Message):
     revoked_s: float
     ended_s: float
     pid: int
-    def __init__(self, id: _Optional[str] = ..., holder: _Optional[str] = ..., partition_id: _Optional[str] = ..., gpu_uuid: _Optional[str] = ..., profile: _Optional[str] = ..., sm_count: _Optional[int] = ..., memory_mib: _Optional[int] = ..., state: _Optional[str] = ..., end_reason: _Optional[str] = ..., notice_ms: _Optional[int] = ..., granted_s: _Optional[float] = ..., revoked_s: _Optional[float] = ..., ended_s: _Optional[float] = ..., pid: _Optional[int] = ...) -> None: ...
+    tenant: str
+    def __init__(self, id: _Optional[str] = ..., holder: _Optional[str] = ..., partition_id: _Optional[str] = ..., gpu_uuid: _Optional[str] = ..., profile: _Optional[str] = ..., sm_count: _Optional[int] = ..., memory_mib: _Optional[int] = ..., state: _Optional[str] = ..., end_reason: _Optional[str] = ..., notice_ms: _Optional[int] = ..., granted_s: _Optional[float] = ..., revoked_s: _Optional[float] = ..., ended_s: _Optional[float] = ..., pid: _Optional[int] = ..., tenant: _Optional[str] = ...) -> None: ...
 
 class AcquireLeaseRequest(_message.Message):
-    __slots__ = ("holder", "pid", "min_sm_count")
+    __slots__ = ("holder", "pid", "min_sm_count", "tenant")
     HOLDER_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     MIN_SM_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     holder: str
     pid: int
     min_sm_count: int
-    def __init__(self, holder: _Optional[str] = ..., pid: _Optional[int] = ..., min_sm_count: _Optional[int] = ...) -> None: ...
+    tenant: str
+    def __init__(self, holder: _Optional[str] = ..., pid: _Optional[int] = ..., min_sm_count: _Optional[int] = ..., tenant: _Optional[str] = ...) -> None: ...
+
+class AcquireLeaseResponse(_message.Message):
+    __slots__ = ("lease",)
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    lease: Lease
+    def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ...) -> None: ...
 
 class ReleaseLeaseRequest(_message.Message):
     __slots__ = ("lease_id",)
@@ -386,17 +590,43 @@ class ReleaseLeaseRequest(_message.Message):
     lease_id: str
     def __init__(self, lease_id: _Optional[str] = ...) -> None: ...
 
+class ReleaseLeaseResponse(_message.Message):
+    __slots__ = ("lease",)
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    lease: Lease
+    def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ...) -> None: ...
+
+class RevokeLeaseRequest(_message.Message):
+    __slots__ = ("lease_id", "reason")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    reason: str
+    def __init__(self, lease_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class RevokeLeaseResponse(_message.Message):
+    __slots__ = ("lease",)
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    lease: Lease
+    def __init__(self, lease: _Optional[_Union[Lease, _Mapping]] = ...) -> None: ...
+
 class ListLeasesRequest(_message.Message):
-    __slots__ = ("include_ended",)
+    __slots__ = ("include_ended", "page_size", "page_token")
     INCLUDE_ENDED_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     include_ended: bool
-    def __init__(self, include_ended: _Optional[bool] = ...) -> None: ...
+    page_size: int
+    page_token: str
+    def __init__(self, include_ended: _Optional[bool] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListLeasesResponse(_message.Message):
-    __slots__ = ("leases",)
+    __slots__ = ("leases", "next_page_token")
     LEASES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     leases: _containers.RepeatedCompositeFieldContainer[Lease]
-    def __init__(self, leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class ReportUseRequest(_message.Message):
     __slots__ = ("lease_id", "interval_s", "busy_s")
@@ -413,42 +643,32 @@ class ReportUseResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class WatchLeasesRequest(_message.Message):
-    __slots__ = ("holder",)
+    __slots__ = ("holder", "after_seq")
     HOLDER_FIELD_NUMBER: _ClassVar[int]
+    AFTER_SEQ_FIELD_NUMBER: _ClassVar[int]
     holder: str
-    def __init__(self, holder: _Optional[str] = ...) -> None: ...
+    after_seq: int
+    def __init__(self, holder: _Optional[str] = ..., after_seq: _Optional[int] = ...) -> None: ...
+
+class WatchLeasesResponse(_message.Message):
+    __slots__ = ("event",)
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    event: LeaseEvent
+    def __init__(self, event: _Optional[_Union[LeaseEvent, _Mapping]] = ...) -> None: ...
 
 class LeaseEvent(_message.Message):
-    __slots__ = ("kind", "lease", "deadline_s", "free_ai_partitions")
+    __slots__ = ("kind", "lease", "deadline_s", "free_ai_partitions", "seq")
     KIND_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
     FREE_AI_PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
     kind: str
     lease: Lease
     deadline_s: float
     free_ai_partitions: int
-    def __init__(self, kind: _Optional[str] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., deadline_s: _Optional[float] = ..., free_ai_partitions: _Optional[int] = ...) -> None: ...
-
-class ListEventsRequest(_message.Message):
-    __slots__ = ("after_seq", "limit")
-    AFTER_SEQ_FIELD_NUMBER: _ClassVar[int]
-    LIMIT_FIELD_NUMBER: _ClassVar[int]
-    after_seq: int
-    limit: int
-    def __init__(self, after_seq: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
-
-class ListEventsResponse(_message.Message):
-    __slots__ = ("events",)
-    EVENTS_FIELD_NUMBER: _ClassVar[int]
-    events: _containers.RepeatedCompositeFieldContainer[Event]
-    def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ...) -> None: ...
-
-class WatchEventsRequest(_message.Message):
-    __slots__ = ("after_seq",)
-    AFTER_SEQ_FIELD_NUMBER: _ClassVar[int]
-    after_seq: int
-    def __init__(self, after_seq: _Optional[int] = ...) -> None: ...
+    seq: int
+    def __init__(self, kind: _Optional[str] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., deadline_s: _Optional[float] = ..., free_ai_partitions: _Optional[int] = ..., seq: _Optional[int] = ...) -> None: ...
 
 class Event(_message.Message):
     __slots__ = ("seq", "time_s", "severity", "kind", "message")

@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from orchestrator.api import control_pb2 as orchestrator_dot_api_dot_control__pb2
+from orchestrator.api import control_pb2 as airan_dot_control_dot_v1_dot_control__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in orchestrator/api/control_pb2_grpc.py depends on'
+        + ' but the generated code in airan/control/v1/control_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -36,23 +36,43 @@ class SiteServiceStub:
         """
         self.GetStatus = channel.unary_unary(
                 '/airan.control.v1.SiteService/GetStatus',
-                request_serializer=orchestrator_dot_api_dot_control__pb2.GetStatusRequest.SerializeToString,
-                response_deserializer=orchestrator_dot_api_dot_control__pb2.SiteStatus.FromString,
+                request_serializer=airan_dot_control_dot_v1_dot_control__pb2.GetStatusRequest.SerializeToString,
+                response_deserializer=airan_dot_control_dot_v1_dot_control__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
         self.WatchStatus = channel.unary_stream(
                 '/airan.control.v1.SiteService/WatchStatus',
-                request_serializer=orchestrator_dot_api_dot_control__pb2.WatchStatusRequest.SerializeToString,
-                response_deserializer=orchestrator_dot_api_dot_control__pb2.SiteStatus.FromString,
+                request_serializer=airan_dot_control_dot_v1_dot_control__pb2.WatchStatusRequest.SerializeToString,
+                response_deserializer=airan_dot_control_dot_v1_dot_control__pb2.WatchStatusResponse.FromString,
                 _registered_method=True)
         self.ListEvents = channel.unary_unary(
                 '/airan.control.v1.SiteService/ListEvents',
-                request_serializer=orchestrator_dot_api_dot_control__pb2.ListEventsRequest.SerializeToString,
-                response_deserializer=orchestrator_dot_api_dot_control__pb2.ListEventsResponse.FromString,
+                request_serializer=airan_dot_control_dot_v1_dot_control__pb2.ListEventsRequest.SerializeToString,
+                response_deserializer=airan_dot_control_dot_v1_dot_control__pb2.ListEventsResponse.FromString,
                 _registered_method=True)
         self.WatchEvents = channel.unary_stream(
                 '/airan.control.v1.SiteService/WatchEvents',
-                request_serializer=orchestrator_dot_api_dot_control__pb2.WatchEventsRequest.SerializeToString,
-                response_deserializer=orchestrator_dot_api_dot_control__pb2.Event.FromString,
+                request_serializer=airan_dot_control_dot_v1_dot_control__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=airan_dot_control_dot_v1_dot_control__pb2.WatchEventsResponse.FromString,
+                _registered_method=True)
+        self.ListAudit = channel.unary_unary(
+                '/airan.control.v1.SiteService/ListAudit',
+                request_serializer=airan_dot_control_dot_v1_dot_control__pb2.ListAuditRequest.SerializeToString,
+                response_deserializer=airan_dot_control_dot_v1_dot_control__pb2.ListAuditResponse.FromString,
+                _registered_method=True)
+        self.ListNodes = channel.unary_unary(
+                '/airan.control.v1.SiteService/ListNodes',
+                request_serializer=airan_dot_control_dot_v1_dot_control__pb2.ListNodesRequest.SerializeToString,
+                response_deserializer=airan_dot_control_dot_v1_dot_control__pb2.ListNodesResponse.FromString,
+                _registered_method=True)
+        self.ListGpus = channel.unary_unary(
+                '/airan.control.v1.SiteService/ListGpus',
+                request_serializer=airan_dot_control_dot_v1_dot_control__pb2.ListGpusRequest.SerializeToString,
+                response_deserializer=airan_dot_control_dot_v1_dot_control__pb2.ListGpusResponse.FromString,
+                _registered_method=True)
+        self.SetMaintenance = channel.unary_unary(
+                '/airan.control.v1.SiteService/SetMaintenance',
+                request_serializer=airan_dot_control_dot_v1_dot_control__pb2.SetMaintenanceRequest.SerializeToString,
+                response_deserializer=airan_dot_control_dot_v1_dot_control__pb2.SetMaintenanceResponse.FromString,
                 _registered_method=True)
 
 
@@ -86,28 +106,75 @@ class SiteServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAudit(self, request, context):
+        """Who changed what, oldest first; for admins.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListNodes(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGpus(self, request, context):
+        """Every GPU with its partitions and its health, lost ones too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetMaintenance(self, request, context):
+        """Drains a GPU, or takes it back into use. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SiteServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
-                    request_deserializer=orchestrator_dot_api_dot_control__pb2.GetStatusRequest.FromString,
-                    response_serializer=orchestrator_dot_api_dot_control__pb2.SiteStatus.SerializeToString,
+                    request_deserializer=airan_dot_control_dot_v1_dot_control__pb2.GetStatusRequest.FromString,
+                    response_serializer=airan_dot_control_dot_v1_dot_control__pb2.GetStatusResponse.SerializeToString,
             ),
             'WatchStatus': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchStatus,
-                    request_deserializer=orchestrator_dot_api_dot_control__pb2.WatchStatusRequest.FromString,
-                    response_serializer=orchestrator_dot_api_dot_control__pb2.SiteStatus.SerializeToString,
+                    request_deserializer=airan_dot_control_dot_v1_dot_control__pb2.WatchStatusRequest.FromString,
+                    response_serializer=airan_dot_control_dot_v1_dot_control__pb2.WatchStatusResponse.SerializeToString,
             ),
             'ListEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListEvents,
-                    request_deserializer=orchestrator_dot_api_dot_control__pb2.ListEventsRequest.FromString,
-                    response_serializer=orchestrator_dot_api_dot_control__pb2.ListEventsResponse.SerializeToString,
+                    request_deserializer=airan_dot_control_dot_v1_dot_control__pb2.ListEventsRequest.FromString,
+                    response_serializer=airan_dot_control_dot_v1_dot_control__pb2.ListEventsResponse.SerializeToString,
             ),
             'WatchEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchEvents,
-                    request_deserializer=orchestrator_dot_api_dot_control__pb2.WatchEventsRequest.FromString,
-                    response_serializer=orchestrator_dot_api_dot_control__pb2.Event.SerializeToString,
+                    request_deserializer=airan_dot_control_dot_v1_dot_control__pb2.WatchEventsRequest.FromString,
+                    response_serializer=airan_dot_control_dot_v1_dot_control__pb2.WatchEventsResponse.SerializeToString,
+            ),
+            'ListAudit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAudit,
+                    request_deserializer=airan_dot_control_dot_v1_dot_control__pb2.ListAuditRequest.FromString,
+                    response_serializer=airan_dot_control_dot_v1_dot_control__pb2.ListAuditResponse.SerializeToString,
+            ),
+            'ListNodes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNodes,
+                    request_deserializer=airan_dot_control_dot_v1_dot_control__pb2.ListNodesRequest.FromString,
+                    response_serializer=airan_dot_control_dot_v1_dot_control__pb2.ListNodesResponse.SerializeToString,
+            ),
+            'ListGpus': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGpus,
+                    request_deserializer=airan_dot_control_dot_v1_dot_control__pb2.ListGpusRequest.FromString,
+                    response_serializer=airan_dot_control_dot_v1_dot_control__pb2.ListGpusResponse.SerializeToString,
+            ),
+            'SetMaintenance': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetMaintenance,
+                    request_deserializer=airan_dot_control_dot_v1_dot_control__pb2.SetMaintenanceRequest.FromString,
+                    response_serializer=airan_dot_control_dot_v1_dot_control__pb2.SetMaintenanceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,8 +202,8 @@ class SiteService:
             request,
             target,
             '/airan.control.v1.SiteService/GetStatus',
-            orchestrator_dot_api_dot_control__pb2.GetStatusRequest.SerializeToString,
-            orchestrator_dot_api_dot_control__pb2.SiteStatus.FromString,
+            airan_dot_control_dot_v1_dot_control__pb2.GetStatusRequest.SerializeToString,
+            airan_dot_control_dot_v1_dot_control__pb2.GetStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -162,8 +229,8 @@ class SiteService:
             request,
             target,
             '/airan.control.v1.SiteService/WatchStatus',
-            orchestrator_dot_api_dot_control__pb2.WatchStatusRequest.SerializeToString,
-            orchestrator_dot_api_dot_control__pb2.SiteStatus.FromString,
+            airan_dot_control_dot_v1_dot_control__pb2.WatchStatusRequest.SerializeToString,
+            airan_dot_control_dot_v1_dot_control__pb2.WatchStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -189,8 +256,8 @@ class SiteService:
             request,
             target,
             '/airan.control.v1.SiteService/ListEvents',
-            orchestrator_dot_api_dot_control__pb2.ListEventsRequest.SerializeToString,
-            orchestrator_dot_api_dot_control__pb2.ListEventsResponse.FromString,
+            airan_dot_control_dot_v1_dot_control__pb2.ListEventsRequest.SerializeToString,
+            airan_dot_control_dot_v1_dot_control__pb2.ListEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -216,8 +283,116 @@ class SiteService:
             request,
             target,
             '/airan.control.v1.SiteService/WatchEvents',
-            orchestrator_dot_api_dot_control__pb2.WatchEventsRequest.SerializeToString,
-            orchestrator_dot_api_dot_control__pb2.Event.FromString,
+            airan_dot_control_dot_v1_dot_control__pb2.WatchEventsRequest.SerializeToString,
+            airan_dot_control_dot_v1_dot_control__pb2.WatchEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/airan.control.v1.SiteService/ListAudit',
+            airan_dot_control_dot_v1_dot_control__pb2.ListAuditRequest.SerializeToString,
+            airan_dot_control_dot_v1_dot_control__pb2.ListAuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/airan.control.v1.SiteService/ListNodes',
+            airan_dot_control_dot_v1_dot_control__pb2.ListNodesRequest.SerializeToString,
+            airan_dot_control_dot_v1_dot_control__pb2.ListNodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGpus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/airan.control.v1.SiteService/ListGpus',
+            airan_dot_control_dot_v1_dot_control__pb2.ListGpusRequest.SerializeToString,
+            airan_dot_control_dot_v1_dot_control__pb2.ListGpusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetMaintenance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/airan.control.v1.SiteService/SetMaintenance',
+            airan_dot_control_dot_v1_dot_control__pb2.SetMaintenanceRequest.SerializeToString,
+            airan_dot_control_dot_v1_dot_control__pb2.SetMaintenanceResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -240,18 +415,23 @@ class PolicyServiceStub:
         """
         self.GetPolicy = channel.unary_unary(
                 '/airan.control.v1.PolicyService/GetPolicy',
-                request_serializer=orchestrator_dot_api_dot_control__pb2.GetPolicyRequest.SerializeToString,
-                response_deserializer=orchestrator_dot_api_dot_control__pb2.Policy.FromString,
+                request_serializer=airan_dot_control_dot_v1_dot_control__pb2.GetPolicyRequest.SerializeToString,
+                response_deserializer=airan_dot_control_dot_v1_dot_control__pb2.GetPolicyResponse.FromString,
                 _registered_method=True)
         self.SetPolicy = channel.unary_unary(
                 '/airan.control.v1.PolicyService/SetPolicy',
-                request_serializer=orchestrator_dot_api_dot_control__pb2.SetPolicyRequest.SerializeToString,
-                response_deserializer=orchestrator_dot_api_dot_control__pb2.SetPolicyResponse.FromString,
+                request_serializer=airan_dot_control_dot_v1_dot_control__pb2.SetPolicyRequest.SerializeToString,
+                response_deserializer=airan_dot_control_dot_v1_dot_control__pb2.SetPolicyResponse.FromString,
                 _registered_method=True)
         self.ListPlans = channel.unary_unary(
                 '/airan.control.v1.PolicyService/ListPlans',
-                request_serializer=orchestrator_dot_api_dot_control__pb2.ListPlansRequest.SerializeToString,
-                response_deserializer=orchestrator_dot_api_dot_control__pb2.ListPlansResponse.FromString,
+                request_serializer=airan_dot_control_dot_v1_dot_control__pb2.ListPlansRequest.SerializeToString,
+                response_deserializer=airan_dot_control_dot_v1_dot_control__pb2.ListPlansResponse.FromString,
+                _registered_method=True)
+        self.GetPlan = channel.unary_unary(
+                '/airan.control.v1.PolicyService/GetPlan',
+                request_serializer=airan_dot_control_dot_v1_dot_control__pb2.GetPlanRequest.SerializeToString,
+                response_deserializer=airan_dot_control_dot_v1_dot_control__pb2.GetPlanResponse.FromString,
                 _registered_method=True)
 
 
@@ -272,6 +452,13 @@ class PolicyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListPlans(self, request, context):
+        """Newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPlan(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -282,18 +469,23 @@ def add_PolicyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'GetPolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPolicy,
-                    request_deserializer=orchestrator_dot_api_dot_control__pb2.GetPolicyRequest.FromString,
-                    response_serializer=orchestrator_dot_api_dot_control__pb2.Policy.SerializeToString,
+                    request_deserializer=airan_dot_control_dot_v1_dot_control__pb2.GetPolicyRequest.FromString,
+                    response_serializer=airan_dot_control_dot_v1_dot_control__pb2.GetPolicyResponse.SerializeToString,
             ),
             'SetPolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.SetPolicy,
-                    request_deserializer=orchestrator_dot_api_dot_control__pb2.SetPolicyRequest.FromString,
-                    response_serializer=orchestrator_dot_api_dot_control__pb2.SetPolicyResponse.SerializeToString,
+                    request_deserializer=airan_dot_control_dot_v1_dot_control__pb2.SetPolicyRequest.FromString,
+                    response_serializer=airan_dot_control_dot_v1_dot_control__pb2.SetPolicyResponse.SerializeToString,
             ),
             'ListPlans': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPlans,
-                    request_deserializer=orchestrator_dot_api_dot_control__pb2.ListPlansRequest.FromString,
-                    response_serializer=orchestrator_dot_api_dot_control__pb2.ListPlansResponse.SerializeToString,
+                    request_deserializer=airan_dot_control_dot_v1_dot_control__pb2.ListPlansRequest.FromString,
+                    response_serializer=airan_dot_control_dot_v1_dot_control__pb2.ListPlansResponse.SerializeToString,
+            ),
+            'GetPlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPlan,
+                    request_deserializer=airan_dot_control_dot_v1_dot_control__pb2.GetPlanRequest.FromString,
+                    response_serializer=airan_dot_control_dot_v1_dot_control__pb2.GetPlanResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -321,8 +513,8 @@ class PolicyService:
             request,
             target,
             '/airan.control.v1.PolicyService/GetPolicy',
-            orchestrator_dot_api_dot_control__pb2.GetPolicyRequest.SerializeToString,
-            orchestrator_dot_api_dot_control__pb2.Policy.FromString,
+            airan_dot_control_dot_v1_dot_control__pb2.GetPolicyRequest.SerializeToString,
+            airan_dot_control_dot_v1_dot_control__pb2.GetPolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -348,8 +540,8 @@ class PolicyService:
             request,
             target,
             '/airan.control.v1.PolicyService/SetPolicy',
-            orchestrator_dot_api_dot_control__pb2.SetPolicyRequest.SerializeToString,
-            orchestrator_dot_api_dot_control__pb2.SetPolicyResponse.FromString,
+            airan_dot_control_dot_v1_dot_control__pb2.SetPolicyRequest.SerializeToString,
+            airan_dot_control_dot_v1_dot_control__pb2.SetPolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -375,8 +567,35 @@ class PolicyService:
             request,
             target,
             '/airan.control.v1.PolicyService/ListPlans',
-            orchestrator_dot_api_dot_control__pb2.ListPlansRequest.SerializeToString,
-            orchestrator_dot_api_dot_control__pb2.ListPlansResponse.FromString,
+            airan_dot_control_dot_v1_dot_control__pb2.ListPlansRequest.SerializeToString,
+            airan_dot_control_dot_v1_dot_control__pb2.ListPlansResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/airan.control.v1.PolicyService/GetPlan',
+            airan_dot_control_dot_v1_dot_control__pb2.GetPlanRequest.SerializeToString,
+            airan_dot_control_dot_v1_dot_control__pb2.GetPlanResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -399,13 +618,13 @@ class CellServiceStub:
         """
         self.ListCells = channel.unary_unary(
                 '/airan.control.v1.CellService/ListCells',
-                request_serializer=orchestrator_dot_api_dot_control__pb2.ListCellsRequest.SerializeToString,
-                response_deserializer=orchestrator_dot_api_dot_control__pb2.ListCellsResponse.FromString,
+                request_serializer=airan_dot_control_dot_v1_dot_control__pb2.ListCellsRequest.SerializeToString,
+                response_deserializer=airan_dot_control_dot_v1_dot_control__pb2.ListCellsResponse.FromString,
                 _registered_method=True)
         self.ReportSlots = channel.stream_unary(
                 '/airan.control.v1.CellService/ReportSlots',
-                request_serializer=orchestrator_dot_api_dot_control__pb2.SlotReport.SerializeToString,
-                response_deserializer=orchestrator_dot_api_dot_control__pb2.ReportSlotsResponse.FromString,
+                request_serializer=airan_dot_control_dot_v1_dot_control__pb2.ReportSlotsRequest.SerializeToString,
+                response_deserializer=airan_dot_control_dot_v1_dot_control__pb2.ReportSlotsResponse.FromString,
                 _registered_method=True)
 
 
@@ -413,7 +632,8 @@ class CellServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def ListCells(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """By id.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -430,13 +650,13 @@ def add_CellServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'ListCells': grpc.unary_unary_rpc_method_handler(
                     servicer.ListCells,
-                    request_deserializer=orchestrator_dot_api_dot_control__pb2.ListCellsRequest.FromString,
-                    response_serializer=orchestrator_dot_api_dot_control__pb2.ListCellsResponse.SerializeToString,
+                    request_deserializer=airan_dot_control_dot_v1_dot_control__pb2.ListCellsRequest.FromString,
+                    response_serializer=airan_dot_control_dot_v1_dot_control__pb2.ListCellsResponse.SerializeToString,
             ),
             'ReportSlots': grpc.stream_unary_rpc_method_handler(
                     servicer.ReportSlots,
-                    request_deserializer=orchestrator_dot_api_dot_control__pb2.SlotReport.FromString,
-                    response_serializer=orchestrator_dot_api_dot_control__pb2.ReportSlotsResponse.SerializeToString,
+                    request_deserializer=airan_dot_control_dot_v1_dot_control__pb2.ReportSlotsRequest.FromString,
+                    response_serializer=airan_dot_control_dot_v1_dot_control__pb2.ReportSlotsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -464,8 +684,8 @@ class CellService:
             request,
             target,
             '/airan.control.v1.CellService/ListCells',
-            orchestrator_dot_api_dot_control__pb2.ListCellsRequest.SerializeToString,
-            orchestrator_dot_api_dot_control__pb2.ListCellsResponse.FromString,
+            airan_dot_control_dot_v1_dot_control__pb2.ListCellsRequest.SerializeToString,
+            airan_dot_control_dot_v1_dot_control__pb2.ListCellsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -491,8 +711,8 @@ class CellService:
             request_iterator,
             target,
             '/airan.control.v1.CellService/ReportSlots',
-            orchestrator_dot_api_dot_control__pb2.SlotReport.SerializeToString,
-            orchestrator_dot_api_dot_control__pb2.ReportSlotsResponse.FromString,
+            airan_dot_control_dot_v1_dot_control__pb2.ReportSlotsRequest.SerializeToString,
+            airan_dot_control_dot_v1_dot_control__pb2.ReportSlotsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -515,28 +735,33 @@ class CapacityServiceStub:
         """
         self.ListLeases = channel.unary_unary(
                 '/airan.control.v1.CapacityService/ListLeases',
-                request_serializer=orchestrator_dot_api_dot_control__pb2.ListLeasesRequest.SerializeToString,
-                response_deserializer=orchestrator_dot_api_dot_control__pb2.ListLeasesResponse.FromString,
+                request_serializer=airan_dot_control_dot_v1_dot_control__pb2.ListLeasesRequest.SerializeToString,
+                response_deserializer=airan_dot_control_dot_v1_dot_control__pb2.ListLeasesResponse.FromString,
                 _registered_method=True)
         self.AcquireLease = channel.unary_unary(
                 '/airan.control.v1.CapacityService/AcquireLease',
-                request_serializer=orchestrator_dot_api_dot_control__pb2.AcquireLeaseRequest.SerializeToString,
-                response_deserializer=orchestrator_dot_api_dot_control__pb2.Lease.FromString,
+                request_serializer=airan_dot_control_dot_v1_dot_control__pb2.AcquireLeaseRequest.SerializeToString,
+                response_deserializer=airan_dot_control_dot_v1_dot_control__pb2.AcquireLeaseResponse.FromString,
                 _registered_method=True)
         self.ReleaseLease = channel.unary_unary(
                 '/airan.control.v1.CapacityService/ReleaseLease',
-                request_serializer=orchestrator_dot_api_dot_control__pb2.ReleaseLeaseRequest.SerializeToString,
-                response_deserializer=orchestrator_dot_api_dot_control__pb2.Lease.FromString,
+                request_serializer=airan_dot_control_dot_v1_dot_control__pb2.ReleaseLeaseRequest.SerializeToString,
+                response_deserializer=airan_dot_control_dot_v1_dot_control__pb2.ReleaseLeaseResponse.FromString,
+                _registered_method=True)
+        self.RevokeLease = channel.unary_unary(
+                '/airan.control.v1.CapacityService/RevokeLease',
+                request_serializer=airan_dot_control_dot_v1_dot_control__pb2.RevokeLeaseRequest.SerializeToString,
+                response_deserializer=airan_dot_control_dot_v1_dot_control__pb2.RevokeLeaseResponse.FromString,
                 _registered_method=True)
         self.ReportUse = channel.unary_unary(
                 '/airan.control.v1.CapacityService/ReportUse',
-                request_serializer=orchestrator_dot_api_dot_control__pb2.ReportUseRequest.SerializeToString,
-                response_deserializer=orchestrator_dot_api_dot_control__pb2.ReportUseResponse.FromString,
+                request_serializer=airan_dot_control_dot_v1_dot_control__pb2.ReportUseRequest.SerializeToString,
+                response_deserializer=airan_dot_control_dot_v1_dot_control__pb2.ReportUseResponse.FromString,
                 _registered_method=True)
         self.WatchLeases = channel.unary_stream(
                 '/airan.control.v1.CapacityService/WatchLeases',
-                request_serializer=orchestrator_dot_api_dot_control__pb2.WatchLeasesRequest.SerializeToString,
-                response_deserializer=orchestrator_dot_api_dot_control__pb2.LeaseEvent.FromString,
+                request_serializer=airan_dot_control_dot_v1_dot_control__pb2.WatchLeasesRequest.SerializeToString,
+                response_deserializer=airan_dot_control_dot_v1_dot_control__pb2.WatchLeasesResponse.FromString,
                 _registered_method=True)
 
 
@@ -544,7 +769,8 @@ class CapacityServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def ListLeases(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Newest first.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -563,6 +789,13 @@ class CapacityServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RevokeLease(self, request, context):
+        """An operator takes the partition back, with the lease's notice. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReportUse(self, request, context):
         """How much of the time since its last report the holder's engine was generating.
         """
@@ -571,7 +804,8 @@ class CapacityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchLeases(self, request, context):
-        """Every lease as it is now, then every change: offers, grants, revocations, ends.
+        """Every lease as it is now, then every change: offers, grants, revocations, ends. With
+        after_seq only what came after it; OUT_OF_RANGE if that is no longer known: watch anew.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -582,28 +816,33 @@ def add_CapacityServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'ListLeases': grpc.unary_unary_rpc_method_handler(
                     servicer.ListLeases,
-                    request_deserializer=orchestrator_dot_api_dot_control__pb2.ListLeasesRequest.FromString,
-                    response_serializer=orchestrator_dot_api_dot_control__pb2.ListLeasesResponse.SerializeToString,
+                    request_deserializer=airan_dot_control_dot_v1_dot_control__pb2.ListLeasesRequest.FromString,
+                    response_serializer=airan_dot_control_dot_v1_dot_control__pb2.ListLeasesResponse.SerializeToString,
             ),
             'AcquireLease': grpc.unary_unary_rpc_method_handler(
                     servicer.AcquireLease,
-                    request_deserializer=orchestrator_dot_api_dot_control__pb2.AcquireLeaseRequest.FromString,
-                    response_serializer=orchestrator_dot_api_dot_control__pb2.Lease.SerializeToString,
+                    request_deserializer=airan_dot_control_dot_v1_dot_control__pb2.AcquireLeaseRequest.FromString,
+                    response_serializer=airan_dot_control_dot_v1_dot_control__pb2.AcquireLeaseResponse.SerializeToString,
             ),
             'ReleaseLease': grpc.unary_unary_rpc_method_handler(
                     servicer.ReleaseLease,
-                    request_deserializer=orchestrator_dot_api_dot_control__pb2.ReleaseLeaseRequest.FromString,
-                    response_serializer=orchestrator_dot_api_dot_control__pb2.Lease.SerializeToString,
+                    request_deserializer=airan_dot_control_dot_v1_dot_control__pb2.ReleaseLeaseRequest.FromString,
+                    response_serializer=airan_dot_control_dot_v1_dot_control__pb2.ReleaseLeaseResponse.SerializeToString,
+            ),
+            'RevokeLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeLease,
+                    request_deserializer=airan_dot_control_dot_v1_dot_control__pb2.RevokeLeaseRequest.FromString,
+                    response_serializer=airan_dot_control_dot_v1_dot_control__pb2.RevokeLeaseResponse.SerializeToString,
             ),
             'ReportUse': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportUse,
-                    request_deserializer=orchestrator_dot_api_dot_control__pb2.ReportUseRequest.FromString,
-                    response_serializer=orchestrator_dot_api_dot_control__pb2.ReportUseResponse.SerializeToString,
+                    request_deserializer=airan_dot_control_dot_v1_dot_control__pb2.ReportUseRequest.FromString,
+                    response_serializer=airan_dot_control_dot_v1_dot_control__pb2.ReportUseResponse.SerializeToString,
             ),
             'WatchLeases': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchLeases,
-                    request_deserializer=orchestrator_dot_api_dot_control__pb2.WatchLeasesRequest.FromString,
-                    response_serializer=orchestrator_dot_api_dot_control__pb2.LeaseEvent.SerializeToString,
+                    request_deserializer=airan_dot_control_dot_v1_dot_control__pb2.WatchLeasesRequest.FromString,
+                    response_serializer=airan_dot_control_dot_v1_dot_control__pb2.WatchLeasesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -631,8 +870,8 @@ class CapacityService:
             request,
             target,
             '/airan.control.v1.CapacityService/ListLeases',
-            orchestrator_dot_api_dot_control__pb2.ListLeasesRequest.SerializeToString,
-            orchestrator_dot_api_dot_control__pb2.ListLeasesResponse.FromString,
+            airan_dot_control_dot_v1_dot_control__pb2.ListLeasesRequest.SerializeToString,
+            airan_dot_control_dot_v1_dot_control__pb2.ListLeasesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -658,8 +897,8 @@ class CapacityService:
             request,
             target,
             '/airan.control.v1.CapacityService/AcquireLease',
-            orchestrator_dot_api_dot_control__pb2.AcquireLeaseRequest.SerializeToString,
-            orchestrator_dot_api_dot_control__pb2.Lease.FromString,
+            airan_dot_control_dot_v1_dot_control__pb2.AcquireLeaseRequest.SerializeToString,
+            airan_dot_control_dot_v1_dot_control__pb2.AcquireLeaseResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -685,8 +924,35 @@ class CapacityService:
             request,
             target,
             '/airan.control.v1.CapacityService/ReleaseLease',
-            orchestrator_dot_api_dot_control__pb2.ReleaseLeaseRequest.SerializeToString,
-            orchestrator_dot_api_dot_control__pb2.Lease.FromString,
+            airan_dot_control_dot_v1_dot_control__pb2.ReleaseLeaseRequest.SerializeToString,
+            airan_dot_control_dot_v1_dot_control__pb2.ReleaseLeaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/airan.control.v1.CapacityService/RevokeLease',
+            airan_dot_control_dot_v1_dot_control__pb2.RevokeLeaseRequest.SerializeToString,
+            airan_dot_control_dot_v1_dot_control__pb2.RevokeLeaseResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -712,8 +978,8 @@ class CapacityService:
             request,
             target,
             '/airan.control.v1.CapacityService/ReportUse',
-            orchestrator_dot_api_dot_control__pb2.ReportUseRequest.SerializeToString,
-            orchestrator_dot_api_dot_control__pb2.ReportUseResponse.FromString,
+            airan_dot_control_dot_v1_dot_control__pb2.ReportUseRequest.SerializeToString,
+            airan_dot_control_dot_v1_dot_control__pb2.ReportUseResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -739,8 +1005,8 @@ class CapacityService:
             request,
             target,
             '/airan.control.v1.CapacityService/WatchLeases',
-            orchestrator_dot_api_dot_control__pb2.WatchLeasesRequest.SerializeToString,
-            orchestrator_dot_api_dot_control__pb2.LeaseEvent.FromString,
+            airan_dot_control_dot_v1_dot_control__pb2.WatchLeasesRequest.SerializeToString,
+            airan_dot_control_dot_v1_dot_control__pb2.WatchLeasesResponse.FromString,
             options,
             channel_credentials,
             insecure,

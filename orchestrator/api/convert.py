@@ -20,7 +20,9 @@ def from_message(kind: type[T], message: Message) -> T:
         value = getattr(message, name)
         if typing.get_origin(hint) is types.UnionType:
             part = typing.get_args(hint)[0]
-            values[name] = from_message(part, value) if message.HasField(name) else None
+            nested = dataclasses.is_dataclass(part)
+            there = from_message(part, value) if nested else value
+            values[name] = there if message.HasField(name) else None
         elif typing.get_origin(hint) is tuple:
             item = typing.get_args(hint)[0]
             nested = dataclasses.is_dataclass(item)

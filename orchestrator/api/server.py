@@ -1,59 +1,30 @@
-"""The gRPC servicers of `airan.control.v1`: adapters only, messages to calls and back."""
+"""The gRPC servicers of `airan.control.v1`: adapters only, messages to calls and back.
+
+Errors, roles, deadlines and the audit log are `guard.Guard`'s.
+"""
 
 from __future__ import annotations
 
-import functools
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
 
-from airan.core.errors import AiranError
+from airan.core.errors import InvalidInputError, NotFoundError
 from orchestrator import render
 from orchestrator.api import control_pb2 as pb
 from orchestrator.api import control_pb2_grpc as rpc
 from orchestrator.api.convert import from_message, to_message
-from orchestrator.api.errors import status_of
+from orchestrator.api.paging import page
+from orchestrator.api.security import CALLER
 from orchestrator.control import ControlPlane
 from orchestrator.policy import Policy
-from orchestrator.views import SlotReport
+from orchestrator.store import StoredPlan
+from orchestrator.views import AuditEntry, CellView, Event, Lease, SlotReport
 
-_LOG = logging.getLogger("airan.orchestrator")
-_MAX_PAGE = 1000
 _MIN_WATCH_MS = 50
 
 Context = Any  # grpc.aio.ServicerContext; its type stubs know no trailing metadata of bytes
-
-
-def _unary(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """Answers our errors as statuses; any other error is a bug, logged and reported as such."""
-
-    @functools.wraps(method)
-    async def answer(self: Any, request: Any, context: Context) -> Any:
-        try:
-            return await method(self, request)
-        except AiranError as error:
-            return await _abort(context, error)
-
-    return answer
-
-
-def _stream(method: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
-    @functools.wraps(method)
-    async def answer(self: Any, request: Any, context: Context) -> AsyncIterator[Any]:
-        try:
-            async for message in method(self, request):
-                yield message
-        except AiranError as error:
-            await _abort(context, error)
-
-    return answer
-
-
-async def _abort(context: Context, error: AiranError) -> None:
-    code, text, metadata = status_of(error)
-    await context.abort(code, text, metadata)
 
 
 class SiteServicer(rpc.SiteServiceServicer):
@@ -62,27 +33,69 @@ class SiteServicer(rpc.SiteServiceServicer):
     def __init__(self, control: ControlPlane) -> None:
         self._control = control
 
-    @_unary
-    async def GetStatus(self, request: pb.GetStatusRequest) -> pb.SiteStatus:  # noqa: N802, ARG002
-        return to_message(await self._control.status(), pb.SiteStatus)
+    async def GetStatus(
+        self, request: pb.GetStatusRequest, context: Context
+    ) -> pb.GetStatusResponse:
+        status = to_message(await self._control.status(), pb.SiteStatus)
+        return pb.GetStatusResponse(status=status)
 
-    @_stream
-    async def WatchStatus(  # noqa: N802
-        self, request: pb.WatchStatusRequest
-    ) -> AsyncIterator[pb.SiteStatus]:
+    async def WatchStatus(
+        self, request: pb.WatchStatusRequest, context: Context
+    ) -> AsyncIterator[pb.WatchStatusResponse]:
         interval_s = max(_MIN_WATCH_MS, request.interval_ms or 500) / 1000.0
         async for status in self._control.watch_status(interval_s):
-            yield to_message(status, pb.SiteStatus)
+            yield pb.WatchStatusResponse(status=to_message(status, pb.SiteStatus))
 
-    @_unary
-    async def ListEvents(self, request: pb.ListEventsRequest) -> pb.ListEventsResponse:  # noqa: N802
-        events = self._control.store.events(request.after_seq, _page(request.limit))
-        return pb.ListEventsResponse(events=[to_message(event, pb.Event) for event in events])
+    async def ListEvents(
+        self, request: pb.ListEventsRequest, context: Context
+    ) -> pb.ListEventsResponse:
+        def read(after_seq: int | None, limit: int) -> Sequence[Event]:
+            return self._control.store.events(
+                request.after_seq if after_seq is None else after_seq, limit
+            )
 
-    @_stream
-    async def WatchEvents(self, request: pb.WatchEventsRequest) -> AsyncIterator[pb.Event]:  # noqa: N802
+        events, token = page(request, int, read, lambda event: event.seq)
+        messages = [to_message(event, pb.Event) for event in events]
+        return pb.ListEventsResponse(events=messages, next_page_token=token)
+
+    async def WatchEvents(
+        self, request: pb.WatchEventsRequest, context: Context
+    ) -> AsyncIterator[pb.WatchEventsResponse]:
         async for event in self._control.log.watch(request.after_seq):
-            yield to_message(event, pb.Event)
+            yield pb.WatchEventsResponse(event=to_message(event, pb.Event))
+
+    async def ListAudit(
+        self, request: pb.ListAuditRequest, context: Context
+    ) -> pb.ListAuditResponse:
+        def read(after_seq: int | None, limit: int) -> Sequence[AuditEntry]:
+            return self._control.store.audit(
+                request.after_seq if after_seq is None else after_seq,
+                limit,
+                actor=request.actor,
+                method=request.method,
+            )
+
+        entries, token = page(request, int, read, lambda entry: entry.seq)
+        messages = [to_message(entry, pb.AuditEntry) for entry in entries]
+        return pb.ListAuditResponse(entries=messages, next_page_token=token)
+
+    async def ListNodes(
+        self, request: pb.ListNodesRequest, context: Context
+    ) -> pb.ListNodesResponse:
+        nodes = render.node_views(await self._control.gpus())
+        return pb.ListNodesResponse(nodes=[to_message(node, pb.Node) for node in nodes])
+
+    async def ListGpus(self, request: pb.ListGpusRequest, context: Context) -> pb.ListGpusResponse:
+        gpus = [gpu for gpu in await self._control.gpus() if request.node in ("", gpu.node)]
+        return pb.ListGpusResponse(gpus=[to_message(gpu, pb.Gpu) for gpu in gpus])
+
+    async def SetMaintenance(
+        self, request: pb.SetMaintenanceRequest, context: Context
+    ) -> pb.SetMaintenanceResponse:
+        uuid = request.gpu_uuid
+        await self._control.set_maintenance(uuid, request.reason, on=request.on)
+        gpu = next(gpu for gpu in await self._control.gpus() if gpu.uuid == uuid)
+        return pb.SetMaintenanceResponse(gpu=to_message(gpu, pb.Gpu))
 
 
 class PolicyServicer(rpc.PolicyServiceServicer):
@@ -91,21 +104,37 @@ class PolicyServicer(rpc.PolicyServiceServicer):
     def __init__(self, control: ControlPlane) -> None:
         self._control = control
 
-    @_unary
-    async def GetPolicy(self, request: pb.GetPolicyRequest) -> pb.Policy:  # noqa: N802, ARG002
-        return to_message(self._control.policy, pb.Policy)
+    async def GetPolicy(
+        self, request: pb.GetPolicyRequest, context: Context
+    ) -> pb.GetPolicyResponse:
+        return pb.GetPolicyResponse(policy=to_message(self._control.policy, pb.Policy))
 
-    @_unary
-    async def SetPolicy(self, request: pb.SetPolicyRequest) -> pb.SetPolicyResponse:  # noqa: N802
+    async def SetPolicy(
+        self, request: pb.SetPolicyRequest, context: Context
+    ) -> pb.SetPolicyResponse:
+        if not request.HasField("policy"):
+            raise InvalidInputError("policy", "must be given", remedy="read it, change it, set it")
         policy = from_message(Policy, request.policy)
         change = await self._control.set_policy(policy, dry_run=request.dry_run)
         return to_message(change, pb.SetPolicyResponse)
 
-    @_unary
-    async def ListPlans(self, request: pb.ListPlansRequest) -> pb.ListPlansResponse:  # noqa: N802
-        plans = self._control.store.plans(_page(request.limit))
-        views = [to_message(render.stored_view(one), pb.Plan) for one in plans]
-        return pb.ListPlansResponse(plans=views)
+    async def ListPlans(
+        self, request: pb.ListPlansRequest, context: Context
+    ) -> pb.ListPlansResponse:
+        def read(before: int | None, limit: int) -> Sequence[StoredPlan]:
+            return self._control.store.plans(limit, before)
+
+        plans, token = page(request, int, read, lambda stored: stored.plan.generation)
+        messages = [to_message(render.stored_view(one), pb.Plan) for one in plans]
+        return pb.ListPlansResponse(plans=messages, next_page_token=token)
+
+    async def GetPlan(self, request: pb.GetPlanRequest, context: Context) -> pb.GetPlanResponse:
+        store = self._control.store
+        stored = store.plan(request.generation) if request.generation else store.newest_plan()
+        if stored is None:
+            which = f"plan {request.generation}" if request.generation else "plan yet"
+            raise NotFoundError(f"there is no {which}", remedy="see `airan plan list`")
+        return pb.GetPlanResponse(plan=to_message(render.stored_view(stored), pb.Plan))
 
 
 class CellServicer(rpc.CellServiceServicer):
@@ -114,17 +143,22 @@ class CellServicer(rpc.CellServiceServicer):
     def __init__(self, control: ControlPlane) -> None:
         self._control = control
 
-    @_unary
-    async def ListCells(self, request: pb.ListCellsRequest) -> pb.ListCellsResponse:  # noqa: N802, ARG002
-        cells = [to_message(cell, pb.Cell) for cell in self._control.ran.cells()]
-        return pb.ListCellsResponse(cells=cells)
+    async def ListCells(
+        self, request: pb.ListCellsRequest, context: Context
+    ) -> pb.ListCellsResponse:
+        def read(after_id: str | None, limit: int) -> Sequence[CellView]:
+            cells = sorted(self._control.ran.cells(), key=lambda cell: cell.id)
+            return [cell for cell in cells if after_id is None or cell.id > after_id][:limit]
 
-    @_unary
-    async def ReportSlots(  # noqa: N802
-        self, request: AsyncIterator[pb.SlotReport]
+        cells, token = page(request, str, read, lambda cell: cell.id)
+        messages = [to_message(cell, pb.Cell) for cell in cells]
+        return pb.ListCellsResponse(cells=messages, next_page_token=token)
+
+    async def ReportSlots(
+        self, request: AsyncIterator[pb.ReportSlotsRequest], context: Context
     ) -> pb.ReportSlotsResponse:
-        async for report in request:
-            await self._control.take_report(from_message(SlotReport, report))
+        async for one in request:
+            await self._control.take_report(from_message(SlotReport, one.report))
         return pb.ReportSlotsResponse()
 
 
@@ -134,32 +168,57 @@ class CapacityServicer(rpc.CapacityServiceServicer):
     def __init__(self, control: ControlPlane) -> None:
         self._control = control
 
-    @_unary
-    async def ListLeases(self, request: pb.ListLeasesRequest) -> pb.ListLeasesResponse:  # noqa: N802
-        stored = self._control.store.leases(include_ended=request.include_ended)
-        return pb.ListLeasesResponse(leases=[to_message(one, pb.Lease) for one, _ in stored])
+    async def ListLeases(
+        self, request: pb.ListLeasesRequest, context: Context
+    ) -> pb.ListLeasesResponse:
+        def read(before: list[Any] | None, limit: int) -> Sequence[Lease]:
+            stored = self._control.store.leases(
+                include_ended=request.include_ended,
+                limit=limit,
+                before=None if before is None else (before[0], before[1]),
+            )
+            return [lease for lease, _ in stored]
 
-    @_unary
-    async def AcquireLease(self, request: pb.AcquireLeaseRequest) -> pb.Lease:  # noqa: N802
+        leases, token = page(request, list, read, lambda lease: [lease.granted_s, lease.id])
+        messages = [to_message(lease, pb.Lease) for lease in leases]
+        return pb.ListLeasesResponse(leases=messages, next_page_token=token)
+
+    async def AcquireLease(
+        self, request: pb.AcquireLeaseRequest, context: Context
+    ) -> pb.AcquireLeaseResponse:
         notice_ms = self._control.policy.notice_ms
         lease = await self._control.leases.acquire(
-            request.holder, request.pid, request.min_sm_count, notice_ms
+            request.holder, request.pid, request.min_sm_count, notice_ms, request.tenant
         )
-        return to_message(lease, pb.Lease)
+        return pb.AcquireLeaseResponse(lease=to_message(lease, pb.Lease))
 
-    @_unary
-    async def ReleaseLease(self, request: pb.ReleaseLeaseRequest) -> pb.Lease:  # noqa: N802
-        return to_message(await self._control.leases.release(request.lease_id), pb.Lease)
+    async def ReleaseLease(
+        self, request: pb.ReleaseLeaseRequest, context: Context
+    ) -> pb.ReleaseLeaseResponse:
+        lease = await self._control.leases.release(request.lease_id)
+        return pb.ReleaseLeaseResponse(lease=to_message(lease, pb.Lease))
 
-    @_unary
-    async def ReportUse(self, request: pb.ReportUseRequest) -> pb.ReportUseResponse:  # noqa: N802
+    async def RevokeLease(
+        self, request: pb.RevokeLeaseRequest, context: Context
+    ) -> pb.RevokeLeaseResponse:
+        reason = request.reason and f"{request.reason} ({CALLER.get().actor})"
+        lease = self._control.leases.revoke(request.lease_id, reason)
+        return pb.RevokeLeaseResponse(lease=to_message(lease, pb.Lease))
+
+    async def ReportUse(
+        self, request: pb.ReportUseRequest, context: Context
+    ) -> pb.ReportUseResponse:
         self._control.report_use(request.lease_id, request.interval_s, request.busy_s)
         return pb.ReportUseResponse()
 
-    @_stream
-    async def WatchLeases(self, request: pb.WatchLeasesRequest) -> AsyncIterator[pb.LeaseEvent]:  # noqa: N802
-        async for event in self._control.leases.watch(request.holder):
-            yield to_message(event, pb.LeaseEvent)
+    async def WatchLeases(
+        self, request: pb.WatchLeasesRequest, context: Context
+    ) -> AsyncIterator[pb.WatchLeasesResponse]:
+        if request.holder:
+            # A holder's watch keeps its leases alive; who only looks watches all of them.
+            CALLER.get().require("operator", "WatchLeases as a holder")
+        async for event in self._control.leases.watch(request.holder, request.after_seq):
+            yield pb.WatchLeasesResponse(event=to_message(event, pb.LeaseEvent))
 
 
 def add_servicers(control: ControlPlane, server: grpc.aio.Server) -> tuple[str, ...]:
@@ -169,7 +228,3 @@ def add_servicers(control: ControlPlane, server: grpc.aio.Server) -> tuple[str, 
     rpc.add_CellServiceServicer_to_server(CellServicer(control), server)  # type: ignore[no-untyped-call]
     rpc.add_CapacityServiceServicer_to_server(CapacityServicer(control), server)  # type: ignore[no-untyped-call]
     return tuple(service.full_name for service in pb.DESCRIPTOR.services_by_name.values())
-
-
-def _page(limit: int) -> int:
-    return min(limit or 200, _MAX_PAGE)

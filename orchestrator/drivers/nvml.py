@@ -165,9 +165,15 @@ class NvmlNode:
             if known is None or not self._errors.is_lost(error):
                 raise
             # What was read before says nothing of it now.
-            unread = {"power_w": None, "power_limit_w": None, "energy_j": None}
-            xids = self._xids.of(uuid)
-            info = replace(known, lost=True, xids=xids, temperature_c=None, **unread)
+            info = replace(
+                known,
+                lost=True,
+                xids=self._xids.of(uuid),
+                power_w=None,
+                power_limit_w=None,
+                energy_j=None,
+                temperature_c=None,
+            )
         self._known[uuid] = info
         return info
 

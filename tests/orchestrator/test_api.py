@@ -35,9 +35,10 @@ from orchestrator.api import client, control_pb2
 from orchestrator.api.client import ControlClient
 from orchestrator.api.convert import from_message, to_message
 from orchestrator.api.errors import _CODE_OF, _FOREIGN, from_rpc, status_of
+from orchestrator.api.security import require_loopback
 from orchestrator.control import ControlPlane
 from orchestrator.policy import Policy
-from orchestrator.service import ControlSettings, require_loopback, running, serve
+from orchestrator.service import ControlSettings, running, serve
 from orchestrator.views import CellView, Event, LeaseEvent, SlotReport
 
 Start = Callable[[], "subprocess.Popen[bytes]"]
@@ -118,6 +119,9 @@ def channel_of(control_client: ControlClient) -> grpc.aio.Channel:
         (views.Lease, "Lease"),
         (views.LeaseEvent, "LeaseEvent"),
         (views.Event, "Event"),
+        (views.NodeView, "Node"),
+        (views.AuditEntry, "AuditEntry"),
+        (views.ExpectedLoss, "ExpectedLoss"),
     ],
 )
 def test_views_and_messages_have_the_same_fields(kind: type[Any], message: str) -> None:
@@ -131,7 +135,7 @@ def test_views_and_messages_have_the_same_fields(kind: type[Any], message: str) 
     "event",
     [
         LeaseEvent("offered", None, 0.0, 2),
-        LeaseEvent("revoked", views.Lease(id="a", sm_count=64, pid=7), 12.5, 0),
+        LeaseEvent("revoked", views.Lease(id="a", sm_count=64, pid=7), 12.5, 0, 2**52),
     ],
 )
 def test_values_come_back_from_messages_as_they_were(event: LeaseEvent) -> None:

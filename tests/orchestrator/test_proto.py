@@ -1,4 +1,4 @@
-"""The generated gRPC code is what control.proto leads to."""
+"""The generated gRPC code is what control.proto leads to, and stays compatible."""
 
 from __future__ import annotations
 
