@@ -31,7 +31,7 @@ def make(
     days: Annotated[int, typer.Option(help="How long they are valid.", min=1)] = 365,
     json: JsonFlag = False,
 ) -> None:
-    """Make an authority, a certificate for the server, and one with a role for each client."""
+    """Make an authority, and certificates for a server and for clients with a role."""
     made = certificates.make(folder, host, _clients(client or ()), days)
     if wants_json(context, json):
         emit_json([str(path) for path in made])
