@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -24,6 +24,7 @@ from orchestrator.policy import zone
 WEEK_S = 7 * DAY_S
 _EPOCH_WEEKDAY = 3  # 1 January 1970 was a Thursday.
 _LEAST_CHANGES = 8
+_CACHED = 1000
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,6 @@ class SeasonalForecaster:
             self._open = (number, share)
         elif number == self._open[0] and share > self._open[1]:
             self._open = (number, share)
-            self._cache.clear()
 
     def forecast(self, now_s: float, horizon_s: float) -> SeasonForecast:
         """The most expected from now until the horizon; never less than the last sample's bin
@@ -165,8 +165,12 @@ class SeasonalForecaster:
         first = max(self._bin(now_s), self._open[0])
         last = max(self._bin(now_s + horizon_s), first)
         if (first, last) not in self._cache:
-            self._cache[first, last] = self._forecast(first, last, self._open[1])
-        return self._cache[first, last]
+            if len(self._cache) >= _CACHED:
+                self._cache.clear()
+            self._cache[first, last] = self._forecast(first, last)
+        found = self._cache[first, last]
+        seen = self._open[1]
+        return found if found.share >= seen else replace(found, share=seen)
 
     def body(self) -> dict[str, Any]:
         """What `restored` takes: the bins kept, as JSON."""
@@ -200,7 +204,8 @@ class SeasonalForecaster:
             self._bins.append(self._open)
             self._cache.clear()
 
-    def _forecast(self, first: int, last: int, seen: float) -> SeasonForecast:
+    def _forecast(self, first: int, last: int) -> SeasonForecast:
+        """From the complete bins only."""
         if self.has_season:
             found = self._model.forecast(np.arange(first, last + 1))
             season = "day and week" if self._model.knows_the_week else "day"
@@ -208,15 +213,15 @@ class SeasonalForecaster:
                 f"season of {season} from {self._model.days_known:.0f} days, corrected by the last"
                 f" hours, plus the {self.settings.quantile:.0%} quantile of its errors"
             )
-            return SeasonForecast(_share(float(found.max()), seen), "season", words)
+            return SeasonForecast(min(1.0, max(0.0, float(found.max()))), "season", words)
         changes = self._changes(last - self.last_bin)
         if len(changes) >= _LEAST_CHANGES:
             rank = math.ceil(self.settings.quantile * len(changes)) - 1
             words = f"the last bin plus the {self.settings.quantile:.0%} quantile of past rises"
             carried = self._bins[-1][1] + max(0.0, sorted(changes)[rank])
-            return SeasonForecast(_share(carried, seen), "trend", words)
-        peak = max((share for _, share in self._bins), default=seen)
-        return SeasonForecast(_share(peak, seen), "peak", "too little history: the peak seen")
+            return SeasonForecast(min(1.0, carried), "trend", words)
+        peak = max((share for _, share in self._bins), default=0.0)
+        return SeasonForecast(peak, "peak", "too little history: the peak seen")
 
     def _changes(self, distance: int) -> list[float]:
         """By how much the share rose over so many bins, each time."""
@@ -226,10 +231,6 @@ class SeasonalForecaster:
             for number, share in self._bins
             if number + distance in share_of
         ]
-
-
-def _share(share: float, at_least: float) -> float:
-    return min(1.0, max(0.0, at_least, share))
 
 
 def _as_it_is(time_s: float) -> float:

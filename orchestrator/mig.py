@@ -104,9 +104,14 @@ class MigGeometry:
     is_resizable = False
 
     @property
+    def slice_sms(self) -> int:
+        """SMs that a compute slice has at least."""
+        return self.profile("1g").sm_count
+
+    @property
     def gain_sms(self) -> int:
         """The least gain worth a revocation: a slice."""
-        return self.profile("1g").sm_count
+        return self.slice_sms
 
     @property
     def sm_count(self) -> int:

@@ -23,8 +23,8 @@ def name() -> str:
 def boosting(
     series: Series, distance: int, quantile: float, first_day: int, every_days: int
 ) -> Floats:
-    """Forecasts [bin, series] from `first_day` on, by one model of all series that learns anew
-    every so many days from everything until then."""
+    """Forecasts [bin, series] from `first_day` on, after the eighth, by one model of all series
+    that learns anew every so many days from everything until then."""
     from sklearn.ensemble import HistGradientBoostingRegressor
 
     day = series.bins_per_day

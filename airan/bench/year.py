@@ -170,9 +170,9 @@ class _Year:
             if self._draw.random() < chance:
                 await self._strike(name)
         self._heal()
-        for _ in range(_SETTLE):
+        await self._report(hour)
+        for number in range(_SETTLE):
             self._clock.advance(5.0)
-            await self._report(hour)
             with contextlib.suppress(AiranError):
                 await self._control.tick()
             newest = self._store.newest_plan()
@@ -184,6 +184,10 @@ class _Year:
                 self._clock.now_s()
             ):
                 self._control.leases.unblock()
+            settled = newest is not None and newest.state == "applied"
+            if settled and not self._control.leases.blocked and number >= 1:
+                self._clock.advance(5.0 * (_SETTLE - number - 1))
+                break
         await self._check(hour)
 
     # --- what goes on

@@ -15,6 +15,7 @@ def register(app: typer.Typer) -> None:
     """Adds this module's commands."""
     app.command("planner")(planner)
     app.command("reclaim")(reclaim)
+    app.command("year")(year)
     app.command("forecast")(forecast)
 
 
@@ -86,3 +87,23 @@ def forecast(
     with errors.status("forecasting ...") as status:
         rows = list(measure(series, what, options, status.update))
     emit_rows(context, "Forecast of the RAN's demand", rows, json)
+
+
+def year(
+    context: typer.Context,
+    days: Annotated[int, typer.Option(min=1, help="Days to play.")] = 365,
+    gpus: Annotated[int, typer.Option(min=1, max=64, help="Simulated GPUs.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of load and faults.")] = 1,
+    json: JsonFlag = False,
+) -> None:
+    """Play a year with random faults: floors violated, leases leaked. About a day a second.
+
+    Exit code 1 if the RAN's floor was violated, or a lease leaked.
+    """
+    from airan.bench.year import timed
+
+    with errors.status("playing ...") as status:
+        rows = timed(days, seed, gpus, status.update)
+    emit_rows(context, "The orchestrator through simulated days", rows, json)
+    if any(row.value for row in rows[:3]):
+        raise typer.Exit(1)

@@ -31,7 +31,7 @@ def make(
     days: Annotated[int, typer.Option(help="How long they are valid.", min=1)] = 365,
     json: JsonFlag = False,
 ) -> None:
-    """Make an authority, a server's certificate and clients' with a role: viewer, operator, admin."""
+    """Make an authority, and certificates for a server and for clients with a role."""
     made = certificates.make(folder, host, _clients(client or ()), days)
     if wants_json(context, json):
         emit_json([str(path) for path in made])

@@ -34,7 +34,7 @@ class AuditLog(Protocol):
     def add_audit(self, entry: AuditEntry) -> AuditEntry: ...
 
 
-class Guard(grpc.aio.ServerInterceptor):
+class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Authorises, limits, translates errors, records. Health and reflection pass by."""
 
     def __init__(self, log: AuditLog, clock: Clock, max_unary_s: float = MAX_UNARY_S) -> None:

@@ -58,8 +58,8 @@ def _read_token(token: str, call: str, kind: type) -> Any:
 
 
 def _is(value: Any, kind: type) -> bool:
-    if type(value) is not kind:
-        return False
-    if kind is int:
-        return 0 <= int(value) < _MAX_SEQ
-    return kind is str or [type(one) for one in value] == [float, str]
+    if isinstance(value, list):
+        return kind is list and [type(one) for one in value] == [float, str]
+    if type(value) is int:
+        return kind is int and 0 <= value < _MAX_SEQ
+    return kind is str and isinstance(value, str)

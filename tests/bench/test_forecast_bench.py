@@ -41,14 +41,14 @@ def test_gradient_boosting_forecasts_without_knowing_the_future() -> None:
     pytest.importorskip("sklearn")
     from airan.bench.forecast_peer import boosting
 
-    known = series(9, 1)
+    known = series(11, 1)
     other = known.shares.copy()
-    other[8 * 96 :] = 0.5
-    first = boosting(known, 4, 0.95, first_day=7, every_days=1)
-    again = boosting(Series(other, known.first_bin), 4, 0.95, first_day=7, every_days=1)
-    np.testing.assert_array_equal(first[: 8 * 96 + 4], again[: 8 * 96 + 4])
-    assert np.isfinite(first[7 * 96 :]).all()
-    assert np.isnan(first[: 7 * 96]).all()
+    other[10 * 96 :] = 0.5
+    first = boosting(known, 4, 0.95, first_day=9, every_days=1)
+    again = boosting(Series(other, known.first_bin), 4, 0.95, first_day=9, every_days=1)
+    np.testing.assert_array_equal(first[: 10 * 96 + 4], again[: 10 * 96 + 4])
+    assert np.isfinite(first[9 * 96 :]).all()
+    assert np.isnan(first[: 9 * 96]).all()
 
 
 def test_a_series_from_a_file_is_measured_through_the_command(

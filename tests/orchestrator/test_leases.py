@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from airan.core.clock import SystemClock
-from airan.core.errors import CapacityError, InvalidInputError, NotFoundError
+from airan.core.errors import CapacityError, InvalidInputError, NotFoundError, OutOfRangeError
 from orchestrator.drivers.simulated import SimulatedNode
-from orchestrator.hub import EventLog
+from orchestrator.hub import EventLog, History
 from orchestrator.leases import LeaseManager, LeaseSettings
 from orchestrator.plan import Partition
 from orchestrator.store import Store
@@ -259,6 +259,46 @@ async def test_a_watch_tells_the_whole_life_in_order(bench: Bench, start_process
     revoked = seen[2]
     assert revoked.lease is not None
     assert revoked.deadline_s == pytest.approx(revoked.lease.revoked_s + NOTICE_MS / 1000.0)
+
+
+def test_history_is_exact_or_refused() -> None:
+    history: History[int] = History(now_s=1.0, limit=3)
+    start = history.newest
+    assert history.after(start) == []
+    numbers = [history.add(lambda seq: seq) for _ in range(3)]
+    assert numbers == [start + 1, start + 2, start + 3]
+    assert history.after(start) == numbers
+    assert history.after(numbers[1]) == numbers[2:]
+    history.add(lambda seq: seq)
+    assert history.after(numbers[0]) == [*numbers[1:], start + 4]
+    for unknown in (start, 7, start + 5):
+        with pytest.raises(OutOfRangeError):
+            history.after(unknown)
+
+
+async def test_numbers_from_before_a_restart_are_not_taken_for_new_ones(
+    bench: Bench, start_process: Start
+) -> None:
+    await grant(bench, "a", start_process().pid)
+    last = await anext(bench.leases.watch("", 0))
+    again = bench.restarted()
+    with pytest.raises(OutOfRangeError, match="watch anew"):
+        await anext(again.watch("", last.seq))
+    await again.close()
+
+
+async def test_an_operators_revocation_needs_a_reason_and_a_lease(
+    bench: Bench, start_process: Start
+) -> None:
+    lease = await grant(bench, "a", start_process().pid)
+    with pytest.raises(InvalidInputError, match="reason"):
+        bench.leases.revoke(lease.id, "")
+    with pytest.raises(NotFoundError):
+        bench.leases.revoke("lease-none", "why not")
+    assert bench.leases.revoke(lease.id, "an operator's wish").state == "revoking"
+    assert bench.leases.revoke(lease.id, "twice").state == "revoking"
+    await bench.leases.release(lease.id)
+    assert bench.leases.revoke(lease.id, "too late").end_reason == "revoked"
 
 
 async def test_a_partition_lost_while_it_is_lent_leaves_no_lease_behind(
