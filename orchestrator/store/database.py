@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +18,9 @@ from airan.core.errors import ConfigError, StaleGenerationError, UnavailableErro
 from orchestrator.store import migrate
 from orchestrator.store.schema import LEADERSHIP
 
+ANSWER_S = 4.0
+"""PostgreSQL's time for one transaction: a server that is never heard of again would otherwise
+hold the caller for ever."""
 _LEADER_ROW = 1
 _CONNECTING = {
     "connect_timeout": "5",
@@ -94,13 +101,13 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A transaction that only reads."""
-        with self._translated(), self._engine.begin() as db:
+        with self._translated(), self._transaction(self._engine) as db:
             yield db
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """A transaction that writes, refused if another orchestrator leads by now."""
-        with self._translated(), migrate.alone(self._engine).begin() as db:
+        with self._translated(), self._transaction(migrate.alone(self._engine)) as db:
             if self.epoch is not None:
                 # The row stays locked until the end, so that no leader can come in between.
                 row = sa.select(LEADERSHIP.c.epoch).where(LEADERSHIP.c.id == _LEADER_ROW)
@@ -126,6 +133,22 @@ class Database:
         return dialect.insert(table)
 
     @contextmanager
+    def _transaction(self, engine: sa.Engine) -> Iterator[sa.Connection]:
+        with engine.connect() as db:
+            if engine.dialect.name == "sqlite":  # never waits for longer than its busy_timeout
+                with db.begin():
+                    yield db
+                return
+            limit = threading.Timer(ANSWER_S, hang_up, (db.connection.driver_connection,))
+            limit.daemon = True
+            limit.start()
+            try:
+                with db.begin():
+                    yield db
+            finally:
+                limit.cancel()
+
+    @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
@@ -134,6 +157,20 @@ class Database:
                 f"the orchestrator's database {self.name} failed: {error}",
                 remedy="check that it runs, its disk is not full and its file is not damaged",
             ) from error
+
+
+def hang_up(connection: Any) -> None:
+    """Ends a connection of psycopg's, also while another thread waits for an answer on it.
+
+    That thread is not robbed of the connection, which it still uses, only of the line.
+    """
+    if connection is None or connection.closed:
+        return
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(fileno=os.dup(connection.fileno())) as line,
+    ):
+        line.shutdown(socket.SHUT_RDWR)
 
 
 def take_lead(db: sa.Connection, holder: str, now_s: float) -> int:

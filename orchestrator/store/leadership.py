@@ -29,7 +29,7 @@ DOUBT_S = 2.0
 """A leader that could not beat for this long no longer acts."""
 SILENT_S = 5.0
 """A leader that has not beaten for this long is cut off by a follower."""
-ANSWER_S = 5.0
+_CONTENDING_S = 6.0
 """A database that has not answered for this long is asked anew."""
 _LOG = logging.getLogger("airan.orchestrator")
 
@@ -135,7 +135,7 @@ class PostgresLeadership:
             begun_s, epoch = time.monotonic(), None
             try:
                 contending = asyncio.to_thread(session.contend, name_of_this(), SILENT_S)
-                epoch = await asyncio.wait_for(contending, ANSWER_S)
+                epoch = await asyncio.wait_for(contending, _CONTENDING_S)
             except (TimeoutError, sa.exc.SQLAlchemyError, UnavailableError) as error:
                 _LOG.warning("cannot contend for the lead: %s", error or "no answer")
             finally:

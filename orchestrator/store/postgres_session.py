@@ -6,16 +6,13 @@ wakes it.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
 import threading
 from typing import Any
 
 import sqlalchemy as sa
 
 from airan.core.errors import UnavailableError
-from orchestrator.store.database import take_lead
+from orchestrator.store.database import hang_up, take_lead
 
 _LOCK_SPACE = 727
 _CLOSING_S = 1.0
@@ -77,15 +74,7 @@ class PostgresSession:
     def hang_up(self) -> None:
         """Ends the session, also while a thread waits for an answer that never comes."""
         self._over = True
-        raw = self._raw
-        if raw is None or raw.closed:
-            return
-        # A thread that waits may not be robbed of its connection, only of the line.
-        with (
-            contextlib.suppress(OSError),
-            socket.socket(fileno=os.dup(raw.fileno())) as line,
-        ):
-            line.shutdown(socket.SHUT_RDWR)
+        hang_up(self._raw)
 
     def close(self) -> None:
         """Hangs up, which ends the lead, and closes the connection. Idempotent."""
