@@ -90,7 +90,7 @@ class Database:
         try:
             with self._translated():
                 migrate.upgrade(self._engine)
-        except UnavailableError:
+        except BaseException:
             self.close()
             raise
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from orchestrator.plan import Demand, Gpu, Inventory, Plan, plan, renumbered
 from orchestrator.policy import Policy
 from orchestrator.store import Store, migrate
 from orchestrator.store.database import engine_of, take_lead
-from orchestrator.store.schema import METADATA
+from orchestrator.store.schema import EVENTS, METADATA
 from orchestrator.views import AuditEntry, Lease
 
 
@@ -132,6 +134,9 @@ def test_maintenance_is_remembered_until_it_is_over(store: Store) -> None:
     assert store.maintenance() == {"GPU-1": "fan replaced on Friday"}
 
 
+AUDIT_COLUMNS = "(seq, time_s, actor, role, method, request, outcome, message)"
+
+
 def entry(actor: str, method: str = "PolicyService/SetPolicy") -> AuditEntry:
     return AuditEntry(0, 1.5, actor, "operator", method, '{"kind": "static"}', "ok", "")
 
@@ -145,12 +150,25 @@ def test_the_audit_log_is_numbered_and_searched(store: Store) -> None:
     assert store.audit(0, 10, actor="ada", method="CapacityService/RevokeLease") == [third]
 
 
-@pytest.mark.parametrize("change", ["UPDATE audit SET actor = 'eve'", "DELETE FROM audit"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE audit SET actor = 'eve'",
+        "DELETE FROM audit",
+        f"{{replace}} INTO audit {AUDIT_COLUMNS} VALUES (1, 0, 'eve', 'a', '', '', '', '')"
+        " {upsert}",
+    ],
+)
 def test_nobody_changes_the_audit_log(store: Store, database_url: str, change: str) -> None:
     kept = store.add_audit(entry("ada"))
     engine = engine_of(database_url)
+    sqlite = engine.dialect.name == "sqlite"
+    words = {
+        "replace": "INSERT OR REPLACE" if sqlite else "INSERT",
+        "upsert": "" if sqlite else "ON CONFLICT (seq) DO UPDATE SET actor = 'eve'",
+    }
     with pytest.raises(sa.exc.DBAPIError, match="append-only"), engine.begin() as db:
-        db.execute(sa.text(change))
+        db.execute(sa.text(change.format(**words)))
     engine.dispose()
     assert store.audit(0, 10) == [kept]
 
@@ -227,6 +245,36 @@ def test_migrations_lead_there_and_back(database_url: str) -> None:
     engine.dispose()
 
 
+def test_a_migration_that_fails_leaves_everything_as_it_was(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def upgrade_and_fail(*_: object) -> None:
+        real(*_)
+        raise RuntimeError("the power fails")
+
+    real = migrate.command.upgrade
+    monkeypatch.setattr(migrate.command, "upgrade", upgrade_and_fail)
+    with pytest.raises(RuntimeError, match="power"):
+        Store(database_url)
+    engine = engine_of(database_url)
+    assert sa.inspect(engine).get_table_names() == []
+    engine.dispose()
+    monkeypatch.undo()
+    Store(database_url).close()
+
+
+def test_several_that_open_a_new_database_at_once_all_find_it_whole(database_url: str) -> None:
+    def opened(_: int) -> list[AuditEntry]:
+        store = Store(database_url)
+        try:
+            return store.audit(0, 1)
+        finally:
+            store.close()
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(opened, range(6))) == [[]] * 6
+
+
 def test_a_database_from_before_there_were_migrations_is_taken_over(database_url: str) -> None:
     store = Store(database_url)
     store.add_plan(a_plan(), 1.0)
@@ -242,7 +290,28 @@ def test_a_database_from_before_there_were_migrations_is_taken_over(database_url
     store.close()
 
 
-@pytest.mark.parametrize("url", ["mysql://root@localhost/x", "no url://"])
-def test_other_databases_are_refused(url: str) -> None:
-    with pytest.raises(ConfigError, match=r"postgres|PostgreSQL|driver"):
+@pytest.mark.parametrize("url", ["mysql://root:secret@localhost/x", "postgresql:secret"])
+def test_other_databases_are_refused_without_telling_passwords(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"use sqlite:///PATH or postgresql://") as refused:
         engine_of(url)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_missing_driver_is_named_with_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ConfigError, match=r"psycopg.*extra `postgres`"):
+        engine_of("postgresql://airan@localhost/x")
+
+
+def test_a_year_stays_bounded_however_far_behind_pruning_is(
+    store: Store, database_url: str
+) -> None:
+    engine = engine_of(database_url)
+    with engine.begin() as db:
+        event = {"severity": "info", "kind": "x", "message": "y"}
+        db.execute(EVENTS.insert(), [{**event, "time_s": float(n)} for n in range(2500)])
+    engine.dispose()
+    for left in (1500, 500, 100, 100):
+        store.prune(keep_plans=2, keep_events=100, keep_ended_leases=2)
+        assert len(store.events(0, 9999)) == left
+    assert store.events(0, 1)[0].time_s == 2400.0
