@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from orchestrator.mig import MigGeometry
 from orchestrator.placement.model import Fleet, FleetCell, FleetEngine, FleetGpu
+from orchestrator.placement.planner import place
 from orchestrator.shares import ShareGeometry
 
 KINDS = ("loose", "tight", "mixed", "green", "residency", "gpu_lost")
@@ -60,17 +61,7 @@ def generate(kind: str, size: tuple[int, int, int], draw: random.Random) -> Flee
 
 def settled(fleet: Fleet) -> Fleet:
     """The fleet with everything where the planner would put it."""
-    from orchestrator.placement.planner import place
-
-    plan = place(fleet)
-    return replace(
-        fleet,
-        cells=tuple(replace(one, gpu=plan.cells.get(one.id, "")) for one in fleet.cells),
-        engines=tuple(
-            replace(one, gpu=plan.engines[one.id].gpu if one.id in plan.engines else "")
-            for one in fleet.engines
-        ),
-    )
+    return fleet.at(place(fleet))
 
 
 def without_gpu(fleet: Fleet, *uuids: str) -> Fleet:
