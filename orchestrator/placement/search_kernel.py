@@ -283,22 +283,33 @@ def _move_cells(t: Any, s: Any, gpus: Any, n_gpus: int, random: Any) -> float:
             stays = home >= 0 and s.chosen[home] and _draw(random, 8) != 0
             if stays and _cell_cost(t, s, c, home) < np.inf:
                 change += _put_cell(t, s, c, home)
-    greedy = _draw(random, 3) == 0
+    if _draw(random, 3) != 0:
+        change += _fill_levels(t, s, gpus, n_gpus, n, random)
     for index in range(n):
         c = s.moving[index]
-        g = -1
-        if s.cell[c] >= 0:
-            continue
-        if greedy:
+        if s.cell[c] < 0:
             g = _best_gpu(t, s, c, gpus, n_gpus)
-        else:
-            first = _draw(random, n_gpus)
-            for step in range(n_gpus):
-                here_g = gpus[(first + step) % n_gpus]
-                if g < 0 and _cell_cost(t, s, c, here_g) < np.inf:
-                    g = here_g
-        if g >= 0:
-            change += _put_cell(t, s, c, g)
+            if g >= 0:
+                change += _put_cell(t, s, c, g)
+    return change
+
+
+@njit(nogil=True, cache=True)
+def _fill_levels(t: Any, s: Any, gpus: Any, n_gpus: int, n: int, random: Any) -> float:
+    """Fills each GPU with moving cells up to what a division drawn for it gives the RAN."""
+    change = 0.0
+    start = _draw(random, n_gpus)
+    for step in range(n_gpus):
+        g = gpus[(start + step) % n_gpus]
+        kind = t.kind[g]
+        first = t.level_first[kind]
+        last = t.level_first[kind + 1] if kind + 1 < len(t.level_first) else len(t.level_ran)
+        most = t.level_ran[first + _draw(random, last - first)]
+        for index in range(n):
+            c = s.moving[index]
+            if s.cell[c] < 0 and s.used[g] + t.cell_sms[c, t.speed[g]] <= most:
+                if _cell_cost(t, s, c, g) < np.inf:
+                    change += _put_cell(t, s, c, g)
     return change
 
 
@@ -355,7 +366,7 @@ def _step(t: Any, s: Any, gpus: Any, orders: Any, random: Any) -> float:
     part = 0 if _draw(random, 2) == 0 else 2 + _draw(random, 4)
     change = -_take_engines(t, s, part, random)
     if not part:
-        if len(s.cell) and _draw(random, 3) == 0:
+        if len(s.cell) and _draw(random, 2) == 0:
             change += _move_cells(t, s, gpus, n_gpus, random)
         for index in range(n_gpus):
             g = gpus[index]
