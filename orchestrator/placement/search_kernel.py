@@ -307,9 +307,9 @@ def _fill_levels(t: Any, s: Any, gpus: Any, n_gpus: int, n: int, random: Any) ->
         most = t.level_ran[first + _draw(random, last - first)]
         for index in range(n):
             c = s.moving[index]
-            if s.cell[c] < 0 and s.used[g] + t.cell_sms[c, t.speed[g]] <= most:
-                if _cell_cost(t, s, c, g) < np.inf:
-                    change += _put_cell(t, s, c, g)
+            fits = s.used[g] + t.cell_sms[c, t.speed[g]] <= most
+            if s.cell[c] < 0 and fits and _cell_cost(t, s, c, g) < np.inf:
+                change += _put_cell(t, s, c, g)
     return change
 
 
