@@ -94,8 +94,9 @@ class _Relaxation:
             self._h.addConstr(sum(ran) <= sum(way.ran_sms * var for way, var in pairs))
         counts = [Counter(way.parts) for way in ways]
         for size in sorted({part for count in counts for part in count}):
-            of_ways = zip(counts, chosen, strict=True)
-            there = sum(count[size] * var for count, var in of_ways if count[size])
+            there = sum(
+                count[size] * var for count, var in zip(counts, chosen, strict=True) if count[size]
+            )
             self._fill(gpus[0], size, there)
 
     def _fill(self, gpu: FleetGpu, size: tuple[int, int], there: Any) -> None:

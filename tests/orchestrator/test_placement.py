@@ -50,7 +50,7 @@ def engine(number: int, sms: int = 16, **fields: object) -> FleetEngine:
 )
 def test_the_planner_comes_near_the_optimum(kind: str, seed: int) -> None:
     fleet = small_case(kind, seed)
-    plan = place(fleet, PlannerSettings(effort=0.3))
+    plan = place(fleet)
     check(fleet, plan)
     optimum = solve(fleet)
     assert len(plan.cells) == len(optimum.cells)
@@ -114,7 +114,7 @@ def test_every_plan_keeps_every_rule(kind: str, seed: int, floor: int) -> None:
     fleet = replace(fleet, cells=heavier)
     plan = place(fleet, QUICK)
     check(fleet, plan)
-    everything = {one.id for one in (*fleet.cells, *fleet.engines)}
+    everything = {one.id for one in fleet.cells} | {one.id for one in fleet.engines}
     assert everything == plan.cells.keys() | plan.engines.keys() | plan.unplaced.keys()
     assert all(plan.unplaced.values())
 
