@@ -74,6 +74,7 @@ class ControlPlane:
         self.log = EventLog(store, clock)
         self.leases = LeaseManager(store, driver, self.log, clock, options.leases)
         self.leases.on_end = self._count_end
+        self.leases.reservations = lambda: self._policy.reservations
         self.ran = RanSide(store, options.site_started_s, options.demand, options.alarm)
         self.metrics = Metrics(self.ran.slots)
         self.observer = Observer(
