@@ -33,7 +33,7 @@ from orchestrator.observe import Observer
 from orchestrator.plan import Demand, Inventory, Plan, plan, renumbered, role_sms, wanted_sms
 from orchestrator.policy import Policy, restored
 from orchestrator.ran import RanSide
-from orchestrator.reconcile import differences, undoing, verdict
+from orchestrator.reconcile import alarm_plan, differences, undoing, verdict
 from orchestrator.steps import in_words, steps
 from orchestrator.store import Store, StoredPlan
 from orchestrator.views import (
@@ -94,6 +94,7 @@ class ControlPlane:
         self._plan_ready = asyncio.Event()
         self._applying = False
         self._drift: tuple[str, ...] = ()
+        self._alarm_s: float | None = None
         self._failures = 0
         self._retry_at_s = 0.0
 
@@ -152,7 +153,7 @@ class ControlPlane:
         newest = self.store.newest_plan()
         if self._applying and newest is not None and not self._is_too_small(newest, inventory):
             return
-        if self.clock.monotonic_s() < self._retry_at_s:
+        if self.leases.blocked or self.clock.monotonic_s() < self._retry_at_s:
             return
         await self._plan(inventory, newest)
 
@@ -213,6 +214,9 @@ class ControlPlane:
                 self._failures, self._retry_at_s = 0, 0.0
             self.metrics.plans.labels("applied").inc()
             self.metrics.apply_seconds.observe(self.clock.monotonic_s() - begun_s)
+            if self._alarm_s is not None:
+                self.metrics.alarm_seconds.observe(self.clock.monotonic_s() - self._alarm_s)
+                self._alarm_s = None
         except StaleGenerationError:
             self.metrics.plans.labels("superseded").inc()
             self._plan_ready.set()
@@ -366,9 +370,25 @@ class ControlPlane:
         if not cause:
             return
         self.metrics.alarms.inc()
-        if not self.leases.blocked:
-            self.log.record("slot.alarm", f"{cause}: the AI's leases are revoked", "warning")
+        if self.leases.blocked:
+            return
+        self._alarm_s = self.clock.monotonic_s()
         self.leases.block(f"slot alarm: {cause}")
+        self.log.record("slot.alarm", f"{cause}: the AI's leases are revoked", "warning")
+        await self._give_all_to_ran(cause)
+
+    async def _give_all_to_ran(self, cause: str) -> None:
+        """The fast path: no demand, no forecast, no search. The next plan after the alarm gives
+        the AI its part again."""
+        newest = self.store.newest_plan()
+        if newest is None:
+            return
+        inventory = await self.observer.inventory()
+        taking = alarm_plan(newest.plan, inventory, cause)
+        if taking is None:
+            self._alarm_s = None
+        else:
+            self._store_plan(taking, inventory)
 
     async def _attach_ran(self, inventory: Inventory) -> None:
         pid = self.ran.live_pid()

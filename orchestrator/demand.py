@@ -2,6 +2,8 @@
 
 The forecast carries the recent trend on and adds the upper quantile of the errors that the same
 rule made lately. Without history it is the peak: the RAN keeps everything until it has spoken.
+Where there are days of history, what is needed beyond the horizon is at least what the season of
+the day and week says.
 """
 
 from __future__ import annotations
@@ -9,8 +11,9 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from orchestrator.forecast import WEEK_S, ForecastSettings, SeasonalForecaster
 from orchestrator.plan import Demand
 
 Sample = tuple[float, float]
@@ -31,22 +34,32 @@ class DemandSettings:
     """Reports older than this say nothing about now."""
     keep_s: float = 3600.0
     """How far back the peak is looked for."""
+    season: ForecastSettings = field(default_factory=ForecastSettings)
+    """How the season is learnt."""
 
 
 class DemandEstimator:
     """Collects the reported demand and forecasts it."""
 
     def __init__(
-        self, settings: DemandSettings | None = None, history: Iterable[Sample] = ()
+        self,
+        settings: DemandSettings | None = None,
+        history: Iterable[Sample] = (),
+        season: SeasonalForecaster | None = None,
     ) -> None:
         self.settings = settings or DemandSettings()
+        self.season = season or SeasonalForecaster(self.settings.season)
         self._samples: deque[Sample] = deque(history)
+        for time_s, share in self._samples:
+            self.season.add(time_s, share)
 
     def add(self, time_s: float, share: float) -> None:
         """Takes a measured demand in; one that is not newer than the last is ignored."""
         if self._samples and time_s <= self._samples[-1][0]:
             return
-        self._samples.append((time_s, min(1.0, max(0.0, share))))
+        share = min(1.0, max(0.0, share))
+        self._samples.append((time_s, share))
+        self.season.add(time_s, share)
         while self._samples[0][0] < time_s - self.settings.keep_s:
             self._samples.popleft()
 
@@ -75,13 +88,21 @@ class DemandEstimator:
         if len(recent) < self.settings.min_samples:
             return _assumed(1.0, horizon_s, "too few reports for a forecast: all of the GPU")
         now = recent[-1][1]
+        source = (
+            f"trend of {self.settings.fit_s:g} s of slot reports plus the"
+            f" {self.settings.quantile:.0%} quantile of its recent errors"
+        )
+        sustained = max(now, forecast(recent, horizon_s + sustain_s, self.settings))
+        if self.season.has_season:
+            expected = self.season.forecast(now_s, min(WEEK_S, horizon_s + sustain_s))
+            sustained = max(sustained, expected.share)
+            source = f"{source}; beyond {horizon_s:.0f} s at least the {expected.source}"
         return Demand(
             now_share=now,
             forecast_share=max(now, forecast(recent, horizon_s, self.settings)),
-            sustained_share=max(now, forecast(recent, horizon_s + sustain_s, self.settings)),
+            sustained_share=sustained,
             horizon_s=horizon_s,
-            source=f"trend of {self.settings.fit_s:g} s of slot reports plus the"
-            f" {self.settings.quantile:.0%} quantile of its recent errors",
+            source=source,
         )
 
     def _recent(self, seconds: float) -> list[Sample]:

@@ -86,6 +86,11 @@ class Geometry(Protocol):
         ...
 
     @property
+    def slice_sms(self) -> int:
+        """SMs that a compute slice has at least."""
+        ...
+
+    @property
     def gain_sms(self) -> int:
         """The least gain of the AI worth a revocation."""
         ...

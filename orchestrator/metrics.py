@@ -78,6 +78,12 @@ class Metrics:
             buckets=(0.1, 0.3, 1, 3, 10, 30),
             registry=at,
         )
+        self.alarm_seconds = Histogram(
+            _P + "alarm_to_ran_seconds",
+            "From a slot alarm to every partition in the RAN's hands",
+            buckets=(0.003, 0.01, 0.03, 0.05, 0.1, 0.3, 1, 3),
+            registry=at,
+        )
         self.reclaim_seconds = Histogram(
             _P + "reclaim_seconds",
             "From revoking a lease to its end",

@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from airan.core.errors import InvalidInputError, NotFoundError
+
+if TYPE_CHECKING:
+    from orchestrator.mig_table import ProfileReading
 
 MEMORY_SLICES = 8
 COMPUTE_SLICES = 7
@@ -77,6 +81,17 @@ class MigGeometry:
         return load(gpu)
 
     @staticmethod
+    def from_readings(gpu: str, readings: Iterable[ProfileReading]) -> MigGeometry:
+        """The geometry of a product as a driver reads it.
+
+        Raises:
+            NotFoundError: no reading is of a profile that the family has.
+        """
+        from orchestrator.mig_table import from_readings
+
+        return from_readings(gpu, readings)
+
+    @staticmethod
     def known() -> tuple[str, ...]:
         """All products of the table."""
         from orchestrator.mig_table import known
@@ -89,9 +104,14 @@ class MigGeometry:
     is_resizable = False
 
     @property
+    def slice_sms(self) -> int:
+        """SMs that a compute slice has at least."""
+        return self.profile("1g").sm_count
+
+    @property
     def gain_sms(self) -> int:
         """The least gain worth a revocation: a slice."""
-        return self.profile("1g").sm_count
+        return self.slice_sms
 
     @property
     def sm_count(self) -> int:

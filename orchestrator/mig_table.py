@@ -17,6 +17,7 @@ from orchestrator.mig import MigGeometry, MigProfile
 _FAMILY = re.compile(r"(?:MIG )?(\d)g\.\d+gb(\+\S+)?$")
 
 _CHIPS = ("GH200", "GB200", "B200", "H200", "H100", "A100")
+_CARDS = {"PCIE", "NVL"}
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,13 @@ def from_readings(gpu: str, readings: Iterable[ProfileReading]) -> MigGeometry:
 def product_of(name: str, memory_mib: int) -> str:
     """The table's name of a product that NVML calls `name`.
 
+    The table's are the boards on a module; those on a card (PCIe, NVL) have other SM counts.
+
     Raises:
         NotFoundError: it is none of the table's.
     """
     words = set(re.split(r"[ -]", name.upper()))
-    chip = next(
-        (word for word in ("GH200", "GB200", "B200", "H200", "H100", "A100") if word in words), ""
-    )
+    chip = next((word for word in _CHIPS if word in words and not words & _CARDS), "")
     near = [
         product
         for product in known()

@@ -86,7 +86,7 @@ class Needs:
 
     def _ran(self, gpu: Gpu, before: list[Target]) -> Need:
         if self._policy.kind != "demand":
-            return self._fixed(gpu)
+            return self._fixed(gpu, before)
         if self._of_gpu:
             return self._placed(gpu, before)
         given = role_sms(before, "ran")
@@ -113,7 +113,7 @@ class Needs:
         whole = not self._demand.assumed and soon > gpu.geometry.divided_sm_count
         return Need(own.now_sms, soon, max(soon, sustained), floor, whole=whole)
 
-    def _fixed(self, gpu: Gpu) -> Need:
+    def _fixed(self, gpu: Gpu, before: list[Target]) -> Need:
         """A fixed share: of every GPU, or of the number of GPUs."""
         share = self._demand.scheduled_share
         if share is None:
@@ -123,10 +123,18 @@ class Needs:
             mine = gpu.uuid in self._ran_gpus(share)
             sms = gpu.geometry.sm_count if mine else 0
             return Need(self._now if mine else 0, sms, sms, slices=None, whole=mine)
+        # Where other GPUs are lost or in maintenance, the share of the rest may be too little.
+        later = sum(
+            _nearest(share, one.geometry.compute_slices) * one.geometry.slice_sms
+            for one in self._left
+            if not one.drained
+        )
+        floor = max(0, self._floor - role_sms(before, "ran") - later)
         if gpu.drained:
-            return Need(0, 0, 0, slices=0)
-        wanted = max(1, math.floor(share * slices + 0.5))
-        return Need(self._now, 0, 0, slices=wanted, whole=wanted == slices)
+            return Need(0, floor, floor, floor, slices=None if floor else 0)
+        wanted = _nearest(share, slices)
+        floor = min(floor, gpu.geometry.divided_sm_count)
+        return Need(self._now, 0, 0, floor, slices=wanted, whole=wanted == slices)
 
     def _ran_gpus(self, share: float) -> set[str]:
         """Which whole GPUs are the RAN's: first those where it is already."""
@@ -135,3 +143,8 @@ class Needs:
         held = {part.gpu_uuid for part in self._inventory.partitions if part.role == "ran"}
         usable.sort(key=lambda gpu: gpu.uuid not in held)
         return {gpu.uuid for gpu in usable[:count]}
+
+
+def _nearest(share: float, slices: int) -> int:
+    """The slices nearest to a share, at least one."""
+    return max(1, math.floor(share * slices + 0.5))

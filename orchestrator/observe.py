@@ -30,6 +30,8 @@ class Observer:
             UnavailableError: the driver or the database does not answer.
         """
         infos = [info for info in await self._driver.gpus() if not info.lost]
+        # A GPU that nobody knows how to divide has none: it is no part of the pool.
+        infos = [info for info in infos if info.sm_count]
         drained = self._store.maintenance()
         gpus = tuple(
             Gpu(info.uuid, self._driver.geometry(info.uuid), info.uuid in drained) for info in infos

@@ -7,6 +7,7 @@ from orchestrator.accounting import SlotTotals
 from orchestrator.alarm import AlarmGate, AlarmSettings
 from orchestrator.demand import DemandEstimator, DemandSettings
 from orchestrator.drivers import processes
+from orchestrator.forecast import SeasonalForecaster
 from orchestrator.plan import Demand
 from orchestrator.policy import Policy
 from orchestrator.store import Store
@@ -20,7 +21,9 @@ class RanSide:
         self, store: Store, site_started_s: float, demand: DemandSettings, alarm: AlarmSettings
     ) -> None:
         self._store = store
-        self._estimator = DemandEstimator(demand, store.demand())
+        season = SeasonalForecaster.restored(store.value("season"), demand.season)
+        self._saved_bin = season.last_bin
+        self._estimator = DemandEstimator(demand, store.demand(), season)
         self._gate = AlarmGate(alarm)
         self._slots = SlotTotals.restored(store.value("slots"), site_started_s)
         self._last_of: dict[str, SlotReport] = {}
@@ -72,8 +75,12 @@ class RanSide:
         return self._slots.stats
 
     def save(self) -> None:
-        """Stores the slot counts."""
+        """Stores the slot counts and, once a bin is complete, what the season is learnt from."""
         self._store.set_value("slots", self._slots.body())
+        season = self._estimator.season
+        if season.last_bin != self._saved_bin:
+            self._store.set_value("season", season.body())
+            self._saved_bin = season.last_bin
 
     def live_pid(self) -> int:
         """The slot runtime's process; 0 while unknown or gone."""

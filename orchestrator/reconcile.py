@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from airan.core.errors import InUseError
-from orchestrator.plan import Inventory, Plan, renumbered, role_sms
+from orchestrator.plan import Inventory, Plan, Target, renumbered, role_sms
 from orchestrator.steps import steps
 from orchestrator.store import StoredPlan
 
@@ -54,6 +54,27 @@ def undoing(failed: StoredPlan, parent: StoredPlan | None, inventory: Inventory)
     number = failed.plan.generation
     again = renumbered(parent.plan, failed.plan, f"plan {number} failed and is undone")
     return replace(again, undoes=number)
+
+
+def alarm_plan(newest: Plan, inventory: Inventory, cause: str) -> Plan | None:
+    """Everything there is for the RAN, at once: only roles change, no instance is made or
+    destroyed. None where the RAN has it already.
+    """
+    ready = [part for part in inventory.partitions if part.state == "ready"]
+    if all(part.role == "ran" for part in ready):
+        return None
+    targets = tuple(
+        Target(part.gpu_uuid, part.placement, "ran", part.sm_count, part.memory_mib)
+        for part in sorted(ready, key=lambda part: (part.gpu_uuid, part.placement))
+    )
+    return Plan(
+        generation=newest.generation + 1,
+        parent=newest.generation,
+        targets=targets,
+        reason=f"slot alarm, the RAN gets every partition: {cause}",
+        ran_share=role_sms(targets, "ran") / max(1, inventory.sm_count),
+        ai_share=0.0,
+    )
 
 
 def differences(plan: Plan, inventory: Inventory) -> tuple[str, ...]:

@@ -71,6 +71,11 @@ class ShareGeometry:
         return self.sm_count
 
     @property
+    def slice_sms(self) -> int:
+        """One: its slices are SMs."""
+        return 1
+
+    @property
     def gain_sms(self) -> int:
         """The least gain worth a revocation."""
         return 2 * self.step_sms

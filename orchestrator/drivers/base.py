@@ -18,12 +18,12 @@ class GpuInfo:
 
     uuid: str
     name: str
-    """Product name, a key of the geometry table."""
+    """Product name, a key of the geometry table where that has the product."""
     simulated: bool
     sm_count: int
     memory_mib: int
     xids: tuple[int, ...] = ()
-    """XID errors seen since the node started, oldest first."""
+    """XID errors seen since the node started or the GPU was reset, oldest first."""
     lost: bool = False
     """Fallen off the bus: every call on it fails until an operator acts."""
     node: str = ""
@@ -76,7 +76,7 @@ class GpuInventory(Protocol):
         ...
 
     async def instances(self) -> tuple[GpuInstance, ...]:
-        """All GPU instances, by GPU and start.
+        """All GPU instances, by GPU and start, of the GPUs that are not lost.
 
         Raises:
             UnavailableError: the driver does not answer.
@@ -96,7 +96,8 @@ class MigControl(Protocol):
         Raises:
             NotFoundError: no such GPU or profile.
             InvalidInputError: the profile cannot start there.
-            CapacityError: the position is taken.
+            CapacityError: the position is taken, or there are as many of the profile as may be.
+            PermanentError: MIG mode is off; only an administrator switches it.
             UnavailableError: the driver failed, or the GPU is lost.
         """
         ...
@@ -132,7 +133,7 @@ class InstanceProcesses(Protocol):
         """Kills (SIGKILL) the attached processes and returns their pids once they are gone.
 
         Only processes whose start time is still the registered one: a recycled pid is spared.
-        Idempotent.
+        Idempotent. Works on a lost GPU too.
 
         Raises:
             NotFoundError: no such instance.

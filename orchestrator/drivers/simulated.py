@@ -9,107 +9,93 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import uuid as uuids
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from airan.core.clock import Clock, SystemClock
 from airan.core.errors import CapacityError, InUseError, NotFoundError, UnavailableError
 from orchestrator.drivers import processes
+from orchestrator.drivers import simulated_board as board
 from orchestrator.drivers.base import GpuInfo, GpuInstance
+from orchestrator.drivers.faults import Faults
+from orchestrator.drivers.simulated_board import XID_FELL_OFF_THE_BUS
 from orchestrator.geometry import Geometry
 from orchestrator.mig import MigGeometry, Placement
 
-XID_FELL_OFF_THE_BUS = 79
-
-
-@dataclass
-class Faults:
-    """Faults to inject: which create and destroy calls (counted from 1) fail, and when.
-
-    `before`: nothing was done. `after`: the change was made, but the call still fails.
-    """
-
-    before: set[int] = field(default_factory=set)
-    after: set[int] = field(default_factory=set)
-    calls: int = 0
-
-    def count(self) -> int:
-        """The number of this call."""
-        self.calls += 1
-        return self.calls
+__all__ = ["XID_FELL_OFF_THE_BUS", "Faults", "SimulatedNode"]
 
 
 class SimulatedNode:
-    """A node with `n_gpus` GPUs of one product, its state in `path`.
+    """A node with `n_gpus` GPUs of one product, or with those that `gpus` names.
 
-    `create_s` and `destroy_s` are the wall seconds a change takes. A change goes on when this
-    process dies in the middle of it, as it would in a real driver.
+    Its state lies in `path`; None: in memory only, for simulations of many changes. `delays_s` are
+    the wall seconds that creating and destroying take. A change goes on when this process dies in
+    the middle of it, as it would in a real driver.
+
+    Raises:
+        NotFoundError: the geometry table has no such product.
     """
+
+    node: str
+    """Host name that it reports."""
 
     def __init__(
         self,
-        path: Path,
-        gpu: str,
+        path: Path | None,
+        gpu: str = "",
         n_gpus: int = 1,
         *,
+        gpus: Sequence[str] = (),
         delays_s: tuple[float, float] = (0.25, 0.15),
         clock: Clock | None = None,
     ) -> None:
         self.faults = Faults()
-        self._geometry = MigGeometry.load(gpu)
+        self.node = socket.gethostname()
         self._create_s, self._destroy_s = delays_s
         self._clock = clock or SystemClock()
         self._path = path
-        self._state = self._load(n_gpus)
+        products = [*gpus] if gpus else [gpu] * n_gpus
+        self._geometries = {product: MigGeometry.load(product) for product in products}
+        self._state = self._load(products)
+        self._gpus: dict[str, dict[str, Any]] = {row["uuid"]: row for row in self._state["gpus"]}
         self._save()
 
     # --- GpuInventory
 
     async def gpus(self) -> tuple[GpuInfo, ...]:
         """See `GpuInventory`."""
-        return tuple(
-            GpuInfo(
-                uuid=gpu["uuid"],
-                name=self._geometry.gpu,
-                simulated=True,
-                sm_count=self._geometry.sm_count,
-                memory_mib=self._geometry.memory_mib,
-                xids=tuple(gpu["xids"]),
-                lost=XID_FELL_OFF_THE_BUS in gpu["xids"],
-            )
-            for gpu in self._state["gpus"]
-        )
+        self._settle()
+        self._integrate()
+        rows = self._gpus.items()
+        return tuple(board.info(row, self._geometry(uuid), self.node) for uuid, row in rows)
 
     def geometry(self, gpu_uuid: str) -> Geometry:
         """See `GpuInventory`."""
-        self._gpu(gpu_uuid)
-        return self._geometry
+        return self._geometry(gpu_uuid)
+
+    def _geometry(self, gpu_uuid: str) -> MigGeometry:
+        return self._geometries[self._gpu(gpu_uuid)["product"]]
 
     async def instances(self) -> tuple[GpuInstance, ...]:
         """See `GpuInventory`."""
         self._settle()
-        order = [gpu["uuid"] for gpu in self._state["gpus"]]
+        order = {uuid: i for i, uuid in enumerate(self._gpus)}
+        lost = {uuid for uuid, gpu in self._gpus.items() if board.is_lost(gpu)}
         rows = self._state["instances"].items()
-        found = [self._instance(uuid, row) for uuid, row in rows]
-        return tuple(sorted(found, key=lambda one: (order.index(one.gpu_uuid), one.placement)))
+        found = [self._instance(uuid, row) for uuid, row in rows if row["gpu"] not in lost]
+        return tuple(sorted(found, key=lambda one: (order[one.gpu_uuid], one.placement)))
 
     # --- MigControl
 
     async def create(self, gpu_uuid: str, profile: str, start: int) -> GpuInstance:
         """See `MigControl`."""
-        with self._faulty(gpu_uuid):
+        async with self._changing(gpu_uuid):
             self._settle()
-            placement = self._geometry.placement(profile, start)
-            for row in self._rows_on(gpu_uuid):
-                if placement.overlaps(_placement(row)):
-                    raise CapacityError(
-                        f"{profile} at slice {start} of {gpu_uuid}: insufficient resources,"
-                        f" {row['profile']} at slice {row['start']} is in the way"
-                    )
+            placement = self._free(gpu_uuid, profile, start)
             uuid = f"MIG-{uuids.uuid4()}"
             self._state["instances"][uuid] = {
                 "gpu": gpu_uuid,
@@ -122,15 +108,37 @@ class SimulatedNode:
             }
             self._save()
             await asyncio.sleep(self._create_s)
+            if uuid not in self._state["instances"]:
+                raise UnavailableError(f"GPU {gpu_uuid} was reset while {profile} was made")
             self._row(uuid)["state"] = "ready"
             self._save()
         return self._instance(uuid, self._row(uuid))
 
+    def _free(self, gpu_uuid: str, name: str, start: int) -> Placement:
+        """The placement, if NVML's rules let an instance be made there."""
+        geometry = self._geometry(gpu_uuid)
+        placement, profile = geometry.placement(name, start), geometry.profile(name)
+        rows, same = self._rows_on(gpu_uuid), 0
+        for row in rows:
+            same += row["profile"] == profile.name
+            if placement.overlaps(_placement(row)):
+                raise CapacityError(
+                    f"{name} at slice {start} of {gpu_uuid}: insufficient resources,"
+                    f" {row['profile']} at slice {row['start']} is in the way"
+                )
+        if same >= profile.max_count:
+            raise CapacityError(
+                f"{name} at slice {start} of {gpu_uuid}: insufficient resources,"
+                f" there are {same} {profile.name} already"
+            )
+        return placement
+
     async def destroy(self, uuid: str) -> None:
         """See `MigControl`."""
         self._settle()
-        row = self._row(uuid)
-        with self._faulty(row["gpu"]):
+        gpu_uuid = self._row(uuid)["gpu"]
+        async with self._changing(gpu_uuid):
+            row = self._row(uuid)
             if pids := self._live(row):
                 raise InUseError(
                     f"{row['profile']} {uuid} is in use by process {', '.join(map(str, pids))}",
@@ -152,12 +160,14 @@ class SimulatedNode:
             raise NotFoundError(f"there is no process {pid} to attach to {uuid}")
         if row["pids"].get(str(pid)) != start_s:
             row["pids"][str(pid)] = start_s
+            self._integrate()
             self._save()
 
     async def detach(self, uuid: str, pid: int) -> None:
         """See `InstanceProcesses`."""
         row = self._state["instances"].get(uuid)
         if row is not None and row["pids"].pop(str(pid), None) is not None:
+            self._integrate()
             self._save()
 
     async def evict(self, uuid: str) -> tuple[int, ...]:
@@ -168,6 +178,7 @@ class SimulatedNode:
             if await processes.kill(int(pid), start_s):
                 killed.append(int(pid))
             row["pids"].pop(pid, None)
+        self._integrate()
         self._save()
         return tuple(killed)
 
@@ -176,18 +187,40 @@ class SimulatedNode:
     def inject_xid(self, gpu_uuid: str, xid: int) -> None:
         """Makes the GPU report an XID; 79 (fallen off the bus) makes every call on it fail."""
         self._gpu(gpu_uuid)["xids"].append(xid)
+        self._integrate()
         self._save()
 
-    @contextmanager
-    def _faulty(self, gpu_uuid: str) -> Iterator[None]:
-        if XID_FELL_OFF_THE_BUS in self._gpu(gpu_uuid)["xids"]:
-            raise UnavailableError(f"GPU {gpu_uuid} is lost (XID 79, simulated)")
+    def inject_ecc(self, gpu_uuid: str, count: int = 1) -> None:
+        """Makes the GPU report that many more uncorrected memory errors."""
+        self._gpu(gpu_uuid)["ecc_uncorrected"] += count
+        self._save()
+
+    def heal(self, gpu_uuid: str) -> None:
+        """Resets the GPU as an operator would: its XIDs and memory errors are forgotten.
+
+        As on a real one, every GPU instance on it is gone, whether a process used it or not.
+        """
+        self._gpu(gpu_uuid).update(xids=[], ecc_uncorrected=0)
+        rows = self._state["instances"]
+        for uuid in [uuid for uuid, row in rows.items() if row["gpu"] == gpu_uuid]:
+            del rows[uuid]
+        self._integrate()
+        self._save()
+
+    @asynccontextmanager
+    async def _changing(self, gpu_uuid: str) -> AsyncIterator[None]:
+        """A change of the GPU, with the faults that it is told to have."""
+        self._refuse_lost(gpu_uuid)
         number = self.faults.count()
-        if number in self.faults.before:
-            raise UnavailableError(f"driver call {number} failed (injected)")
-        yield
-        if number in self.faults.after:
-            raise UnavailableError(f"driver call {number} failed after the change (injected)")
+        await self.faults.hang(number)
+        self._refuse_lost(gpu_uuid)
+        with self.faults.around(number):
+            yield
+            self._refuse_lost(gpu_uuid)
+
+    def _refuse_lost(self, gpu_uuid: str) -> None:
+        if board.is_lost(self._gpu(gpu_uuid)):
+            raise UnavailableError(f"GPU {gpu_uuid} is lost (XID 79, simulated)")
 
     # --- state
 
@@ -205,31 +238,44 @@ class SimulatedNode:
         if changed:
             self._save()
 
-    def _load(self, n_gpus: int) -> dict[str, Any]:
-        if self._path.exists():
+    def _integrate(self) -> None:
+        """Counts the energy up to now, and notes the power from now on, of every GPU."""
+        now_s, busy = self._clock.now_s(), dict.fromkeys(self._gpus, 0)
+        for row in self._state["instances"].values():
+            if row["pids"] and self._live(row):
+                busy[row["gpu"]] += self._geometry(row["gpu"]).profile(row["profile"]).sm_count
+        for uuid, gpu in self._gpus.items():
+            board.integrate(gpu, busy[uuid] / self._geometry(uuid).sm_count, now_s)
+
+    def _load(self, products: Sequence[str]) -> dict[str, Any]:
+        now_s = self._clock.now_s()
+        if self._path is not None and self._path.exists():
             state: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
-            if state["gpu"] == self._geometry.gpu and len(state["gpus"]) == n_gpus:
-                return state
-        names = [f"GPU-{uuids.uuid4()}" for _ in range(n_gpus)]
+            # A file of a version that knew only one product has less in it.
+            found = [gpu.get("product", state.get("gpu")) for gpu in state["gpus"]]
+            if found == list(products):
+                rows = zip(state["gpus"], products, strict=True)
+                whole = [board.new_row(gpu["uuid"], one, now_s) | gpu for gpu, one in rows]
+                return state | {"gpus": whole}
+        names = [f"GPU-{uuids.uuid4()}" for _ in products]
         return {
             "simulated": True,
-            "gpu": self._geometry.gpu,
-            "gpus": [{"uuid": name, "xids": []} for name in names],
+            "gpus": [board.new_row(*pair, now_s) for pair in zip(names, products, strict=True)],
             "instances": {},
         }
 
     def _save(self) -> None:
+        if self._path is None:
+            return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         draft = self._path.with_suffix(".tmp")
         draft.write_text(json.dumps(self._state, indent=1), encoding="utf-8")
         os.replace(draft, self._path)
 
     def _gpu(self, gpu_uuid: str) -> dict[str, Any]:
-        for gpu in self._state["gpus"]:
-            if gpu["uuid"] == gpu_uuid:
-                found: dict[str, Any] = gpu
-                return found
-        raise NotFoundError(f"there is no GPU {gpu_uuid}")
+        if gpu_uuid not in self._gpus:
+            raise NotFoundError(f"there is no GPU {gpu_uuid}")
+        return self._gpus[gpu_uuid]
 
     def _row(self, uuid: str) -> dict[str, Any]:
         row: dict[str, Any] | None = self._state["instances"].get(uuid)
@@ -241,7 +287,7 @@ class SimulatedNode:
         return [row for row in self._state["instances"].values() if row["gpu"] == gpu_uuid]
 
     def _instance(self, uuid: str, row: dict[str, Any]) -> GpuInstance:
-        profile = self._geometry.profile(row["profile"])
+        profile = self._geometry(row["gpu"]).profile(row["profile"])
         return GpuInstance(
             uuid=uuid,
             gpu_uuid=row["gpu"],

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airan.core.errors import InvalidInputError
 from orchestrator.defragment import Defragmentation, defragment
 from orchestrator.mig import Layout, MigGeometry, Placement
 
@@ -53,35 +57,99 @@ def test_a_pinned_instance_never_moves() -> None:
     assert defragment(GH200, occupied, ["3g.48gb"], pinned=occupied) is None
 
 
-def fewest(occupied: Layout, wanted: list[str]) -> int | None:
-    """By brute force: the fewest steps, layout by layout, to one with room."""
-    front, seen, steps = {frozenset(occupied)}, set(), 0
+def test_among_as_many_the_smallest_moves() -> None:
+    occupied = (at("2g.24gb", 0), at("1g.12gb", 4))
+    found = defragment(GH200, occupied, ["3g.48gb"])
+    assert found is not None
+    assert [move.source for move in found.moves] == [at("1g.12gb", 4)]
+
+
+def test_an_instance_that_may_exist_once_cannot_be_moved() -> None:
+    media = at("1g+me", 1)
+    assert defragment(GH200, (media, at("1g.12gb", 4)), ["4g.48gb"]) is None
+    found = defragment(GH200, (media, at("1g.12gb", 4)), ["3g.48gb"])
+    assert found is not None
+    assert [move.source.profile for move in found.moves] == ["1g.12gb"]
+
+
+def test_what_is_pinned_must_be_there() -> None:
+    with pytest.raises(InvalidInputError, match="not occupied"):
+        defragment(GH200, (), ["3g.48gb"], pinned=[at("1g.12gb", 1)])
+
+
+def cheapest(occupied: Layout, wanted: list[str], pinned: Layout) -> tuple[int, int] | None:
+    """By brute force: (instances, SMs) of the cheapest set that makes room by moving alone."""
+    free = [one for one in occupied if one not in pinned]
+    subsets = itertools.chain.from_iterable(
+        itertools.combinations(free, count) for count in range(len(free) + 1)
+    )
+    prices = [
+        (len(some), GH200.sms(some)) for some in subsets if room_by_moving(some, occupied, wanted)
+    ]
+    return min(prices, default=None)
+
+
+def room_by_moving(some: Layout, occupied: Layout, wanted: list[str]) -> bool:
+    """Whether steps of these alone, layout by layout, lead to one with room."""
+    still = frozenset(occupied) - frozenset(some)
+    front, seen = {frozenset(occupied)}, set[frozenset[Placement]]()
     while front:
-        if any(GH200.place(wanted, standing) is not None for standing in front):
-            return steps
+        if any(has_room(standing, wanted) for standing in front):
+            return True
         seen |= front
-        front = {after for standing in front for after in neighbours(standing)} - seen
-        steps += 1
-    return None
+        after = {one for standing in front for one in NEIGHBOURS[standing] if still <= one}
+        front = after - seen
+    return False
 
 
-def neighbours(standing: frozenset[Placement]) -> set[frozenset[Placement]]:
-    """The legal layouts of the same profiles that differ in one place, without overlap of both."""
-    found = set()
-    for layout in GH200.layouts():
-        gone, come = standing - set(layout), set(layout) - standing
-        if len(gone) == len(come) == 1:
-            (old,), (new,) = gone, come
-            if old.profile == new.profile and not old.overlaps(new):
-                found.add(frozenset(layout))
-    return found
+def has_room(standing: frozenset[Placement], wanted: list[str]) -> bool:
+    names = sorted(wanted)
+    return any(
+        standing <= layout and sorted(one.profile for one in layout - standing) == names
+        for layout in LAYOUTS
+    )
 
 
-@given(index=st.integers(0, 297), wanted=st.lists(st.sampled_from(PROFILES), max_size=3))
-@settings(max_examples=60, deadline=None)
-def test_the_fewest_moves_are_made(index: int, wanted: list[str]) -> None:
-    occupied = GH200.layouts()[index]
-    found = defragment(GH200, occupied, wanted)
-    assert (None if found is None else len(found.moves)) == fewest(occupied, wanted)
+LAYOUTS = {frozenset(layout) for layout in GH200.layouts()}
+
+
+def one_step(before: frozenset[Placement], after: frozenset[Placement]) -> bool:
+    """Whether one instance stands elsewhere, and its new place was free beside the old one."""
+    gone, come = before - after, after - before
+    return len(gone) == len(come) == 1 and frozenset((*before, *come)) in LAYOUTS
+
+
+def same_profiles(one: frozenset[Placement], other: frozenset[Placement]) -> bool:
+    return sorted(part.profile for part in one) == sorted(part.profile for part in other)
+
+
+NEIGHBOURS = {
+    before: [after for after in LAYOUTS if same_profiles(before, after) and one_step(before, after)]
+    for before in LAYOUTS
+}
+
+
+@given(
+    occupied=st.sampled_from(GH200.layouts()),
+    wanted=st.lists(st.sampled_from(PROFILES), min_size=1, max_size=3),
+    data=st.data(),
+)
+@settings(max_examples=150, deadline=None)
+def test_the_fewest_instances_and_sms_are_moved(
+    occupied: Layout, wanted: list[str], data: st.DataObject
+) -> None:
+    pinned = tuple(data.draw(st.sets(st.sampled_from(occupied)))) if occupied else ()
+    found = defragment(GH200, occupied, wanted, pinned)
+    assert (None if found is None else price(occupied, found)) == cheapest(occupied, wanted, pinned)
     if found is not None:
-        carried_out(occupied, found)
+        assert [one.profile for one in found.placements] == wanted
+        assert set(pinned) <= set(carried_out(occupied, found))
+
+
+def price(occupied: Layout, found: Defragmentation) -> tuple[int, int]:
+    """Instances moved and their SMs; one that moves on is counted once."""
+    origin = {one: one for one in occupied}
+    for move in found.moves:
+        origin[move.target] = origin.pop(move.source)
+    moved = [first for now, first in origin.items() if now != first]
+    return len(moved), GH200.sms(moved)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from airan.core.errors import InvalidInputError, NotFoundError
 from orchestrator.mig import MigGeometry, Placement
-from orchestrator.mig_table import product_of
+from orchestrator.mig_table import ProfileReading, product_of
 
 BOARD = Path(__file__).parent / "data" / "nvml_h100_sxm_80gb.json"
 GH200 = MigGeometry.load("GH200-96GB")
@@ -63,8 +64,7 @@ def test_the_h100_table_agrees_with_a_board_read_through_nvml() -> None:
         assert profile.sm_count == row["multiprocessor_count"]
         assert profile.starts == tuple(place["start"] for place in row["placements"])
         assert {profile.size} == {place["size"] for place in row["placements"]}
-        # The table rounds as nvidia-smi does, to a hundredth of a GiB.
-        assert abs(profile.memory_mib - row["memory_size_mb"]) <= 7
+        assert profile.memory_mib == row["memory_size_mb"]
 
 
 def test_4g_and_3g_leave_eight_sms_of_a_gh200_stranded() -> None:
@@ -143,14 +143,57 @@ def test_a_products_name_in_nvml_leads_to_its_table(
     assert product_of(name, memory_mib) == product
 
 
-@pytest.mark.parametrize(("name", "memory_mib"), [("NVIDIA L4", 23_034), ("NVIDIA H100 PCIe", 500)])
+@pytest.mark.parametrize(
+    ("name", "memory_mib"),
+    [
+        ("NVIDIA L4", 23_034),
+        ("NVIDIA H100 PCIe", 81_559),
+        ("NVIDIA H100 NVL", 95_830),
+        ("NVIDIA H100 80GB HBM3", 500),
+        ("NVIDIA A100-SXM4-40GB", 40_960),
+        ("NVIDIA H20", 97_871),
+    ],
+)
 def test_an_unknown_product_is_named(name: str, memory_mib: int) -> None:
     with pytest.raises(NotFoundError, match=name):
         product_of(name, memory_mib)
 
 
+def readings(geometry: MigGeometry) -> list[ProfileReading]:
+    """What a driver would report of a board that the table describes."""
+    return [
+        ProfileReading(
+            name=f"MIG {one.name}",
+            profile_id=one.profile_id,
+            compute_slices=one.compute_slices,
+            instance_count=one.max_count,
+            sm_count=one.sm_count,
+            memory_mib=one.memory_mib,
+            placements=tuple((start, one.size) for start in one.starts),
+        )
+        for one in geometry.profiles
+    ]
+
+
 @pytest.mark.parametrize("product", MigGeometry.known())
-def test_every_product_has_the_published_number_of_layouts(product: str) -> None:
-    geometry = MigGeometry.load(product)
-    assert len(geometry.layouts()) == 298
-    assert len(geometry.maximal_layouts()) == 19
+def test_a_board_that_reads_as_its_table_has_the_tables_geometry(product: str) -> None:
+    table = MigGeometry.load(product)
+    read = MigGeometry.from_readings(product, readings(table))
+    assert read.layouts() == table.layouts()
+    unlabelled = tuple(replace(one, assumed=()) for one in table.profiles)
+    assert read.profiles == unlabelled, "what a driver reads is not assumed"
+
+
+def test_what_a_driver_reads_goes_before_the_table() -> None:
+    rows = readings(MigGeometry.load("B200-180GB"))
+    rows = [replace(row, sm_count=70) if "3g" in row.name else row for row in rows]
+    profile = MigGeometry.from_readings("B200-180GB", rows).profile("3g")
+    assert (profile.sm_count, profile.assumed) == (70, ())
+
+
+def test_profiles_of_no_known_family_are_left_out_and_none_at_all_is_refused() -> None:
+    rows = readings(GH200)
+    odd = replace(rows[0], name="MIG 1g.12gb+gfx", profile_id=77)
+    assert MigGeometry.from_readings("GH200-96GB", [*rows, odd]).profiles == GH200.profiles
+    with pytest.raises(NotFoundError, match="no MIG profiles"):
+        MigGeometry.from_readings("GH200-96GB", [odd])
