@@ -178,6 +178,8 @@ async def running(
         # A bug that ended the work goes on to the caller, after everything is closed.
         bug = (await asyncio.gather(work, return_exceptions=True))[0]
         await server.stop(grace=0.5)
+        # It uses its event loop when it is collected, so that must not be left to a later cycle.
+        del server
         await guard.close()
         await control.close()
         if http is not None:
