@@ -26,6 +26,7 @@ from orchestrator.observe import Observer
 from orchestrator.plan import Inventory, Plan
 from orchestrator.steps import Step, steps
 from orchestrator.store import Store
+from orchestrator.tracing import span
 
 T = TypeVar("T")
 # More than any transition between two layouts takes; reaching it means no progress is made.
@@ -95,7 +96,8 @@ class Executor:
             first = todo[0]
             self._note(plan, first, "started")
             try:
-                await self._do(todo)
+                with span("step", step=str(first)):
+                    await self._do(todo)
                 self._note(plan, first, "done")
             except AiranError as error:
                 faults += 1

@@ -32,6 +32,7 @@ from orchestrator.leases import LeaseSettings
 from orchestrator.policy import Policy
 from orchestrator.store import Store
 from orchestrator.store.leadership import Leadership, leadership_of, while_leading
+from orchestrator.tracing import export_if_wanted
 
 FOLLOW_AFTER_S = 1.0
 """A lead that is not gained within this time is another's for now."""
@@ -95,6 +96,7 @@ async def serve(
     """
     require_loopback(settings.host)
     leadership = leadership_of(database_url(settings))
+    traces = export_if_wanted(settings.site)
     try:
         Store(database_url(settings)).close()  # migrated before anyone leads
         epoch, port = await _lead(settings, leadership, stop)
@@ -108,6 +110,8 @@ async def serve(
                 raise NotLeaderError(f"the lead was lost: {why}")
     finally:
         await leadership.close()
+        if traces is not None:
+            traces.shutdown()
 
 
 @dataclass(frozen=True)
