@@ -135,7 +135,10 @@ class Executor:
     async def _in_time(self, call: Awaitable[T], step: Step) -> T:
         limit_s = self._settings.call_timeout_s
         try:
-            return await asyncio.wait_for(call, limit_s)
+            # asyncio.wait_for before Python 3.12 loses a cancellation that comes with the answer:
+            # the control plane then never stops.
+            async with asyncio.timeout(limit_s):
+                return await call
         except TimeoutError as error:
             # It may still take effect: the next look at the inventory tells.
             raise UnavailableError(f"the driver took more than {limit_s:g} s to {step}") from error

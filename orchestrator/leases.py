@@ -342,7 +342,9 @@ class LeaseManager:
     async def _evict_at_deadline(self, live: _Live) -> None:
         left_s = live.lease.deadline_s - self._clock.now_s()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(live.ended.wait(), max(0.0, left_s))
+            # Not wait_for, which before Python 3.12 may lose the cancellation of `close`.
+            async with asyncio.timeout(max(0.0, left_s)):
+                await live.ended.wait()
         await self._end(live, "evicted")
 
     async def _end(self, live: _Live, reason: str) -> None:

@@ -167,7 +167,8 @@ class PostgresLeadership:
             await asyncio.sleep(BEAT_S)
             begun_s = time.monotonic()
             try:
-                await asyncio.wait_for(asyncio.to_thread(self._write_beat), DOUBT_S)
+                async with asyncio.timeout(DOUBT_S):
+                    await asyncio.to_thread(self._write_beat)
             except TimeoutError:
                 reason = f"the database did not answer within {DOUBT_S:g} s"
             except (sa.exc.SQLAlchemyError, UnavailableError) as error:
