@@ -47,6 +47,7 @@ from orchestrator.views import (
 )
 
 _MAX_BACKOFF_S = 30.0
+_KEPT = {"keep_plans": 10_000, "keep_events": 100_000, "keep_ended_leases": 10_000}
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ class ControlPlane:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._every(self.options.interval_s, self.tick))
             group.create_task(self._every(0.2, self._watch_over))
+            group.create_task(self._every(60.0, self._forget_the_oldest))
             group.create_task(self._apply_plans())
 
     async def close(self) -> None:
@@ -137,6 +139,9 @@ class ControlPlane:
         if self.leases.blocked and not raised:
             self.leases.unblock()
             self.log.record("slot.alarm_ended", "AI partitions are on offer again")
+
+    async def _forget_the_oldest(self) -> None:
+        self.store.prune(**_KEPT)
 
     async def _apply_plans(self) -> None:
         while True:

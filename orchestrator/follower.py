@@ -9,6 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
 from airan.core.errors import NotLeaderError
+from orchestrator.api import control_pb2
 from orchestrator.api.errors import status_of
 
 
@@ -26,7 +27,8 @@ class _NotLeading(grpc.GenericRpcHandler):  # type: ignore[type-arg]
             code, text, metadata = status_of(error)
             await context.abort(code, text, metadata)
 
-        return grpc.unary_unary_rpc_method_handler(refuse)
+        # As streams both ways: a call is refused before its first message has come.
+        return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 async def follower_server() -> grpc.aio.Server:
@@ -35,5 +37,7 @@ async def follower_server() -> grpc.aio.Server:
     server.add_generic_rpc_handlers((_NotLeading(),))
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    await health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    services = control_pb2.DESCRIPTOR.services_by_name.values()
+    for name in ("", *(service.full_name for service in services)):
+        await health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
     return server

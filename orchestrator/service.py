@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from wsgiref.simple_server import WSGIServer
 
 import grpc
 import prometheus_client
@@ -17,7 +16,7 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from airan.core.clock import Clock, SystemClock
-from airan.core.errors import NotLeaderError, PortInUseError
+from airan.core.errors import NotLeaderError, PortInUseError, StaleGenerationError
 from orchestrator.alarm import AlarmSettings
 from orchestrator.api.guard import Guard
 from orchestrator.api.security import TlsFiles, require_loopback, server_credentials
@@ -103,15 +102,31 @@ async def serve(
         if stop.is_set():
             return
         led = replace(settings, port=port)
-        async with running(led, lead=Lead(epoch, leadership.require)) as (_, port):
-            if on_ready is not None:
-                on_ready(port)
-            if why := await while_leading(leadership, stop):
-                raise NotLeaderError(f"the lead was lost: {why}")
+        with _telling_that_it_is_over(leadership):
+            async with running(led, lead=Lead(epoch, leadership.require)) as (_, port):
+                if on_ready is not None:
+                    on_ready(port)
+                if why := await while_leading(leadership, stop):
+                    raise NotLeaderError(f"the lead was lost: {why}")
     finally:
         await leadership.close()
         if traces is not None:
             traces.shutdown()
+
+
+@contextlib.contextmanager
+def _telling_that_it_is_over(leadership: Leadership) -> Iterator[None]:
+    """Whatever fails because the lead is over fails with NotLeaderError: starting anew helps."""
+    try:
+        yield
+    except NotLeaderError:
+        raise
+    except Exception as error:
+        leadership.require()
+        every = error if isinstance(error, ExceptionGroup) else ExceptionGroup("", [error])
+        if every.subgroup(StaleGenerationError):
+            raise NotLeaderError("the lead was lost: another orchestrator leads") from error
+        raise
 
 
 @dataclass(frozen=True)
@@ -158,40 +173,38 @@ async def running(
 
     Without a `lead` nobody else may use the database.
     """
-    store = Store(database_url(settings))
-    if lead is not None:
-        store.follow(lead.epoch)
-    control = build(settings, store, clock or SystemClock(), lead)
-    guard = Guard(store, control.clock)
-    server = grpc.aio.server(interceptors=(guard,), options=(("grpc.so_reuseport", 0),))
-    names = add_servicers(control, server)
-    await _add_health(server, names)
-    port = _bind(server, settings)
-    if settings.remote is not None:
-        _bind_remote(server, settings.remote)
-    http = _metrics_server(control, settings)
-    await control.start()
-    await server.start()
-    work = asyncio.create_task(control.run())
-    watch = asyncio.create_task(_cancel_on_failure(work, asyncio.current_task()))
-    try:
-        yield control, port
-    finally:
-        watch.cancel()
-        work.cancel()
-        # A bug that ended the work goes on to the caller, after everything is closed.
-        bug = (await asyncio.gather(work, return_exceptions=True))[0]
-        await server.stop(grace=0.5)
+    async with contextlib.AsyncExitStack() as stack:
+        store = Store(database_url(settings))
+        stack.callback(store.close)
+        if lead is not None:
+            store.follow(lead.epoch)
+        control = build(settings, store, clock or SystemClock(), lead)
+        guard = Guard(store, control.clock)
+        server = grpc.aio.server(interceptors=(guard,), options=(("grpc.so_reuseport", 0),))
+        names = add_servicers(control, server)
+        await _add_health(server, names)
+        port = _bind(server, settings)
+        if settings.remote is not None:
+            _bind_remote(server, settings.remote)
+        stack.callback(_metrics_server(control, settings))
+        stack.push_async_callback(control.close)
+        await control.start()
+        stack.push_async_callback(guard.close)
+        await server.start()
+        stack.push_async_callback(server.stop, 0.5)
         # It uses its event loop when it is collected, so that must not be left to a later cycle.
         del server
-        await guard.close()
-        await control.close()
-        if http is not None:
-            http.shutdown()
-            http.server_close()
-        store.close()
-        if isinstance(bug, Exception):
-            raise bug
+        work = asyncio.create_task(control.run())
+        watch = asyncio.create_task(_cancel_on_failure(work, asyncio.current_task()))
+        try:
+            yield control, port
+        finally:
+            watch.cancel()
+            work.cancel()
+            # A bug that ended the work goes on to the caller, after everything is closed.
+            bug = (await asyncio.gather(work, return_exceptions=True))[0]
+            if isinstance(bug, Exception):
+                raise bug
 
 
 def build(
@@ -252,13 +265,19 @@ def _bind_remote(server: grpc.aio.Server, remote: RemoteSettings) -> None:
         ) from error
 
 
-def _metrics_server(control: ControlPlane, settings: ControlSettings) -> WSGIServer | None:
+def _metrics_server(control: ControlPlane, settings: ControlSettings) -> Callable[[], None]:
+    """Starts it, if it is wanted; returns what stops it."""
     if settings.metrics_port is None:
-        return None
+        return lambda: None
     server, _ = prometheus_client.start_http_server(
         settings.metrics_port, settings.host, control.metrics.registry
     )
-    return server
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+
+    return stop
 
 
 async def _cancel_on_failure(work: asyncio.Task[None], owner: asyncio.Task[Any] | None) -> None:

@@ -50,7 +50,7 @@ class NodeConfig(_Section):
 class ControlConfig(_Section):
     """The orchestrator's process."""
 
-    database_url: str = Field(default="", pattern=r"^(|sqlite:///.+|postgresql://.+)$")
+    database_url: str = Field(default="", pattern=r"^(|sqlite:///.+|postgresql(\+psycopg)?://.+)$")
     """`postgresql://...` lets several orchestrators stand by for one another; empty: SQLite in
     the state folder."""
     remote_host: str = ""

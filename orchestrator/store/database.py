@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,34 +18,56 @@ from airan.core.errors import ConfigError, StaleGenerationError, UnavailableErro
 from orchestrator.store import migrate
 from orchestrator.store.schema import LEADERSHIP
 
+ANSWER_S = 4.0
+"""PostgreSQL's time for one transaction: a server that is never heard of again would otherwise
+hold the caller for ever."""
 _LEADER_ROW = 1
+_CONNECTING = {
+    "connect_timeout": "5",
+    "keepalives": "1",
+    "keepalives_idle": "1",
+    "keepalives_interval": "1",
+    "keepalives_count": "2",
+    "tcp_user_timeout": "2000",
+}
+"""So that a host that is gone is noticed within 3 s; what the URL says goes first."""
+_SESSION = "SET idle_in_transaction_session_timeout = '4s'; SET lock_timeout = '5s'"
+"""A leader that is stopped within a transaction must not keep its rows from the next leader."""
 
 
 def engine_of(url: str, **options: Any) -> sa.Engine:
-    """An engine for `sqlite:///PATH` or `postgresql+psycopg://...`.
+    """An engine for `sqlite:///PATH` or `postgresql://...` (`postgresql+psycopg://...`).
 
     Raises:
         ConfigError: another kind of database, or its driver is not installed.
     """
-    if url.startswith("postgresql://"):
-        url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     try:
-        engine = sa.create_engine(url, **options)
+        full = sa.make_url(url)
+    except sa.exc.ArgumentError as error:
+        # The text may hold a password, so it is not repeated.
+        raise ConfigError(
+            "the database's URL cannot be read", remedy="use sqlite:///PATH or postgresql://..."
+        ) from error
+    kind = full.get_backend_name()
+    if kind not in ("sqlite", "postgresql"):
+        raise ConfigError(
+            f"no support for {kind} databases", remedy="use sqlite:///PATH or postgresql://..."
+        )
+    if kind == "postgresql":
+        query = {**_CONNECTING, **full.query}
+        full = full.set(drivername="postgresql+psycopg", query=query)
+    try:
+        engine = sa.create_engine(full, **options)
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"the database's driver is missing: {error.name}",
             remedy="install airan with its extra `postgres`",
         ) from error
-    except sa.exc.ArgumentError as error:
-        raise ConfigError(
-            f"{url!r} is no database URL", remedy="use sqlite:///PATH or postgresql://..."
-        ) from error
-    if engine.dialect.name not in ("sqlite", "postgresql"):
-        raise ConfigError(
-            f"no support for {engine.dialect.name} databases", remedy="use SQLite or PostgreSQL"
-        )
-    if engine.dialect.name == "sqlite":
-        sa.event.listen(engine, "connect", _configure)
+    if kind == "sqlite":
+        sa.event.listen(engine, "connect", _configure_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+    else:
+        sa.event.listen(engine, "connect", _configure_postgres)
     return engine
 
 
@@ -57,7 +83,7 @@ class Database:
         if url.startswith("sqlite:///"):
             Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         self._engine = engine_of(url)
-        self.name = self._engine.url.render_as_string(hide_password=True)
+        self.name = self._engine.url.set(query={}).render_as_string(hide_password=True)
         self.epoch: int | None = None
         """Of our leadership: writes are refused once the database knows a newer one. None: this
         database is nobody else's."""
@@ -75,13 +101,13 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A transaction that only reads."""
-        with self._translated(), self._engine.begin() as db:
+        with self._translated(), self._transaction(self._engine) as db:
             yield db
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """A transaction that writes, refused if another orchestrator leads by now."""
-        with self._translated(), self._engine.begin() as db:
+        with self._translated(), self._transaction(migrate.alone(self._engine)) as db:
             if self.epoch is not None:
                 # The row stays locked until the end, so that no leader can come in between.
                 row = sa.select(LEADERSHIP.c.epoch).where(LEADERSHIP.c.id == _LEADER_ROW)
@@ -107,6 +133,22 @@ class Database:
         return dialect.insert(table)
 
     @contextmanager
+    def _transaction(self, engine: sa.Engine) -> Iterator[sa.Connection]:
+        with engine.connect() as db:
+            if engine.dialect.name == "sqlite":  # never waits for longer than its busy_timeout
+                with db.begin():
+                    yield db
+                return
+            limit = threading.Timer(ANSWER_S, hang_up, (db.connection.driver_connection,))
+            limit.daemon = True
+            limit.start()
+            try:
+                with db.begin():
+                    yield db
+            finally:
+                limit.cancel()
+
+    @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
@@ -115,6 +157,20 @@ class Database:
                 f"the orchestrator's database {self.name} failed: {error}",
                 remedy="check that it runs, its disk is not full and its file is not damaged",
             ) from error
+
+
+def hang_up(connection: Any) -> None:
+    """Ends a connection of psycopg's, also while another thread waits for an answer on it.
+
+    That thread is not robbed of the connection, which it still uses, only of the line.
+    """
+    if connection is None or connection.closed:
+        return
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(fileno=os.dup(connection.fileno())) as line,
+    ):
+        line.shutdown(socket.SHUT_RDWR)
 
 
 def take_lead(db: sa.Connection, holder: str, now_s: float) -> int:
@@ -128,13 +184,19 @@ def take_lead(db: sa.Connection, holder: str, now_s: float) -> int:
     return epoch
 
 
-def _configure(connection: Any, _: Any) -> None:
+def _configure_sqlite(connection: Any, _: Any) -> None:
+    # Left to itself, Python's sqlite3 begins a transaction at the first change: what was read
+    # before, and every change of a table, would be outside of it.
+    connection.isolation_level = None
     # NORMAL loses no transaction when a process is killed, only when the machine loses power.
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000"):
         connection.execute(f"PRAGMA {pragma}")
 
 
-def rows_beyond(table: sa.Table, keep: int, order: Sequence[sa.Column[Any]]) -> sa.Select[Any]:
-    """The primary keys of all rows but the newest `keep`."""
-    (key,) = table.primary_key
-    return sa.select(key).order_by(*(column.desc() for column in order)).offset(keep)
+def _begin_sqlite(db: sa.Connection) -> None:
+    db.exec_driver_sql("BEGIN IMMEDIATE" if db.get_execution_options().get("alone") else "BEGIN")
+
+
+def _configure_postgres(connection: Any, _: Any) -> None:
+    connection.execute(_SESSION)
+    connection.commit()

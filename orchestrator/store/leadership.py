@@ -9,18 +9,19 @@ stands still without losing its connection (a stopped process) is cut off by its
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
+import logging
 import os
 import socket
 import time
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
 import sqlalchemy as sa
 
 from airan.core.errors import NotLeaderError, UnavailableError
 from orchestrator.store.database import engine_of, take_lead
+from orchestrator.store.postgres_session import PostgresSession
 
 POLL_S = 0.5
 BEAT_S = 0.5
@@ -28,15 +29,9 @@ DOUBT_S = 2.0
 """A leader that could not beat for this long no longer acts."""
 SILENT_S = 5.0
 """A leader that has not beaten for this long is cut off by a follower."""
-_LOCK_SPACE = 727
-_CONNECT = {
-    "connect_timeout": 2,
-    "keepalives": 1,
-    "keepalives_idle": 1,
-    "keepalives_interval": 1,
-    "keepalives_count": 2,
-    "tcp_user_timeout": 2000,
-}
+_CONTENDING_S = 6.0
+"""A database that has not answered for this long is asked anew."""
+_LOG = logging.getLogger("airan.orchestrator")
 
 
 class Leadership(Protocol):
@@ -64,23 +59,20 @@ class Leadership(Protocol):
 
 
 class FileLeadership:
-    """On one host, by a lock on a file beside the SQLite database."""
+    """On one host, by a lock on a file beside the SQLite database. A process that stands still
+    keeps it."""
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._path = Path(url.removeprefix("sqlite:///")).with_suffix(".lock")
+        # By whatever link the database is reached, the lock is the same.
+        self._path = Path(url.removeprefix("sqlite:///")).resolve().with_suffix(".lock")
         self._file: IO[str] | None = None
 
     async def lead(self) -> int:
         """See `Leadership`."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        file = self._path.open("a")
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                await asyncio.sleep(POLL_S)
+        while (file := self._locked()) is None:
+            await asyncio.sleep(POLL_S)
         self._file = file
         engine = engine_of(self._url)
         try:
@@ -90,13 +82,14 @@ class FileLeadership:
             engine.dispose()
 
     async def lost(self) -> str:
-        """See `Leadership`; the lock is held until the process ends."""
-        await asyncio.Event().wait()
-        return ""
+        """See `Leadership`; the lock is held until the process ends, unless its file goes."""
+        while self._holds():
+            await asyncio.sleep(POLL_S)
+        return f"{self._path} is gone"
 
     def require(self) -> None:
         """See `Leadership`."""
-        if self._file is None:
+        if not self._holds():
             raise NotLeaderError("this orchestrator does not lead")
 
     async def close(self) -> None:
@@ -105,15 +98,32 @@ class FileLeadership:
         if file is not None:
             file.close()
 
+    def _locked(self) -> IO[str] | None:
+        file = self._path.open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        return file
+
+    def _holds(self) -> bool:
+        """Whether others who open the file find it locked: not if it was removed."""
+        if self._file is None:
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        except OSError:
+            return False
+
 
 class PostgresLeadership:
     """On any number of hosts, by PostgreSQL's advisory lock number `site`."""
 
     def __init__(self, url: str, site: int) -> None:
-        self._engine = engine_of(url, poolclass=sa.pool.NullPool, connect_args=_CONNECT)
+        self._engine = engine_of(url, poolclass=sa.pool.NullPool)
         self._site = site
-        self._db: sa.Connection | None = None
-        self._epoch = 0
+        self._session: PostgresSession | None = None
         self._beaten_s = float("-inf")
         self._lost: asyncio.Future[str] | None = None
         self._beating: asyncio.Task[None] | None = None
@@ -121,15 +131,23 @@ class PostgresLeadership:
     async def lead(self) -> int:
         """See `Leadership`."""
         while True:
-            with contextlib.suppress(sa.exc.SQLAlchemyError):
-                begun_s = time.monotonic()
-                if await asyncio.to_thread(self._try):
-                    self._beaten_s = begun_s
-                    break
+            session = PostgresSession(self._engine, self._site)
+            begun_s, epoch = time.monotonic(), None
+            try:
+                contending = asyncio.to_thread(session.contend, name_of_this(), SILENT_S)
+                epoch = await asyncio.wait_for(contending, _CONTENDING_S)
+            except (TimeoutError, sa.exc.SQLAlchemyError, UnavailableError) as error:
+                _LOG.warning("cannot contend for the lead: %s", error or "no answer")
+            finally:
+                if epoch is None:
+                    await asyncio.to_thread(session.close)
+            if epoch is not None:
+                break
             await asyncio.sleep(POLL_S)
+        self._session, self._beaten_s = session, begun_s
         self._lost = asyncio.get_running_loop().create_future()
-        self._beating = asyncio.create_task(self._beat())
-        return self._epoch
+        self._beating = asyncio.create_task(self._beat(session, self._lost))
+        return epoch
 
     async def lost(self) -> str:
         """See `Leadership`."""
@@ -154,80 +172,29 @@ class PostgresLeadership:
             await asyncio.gather(self._beating, return_exceptions=True)
         if self._lost is not None and not self._lost.done():
             self._lost.set_result("it was given up")
-        db, self._db = self._db, None
-        if db is not None:
-            # Ends the session, and with it the lock.
-            with contextlib.suppress(sa.exc.SQLAlchemyError):
-                await asyncio.to_thread(db.close)
+        session, self._session = self._session, None
+        if session is not None:
+            await asyncio.to_thread(session.close)
         self._engine.dispose()
 
-    async def _beat(self) -> None:
+    async def _beat(self, session: PostgresSession, lost: asyncio.Future[str]) -> None:
         reason = ""
         while not reason:
             await asyncio.sleep(BEAT_S)
             begun_s = time.monotonic()
+            left_s = max(BEAT_S, DOUBT_S - (begun_s - self._beaten_s))
             try:
-                async with asyncio.timeout(DOUBT_S):
-                    await asyncio.to_thread(self._write_beat)
+                async with asyncio.timeout(left_s):
+                    await asyncio.to_thread(session.beat)
             except TimeoutError:
-                reason = f"the database did not answer within {DOUBT_S:g} s"
+                reason = f"the database did not answer within {left_s:.1f} s"
             except (sa.exc.SQLAlchemyError, UnavailableError) as error:
                 reason = f"the database connection failed: {error}"
             else:
                 self._beaten_s = begun_s
-        if self._lost is not None and not self._lost.done():
-            self._lost.set_result(reason)
-
-    def _try(self) -> bool:
-        db = self._engine.connect()
-        try:
-            locked = self._scalar(db, "SELECT pg_try_advisory_lock(:space, :site)")
-            if not locked:
-                self._cut_off_the_silent(db)
-                db.close()
-                return False
-            self._epoch = take_lead(db, name_of_this(), self._now_s(db))
-            db.commit()
-        except BaseException:
-            db.close()
-            raise
-        self._db = db
-        return True
-
-    def _write_beat(self) -> None:
-        db = self._db
-        if db is None:
-            raise UnavailableError("the lead was given up")
-        change = sa.text(
-            "UPDATE leadership SET beat_s = extract(epoch FROM clock_timestamp())"
-            " WHERE id = 1 AND epoch = :epoch"
-        )
-        if not db.execute(change, {"epoch": self._epoch}).rowcount:
-            raise UnavailableError("another orchestrator leads")
-        db.commit()
-
-    def _cut_off_the_silent(self, db: sa.Connection) -> None:
-        """Ends the session that holds the lock if its owner has stopped beating."""
-        beat_s = db.execute(sa.text("SELECT beat_s FROM leadership WHERE id = 1")).scalar()
-        if beat_s is None or self._now_s(db) - float(beat_s) < SILENT_S:
-            db.rollback()
-            return
-        self._scalar(
-            db,
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE locktype = 'advisory'"
-            " AND classid = :space AND objid = :site AND granted"
-            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-        )
-        db.commit()
-
-    def _now_s(self, db: sa.Connection) -> float:
-        """The database's clock, by which all beats are told."""
-        return float(
-            db.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
-        )
-
-    def _scalar(self, db: sa.Connection, query: str) -> Any:
-        return db.execute(sa.text(query), {"space": _LOCK_SPACE, "site": self._site}).scalar_one()
+        session.hang_up()
+        if not lost.done():
+            lost.set_result(reason)
 
 
 def leadership_of(url: str, site: int = 1) -> Leadership:

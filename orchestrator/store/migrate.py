@@ -13,10 +13,10 @@ FIRST = "0001"
 
 
 def upgrade(engine: sa.Engine, revision: str = "head") -> None:
-    """Brings the database up to `revision`; one made before there were migrations too."""
-    with engine.begin() as db:
+    """Brings the database up to `revision`, wholly or not at all; one made before there were
+    migrations too. Of several that open it at once, one does it and the others wait."""
+    with alone(engine).begin() as db:
         if engine.dialect.name == "postgresql":
-            # Two orchestrators may start at once; the second finds everything done.
             db.execute(sa.text("SELECT pg_advisory_xact_lock(727001)"))
         tables = set(sa.inspect(db).get_table_names())
         if "plans" in tables and "alembic_version" not in tables:
@@ -26,13 +26,20 @@ def upgrade(engine: sa.Engine, revision: str = "head") -> None:
 
 def downgrade(engine: sa.Engine, revision: str) -> None:
     """Takes the database back to `revision`; what later ones hold is lost."""
-    with engine.begin() as db:
+    with alone(engine).begin() as db:
         command.downgrade(_config(db), revision)
+
+
+def alone(engine: sa.Engine) -> sa.Engine:
+    """The engine with transactions that write: on SQLite one at a time, from their start."""
+    return engine.execution_options(alone=True)
 
 
 def _config(db: sa.Connection) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    # A % would be taken for the start of an interpolation.
+    folder = str(Path(__file__).parent / "migrations").replace("%", "%%")
+    config.set_main_option("script_location", folder)
     attributes: dict[str, Any] = config.attributes
     attributes["connection"] = db
     return config

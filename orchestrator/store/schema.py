@@ -33,6 +33,7 @@ LEASES = sa.Table(
     sa.Column("granted_s", sa.Float, nullable=False),
     sa.Column("pid_started_s", sa.Float, nullable=False),
     sa.Column("body", sa.JSON, nullable=False),
+    sa.Index("ix_leases_granted_s_id", "granted_s", "id"),
 )
 EVENTS = sa.Table(
     "events",

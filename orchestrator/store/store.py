@@ -7,11 +7,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from orchestrator.store.database import Database, rows_beyond
+from orchestrator.store.database import Database
 from orchestrator.store.leases import LeaseStore
 from orchestrator.store.logs import LogStore
 from orchestrator.store.plans import PlanStore
 from orchestrator.store.schema import DEMAND, EVENTS, LEASES, MAINTENANCE, PLANS, STEPS, VALUES
+
+_PRUNED_AT_ONCE = 1000
 
 
 class Store(PlanStore, LeaseStore, LogStore):
@@ -83,15 +85,22 @@ class Store(PlanStore, LeaseStore, LogStore):
     # --- upkeep
 
     def prune(self, *, keep_plans: int, keep_events: int, keep_ended_leases: int) -> None:
-        """Forgets all but the newest plans with their steps, events and ended leases. The audit
-        log is kept whole."""
-        ended = rows_beyond(LEASES, keep_ended_leases, [LEASES.c.granted_s])
+        """Forgets the oldest of what is beyond the newest so many plans (with their steps),
+        events and ended leases; a thousand of each at most, so that it never takes long. The
+        audit log is kept whole."""
+        ended = sa.select(LEASES.c.id).where(LEASES.c.state == "ended")
+        old = ended.order_by(LEASES.c.granted_s.desc(), LEASES.c.id.desc())
+        few = old.offset(keep_ended_leases).limit(_PRUNED_AT_ONCE)
         with self._database.writing() as db:
-            events = rows_beyond(EVENTS, keep_events, [EVENTS.c.seq])
-            db.execute(EVENTS.delete().where(EVENTS.c.seq.in_(events.limit(10_000))))
-            plans = rows_beyond(PLANS, keep_plans, [PLANS.c.generation])
-            db.execute(PLANS.delete().where(PLANS.c.generation.in_(plans.limit(10_000))))
-            oldest = sa.select(sa.func.min(PLANS.c.generation)).scalar_subquery()
-            db.execute(STEPS.delete().where(STEPS.c.generation < oldest))
-            gone = ended.where(LEASES.c.state == "ended").limit(10_000)
-            db.execute(LEASES.delete().where(LEASES.c.id.in_(gone)))
+            db.execute(EVENTS.delete().where(_oldest(EVENTS.c.seq, keep_events)))
+            db.execute(PLANS.delete().where(_oldest(PLANS.c.generation, keep_plans)))
+            kept = sa.select(sa.func.min(PLANS.c.generation)).scalar_subquery()
+            db.execute(STEPS.delete().where(STEPS.c.generation < kept))
+            db.execute(LEASES.delete().where(LEASES.c.id.in_(few)))
+
+
+def _oldest(number: sa.Column[int], keep: int) -> sa.ColumnElement[bool]:
+    """The rows to forget of a table numbered without large gaps, of which `keep` stay."""
+    newest = sa.select(sa.func.max(number)).scalar_subquery()
+    old = sa.select(number).where(number <= newest - keep)
+    return number.in_(old.order_by(number).limit(_PRUNED_AT_ONCE))

@@ -35,9 +35,9 @@ async def main(url):
     leadership = leadership_of(url)
     Store(url).close()
     epoch = await leadership.lead()
-    print("leads", epoch, flush=True)
     store = Store(url)
     store.follow(epoch)
+    print("leads", epoch, flush=True)
     for line in sys.stdin:
         try:
             leadership.require()
