@@ -24,6 +24,7 @@ from orchestrator.accounting import Shares, UseTotals
 from orchestrator.alarm import AlarmSettings
 from orchestrator.demand import DemandSettings
 from orchestrator.drivers.base import Driver
+from orchestrator.drivers.traced import TracedDriver
 from orchestrator.executor import Executor, ExecutorSettings
 from orchestrator.hub import EventLog
 from orchestrator.leases import LeaseManager, LeaseSettings
@@ -36,6 +37,7 @@ from orchestrator.ran import RanSide
 from orchestrator.reconcile import alarm_plan, differences, undoing, verdict
 from orchestrator.steps import in_words, steps
 from orchestrator.store import Store, StoredPlan
+from orchestrator.tracing import here, span
 from orchestrator.views import (
     GpuView,
     Lease,
@@ -71,10 +73,12 @@ class ControlPlane:
     def __init__(
         self, store: Store, driver: Driver, clock: Clock, policy: Policy, options: ControlOptions
     ) -> None:
+        driver = TracedDriver(driver)
         self.store, self.driver, self.clock, self.options = store, driver, clock, options
         self.log = EventLog(store, clock)
         self.leases = LeaseManager(store, driver, self.log, clock, options.leases)
         self.leases.on_end = self._count_end
+        self.leases.reservations = lambda: self._policy.reservations
         self.ran = RanSide(store, options.site_started_s, options.demand, options.alarm)
         self.metrics = Metrics(self.ran.slots)
         self.observer = Observer(
@@ -94,6 +98,7 @@ class ControlPlane:
         self._demand = self._forecast()
         self._plan_ready = asyncio.Event()
         self._applying = False
+        self._asked = (0, here())
         self._drift: tuple[str, ...] = ()
         self._alarm_s: float | None = None
         self._failures = 0
@@ -148,6 +153,12 @@ class ControlPlane:
 
     async def tick(self) -> None:
         """Looks at demand and inventory, accounts, and stores a new plan if one is due."""
+        with span("tick") as looking:
+            await self._look()
+            looking.set_attribute("airan.demand_share", self._demand.now_share)
+            looking.set_attribute("airan.forecast_share", self._demand.forecast_share)
+
+    async def _look(self) -> None:
         inventory = await self.observer.inventory()
         await self._attach_ran(inventory)
         self._demand = self._forecast()
@@ -212,7 +223,10 @@ class ControlPlane:
         failed: StoredPlan | None = None
         begun_s = self.clock.monotonic_s()
         try:
-            await self.executor.apply(newest.plan)
+            generation, asked = self._asked
+            parent = asked if generation == newest.plan.generation else None
+            with span("apply", parent, generation=newest.plan.generation):
+                await self.executor.apply(newest.plan)
             if newest.plan.undoes:
                 self.store.mark_undone(newest.plan.undoes)
             else:
@@ -254,12 +268,17 @@ class ControlPlane:
 
     def _choose(self, policy: Policy, inventory: Inventory, newest: StoredPlan | None) -> Plan:
         begun_s = time.perf_counter()
-        chosen = plan(policy, inventory, self._forecast(policy), newest.plan if newest else None)
+        parent = newest.plan if newest else None
+        with span("plan", policy=policy.kind) as planning:
+            chosen = plan(policy, inventory, self._forecast(policy), parent)
+            planning.set_attribute("airan.generation", chosen.generation)
         self.metrics.plan_seconds.observe(time.perf_counter() - begun_s)
         return chosen
 
     def _store_plan(self, chosen: Plan, inventory: Inventory) -> None:
         self.store.add_plan(chosen, self.clock.now_s())
+        # What asked for the plan is the parent of what carries it out.
+        self._asked = (chosen.generation, here())
         # At once, so that no lease is given on a partition that is about to go.
         self._offer(inventory)
         self.log.record("plan.stored", f"plan {chosen.generation}: {chosen.reason}")

@@ -26,6 +26,7 @@ from orchestrator.observe import Observer
 from orchestrator.plan import Inventory, Plan
 from orchestrator.steps import Step, steps
 from orchestrator.store import Store
+from orchestrator.tracing import span
 
 T = TypeVar("T")
 # More than any transition between two layouts takes; reaching it means no progress is made.
@@ -95,7 +96,8 @@ class Executor:
             first = todo[0]
             self._note(plan, first, "started")
             try:
-                await self._do(todo)
+                with span("step", step=str(first)):
+                    await self._do(todo)
                 self._note(plan, first, "done")
             except AiranError as error:
                 faults += 1
@@ -133,7 +135,10 @@ class Executor:
     async def _in_time(self, call: Awaitable[T], step: Step) -> T:
         limit_s = self._settings.call_timeout_s
         try:
-            return await asyncio.wait_for(call, limit_s)
+            # asyncio.wait_for before Python 3.12 loses a cancellation that comes with the answer:
+            # the control plane then never stops.
+            async with asyncio.timeout(limit_s):
+                return await call
         except TimeoutError as error:
             # It may still take effect: the next look at the inventory tells.
             raise UnavailableError(f"the driver took more than {limit_s:g} s to {step}") from error

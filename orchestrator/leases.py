@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from orchestrator.drivers import processes
 from orchestrator.drivers.base import InstanceProcesses
 from orchestrator.hub import EventLog, History, Hub
 from orchestrator.plan import Partition
+from orchestrator.policy import Reservation
 from orchestrator.store import Store
 from orchestrator.views import Lease, LeaseEvent
 
@@ -77,6 +78,8 @@ class LeaseManager:
             for lease, started_s in store.leases()
         }
         self.on_end: Callable[[Lease], None] = lambda _: None
+        self.reservations: Callable[[], Sequence[Reservation]] = tuple
+        """What tenants have reserved, by the policy in force."""
 
     def start(self) -> None:
         """Takes up the leases found in the store: their holders get time to come back."""
@@ -129,7 +132,8 @@ class LeaseManager:
 
         Raises:
             InvalidInputError: an empty holder, or no such process.
-            CapacityError: nothing (large enough) on offer, or the holder's lease is ending.
+            CapacityError: nothing (large enough) on offer that is not reserved for other tenants,
+                or the holder's lease is ending.
         """
         started_s = processes.started_s(pid)
         if not holder:
@@ -144,10 +148,14 @@ class LeaseManager:
             return held
         if self._blocked:
             raise CapacityError(f"no AI partition is leased out now: {self._blocked}")
-        free = [part for part in self.free() if part.sm_count >= min_sm_count]
+        free = [
+            part
+            for part in self.free()
+            if part.sm_count >= min_sm_count and self._leaves_reserved(part, tenant)
+        ]
         if not free:
             raise CapacityError(
-                f"no AI partition with {min_sm_count} SMs or more is free",
+                f"no AI partition with {min_sm_count} SMs or more is free for this tenant",
                 remedy="watch the leases and ask again when one is offered",
             )
         lease = replace(self._new_lease(holder, pid, free[0], notice_ms), tenant=tenant)
@@ -261,6 +269,19 @@ class LeaseManager:
 
     # --- within
 
+    def _leaves_reserved(self, part: Partition, tenant: str) -> bool:
+        """Whether what is free besides covers what other tenants have reserved and not leased."""
+        held: Counter[str] = Counter()
+        for lease in self.live():
+            held[lease.tenant] += lease.sm_count
+        kept = sum(
+            max(0, one.sm_count - held[one.tenant])
+            for one in self.reservations()
+            if one.tenant != tenant
+        )
+        left = sum(other.sm_count for other in self.free() if other.id != part.id)
+        return not kept or left >= kept
+
     async def _attach(self, live: _Live) -> None:
         try:
             await self._driver.attach(live.lease.partition_id, live.lease.pid)
@@ -321,7 +342,9 @@ class LeaseManager:
     async def _evict_at_deadline(self, live: _Live) -> None:
         left_s = live.lease.deadline_s - self._clock.now_s()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(live.ended.wait(), max(0.0, left_s))
+            # Not wait_for, which before Python 3.12 may lose the cancellation of `close`.
+            async with asyncio.timeout(max(0.0, left_s)):
+                await live.ended.wait()
         await self._end(live, "evicted")
 
     async def _end(self, live: _Live, reason: str) -> None:

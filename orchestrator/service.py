@@ -31,6 +31,7 @@ from orchestrator.leases import LeaseSettings
 from orchestrator.policy import Policy
 from orchestrator.store import Store
 from orchestrator.store.leadership import Leadership, leadership_of, while_leading
+from orchestrator.tracing import export_if_wanted
 
 FOLLOW_AFTER_S = 1.0
 """A lead that is not gained within this time is another's for now."""
@@ -94,6 +95,7 @@ async def serve(
     """
     require_loopback(settings.host)
     leadership = leadership_of(database_url(settings))
+    traces = export_if_wanted(settings.site)
     try:
         Store(database_url(settings)).close()  # migrated before anyone leads
         epoch, port = await _lead(settings, leadership, stop)
@@ -108,6 +110,8 @@ async def serve(
                     raise NotLeaderError(f"the lead was lost: {why}")
     finally:
         await leadership.close()
+        if traces is not None:
+            traces.shutdown()
 
 
 @contextlib.contextmanager
@@ -188,6 +192,8 @@ async def running(
         stack.push_async_callback(guard.close)
         await server.start()
         stack.push_async_callback(server.stop, 0.5)
+        # It uses its event loop when it is collected, so that must not be left to a later cycle.
+        del server
         work = asyncio.create_task(control.run())
         watch = asyncio.create_task(_cancel_on_failure(work, asyncio.current_task()))
         try:

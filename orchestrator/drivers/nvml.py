@@ -263,7 +263,8 @@ class NvmlNode:
     async def _call(self, work: Callable[[], T]) -> T:
         running = asyncio.get_running_loop().run_in_executor(self._thread, self._ours, work)
         try:
-            return await asyncio.wait_for(running, self._timeout_s)
+            async with asyncio.timeout(self._timeout_s):
+                return await running
         except TimeoutError as error:
             raise UnavailableError(
                 f"NVML has not answered within {self._timeout_s:g} s",

@@ -7,20 +7,21 @@ from dataclasses import replace
 
 from orchestrator.mig import MigGeometry
 from orchestrator.placement.model import Fleet, FleetCell, FleetEngine, FleetGpu
+from orchestrator.placement.planner import place
 from orchestrator.shares import ShareGeometry
 
-KINDS = ("loose", "tight", "mixed", "green", "residency", "gpu_lost")
+KINDS = ("loose", "tight", "mixed", "green", "residency", "reserved", "gpu_lost")
 _FEW = 6
 _PRODUCTS = ("GH200-96GB", "H100-SXM5-80GB", "A100-SXM4-80GB")
 
 
 def small_case(kind: str, seed: int) -> Fleet:
-    """A fleet of 2 to 5 GPUs that HiGHS can solve to the optimum."""
+    """A fleet of 3 to 6 GPUs that HiGHS can mostly solve to the optimum."""
     draw = random.Random(f"{kind}-{seed}")
-    least = 3 if kind == "gpu_lost" else 2
-    n_gpus = draw.randint(least, 5 if kind in ("loose", "residency") else 4)
-    crowd = 7 if kind in ("tight", "gpu_lost") else 4
-    return generate(kind, (n_gpus * draw.randint(2, 6), n_gpus * crowd, n_gpus), draw)
+    least = 4 if kind == "gpu_lost" else 3
+    n_gpus = draw.randint(least, 6 if kind in ("loose", "residency") else 4)
+    crowd = {"loose": 3, "residency": 4, "gpu_lost": 7, "tight": 7}.get(kind, 5)
+    return generate(kind, (n_gpus * draw.randint(4, 6), n_gpus * crowd, n_gpus), draw)
 
 
 def large_case(n_cells: int, n_engines: int, n_gpus: int, seed: int = 1) -> Fleet:
@@ -41,6 +42,7 @@ def generate(kind: str, size: tuple[int, int, int], draw: random.Random) -> Flee
             site=sites[number % len(sites)],
             geometry=_geometry(kind, number),
             speed=0.8 if kind == "mixed" and number % 3 == 2 else 1.0,
+            ran_floor_sms=48 if kind == "reserved" and number % 2 else 0,
         )
         for number in range(n_gpus)
     )
@@ -55,22 +57,14 @@ def generate(kind: str, size: tuple[int, int, int], draw: random.Random) -> Flee
     )
     engines = tuple(_engine(number, sites, kind, draw) for number in range(n_engines))
     fleet = Fleet(gpus, cells, engines)
+    if kind == "reserved":
+        fleet = replace(fleet, max_per_node=dict.fromkeys(fleet.group_caps, 1))
     return without_gpu(settled(fleet), gpus[-1].uuid) if kind == "gpu_lost" else fleet
 
 
 def settled(fleet: Fleet) -> Fleet:
     """The fleet with everything where the planner would put it."""
-    from orchestrator.placement.planner import place
-
-    plan = place(fleet)
-    return replace(
-        fleet,
-        cells=tuple(replace(one, gpu=plan.cells.get(one.id, "")) for one in fleet.cells),
-        engines=tuple(
-            replace(one, gpu=plan.engines[one.id].gpu if one.id in plan.engines else "")
-            for one in fleet.engines
-        ),
-    )
+    return fleet.at(place(fleet))
 
 
 def without_gpu(fleet: Fleet, *uuids: str) -> Fleet:
@@ -93,4 +87,5 @@ def _engine(number: int, sites: list[str], kind: str, draw: random.Random) -> Fl
         memory_mib=draw.choice((2_000, 4_000, 8_000, 16_000, 30_000)),
         value=round(draw.uniform(1.0, 10.0), 3),
         sites=frozenset(where),
+        is_reserved=kind == "reserved" and number % 3 == 0,
     )

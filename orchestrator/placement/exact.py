@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import highspy
 
 from airan.core.errors import UnavailableError
+from orchestrator.mig import Placement
 from orchestrator.placement.model import Fleet, FleetGpu, sms_on
-from orchestrator.placement.tables import divisions
+from orchestrator.placement.tables import Division, divisions
+
+_TOLERANCE = 1e-4
+"""Of the score."""
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """The best there is, or a bound of it."""
+    """The best that HiGHS found, and what nothing can be better than."""
 
     cells: dict[str, str]
     """GPU by cell."""
@@ -29,7 +33,9 @@ class Optimum:
     score: float
     """As `FleetPlan.score`."""
     bound: float
-    """No placement of as many cells has a higher score."""
+    """No plan has a higher score."""
+    is_proven: bool
+    """The score is the highest there is, within the tolerance."""
     solve_s: float
 
 
@@ -38,17 +44,34 @@ class _Slot:
     gpu: FleetGpu
     sms: int
     mib: int
+    kept: Placement | None
+    """If engines run in it now; else any partition of this size."""
     number: int
-    """Of the slots of this size on this GPU."""
+    """Of the slots like this on this GPU."""
 
 
-def solve(fleet: Fleet, limit_s: float = 60.0, gap: float = 1e-7) -> Optimum:
+def solve(fleet: Fleet, limit_s: float = 60.0) -> Optimum:
     """The best placement.
 
     Raises:
-        UnavailableError: HiGHS found no placement within `limit_s`.
+        UnavailableError: HiGHS has not proven one within `limit_s`.
     """
-    return _Programme(fleet).solve(limit_s, gap)
+    found = search(fleet, limit_s)
+    if not found.is_proven:
+        raise UnavailableError(
+            f"HiGHS has not solved the placement to the optimum within {limit_s:g} s",
+            remedy="give it more time, or fewer GPUs",
+        )
+    return found
+
+
+def search(fleet: Fleet, limit_s: float = 60.0) -> Optimum:
+    """The best placement that HiGHS finds in that time, with its bound.
+
+    Raises:
+        UnavailableError: it found none.
+    """
+    return _Programme(fleet).solve(limit_s)
 
 
 class _Programme:
@@ -59,9 +82,6 @@ class _Programme:
         self._h = highspy.Highs()
         self._h.setOptionValue("output_flag", False)
         self._h.setOptionValue("threads", 1)
-        most = sum(engine.value for engine in fleet.engines)
-        moves = len(fleet.cells) * (fleet.cell_move_cost + fleet.spread_penalty)
-        self._cell_weight = 1.0 + most + moves
         self._ran: dict[tuple[str, str], Any] = {}
         self._engine: dict[tuple[str, _Slot], Any] = {}
         for gpu in fleet.gpus:
@@ -69,74 +89,78 @@ class _Programme:
         self._once()
         self._spread()
 
-    def solve(self, limit_s: float, gap: float) -> Optimum:
+    def solve(self, limit_s: float) -> Optimum:
         h = self._h
         h.setOptionValue("time_limit", limit_s)
-        h.setOptionValue("mip_rel_gap", gap)
-        h.setOptionValue("mip_abs_gap", 1e-4)
+        h.setOptionValue("mip_rel_gap", 0.0)
+        h.setOptionValue("mip_abs_gap", _TOLERANCE)
         h.setMaximize()
         h.run()
         info = h.getInfo()
         if info.primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:
-            raise UnavailableError(f"HiGHS found no placement within {limit_s:g} s")
+            raise UnavailableError(
+                f"HiGHS found no placement within {limit_s:g} s", remedy="give it more time"
+            )
         values = h.getSolution().col_value
         cells = {c: g for (c, g), var in self._ran.items() if values[var.index] > 0.5}
         engines = {
             e: slot.gpu.uuid for (e, slot), var in self._engine.items() if values[var.index] > 0.5
         }
-        constant = self._cell_weight * len(cells)
         return Optimum(
             cells,
             engines,
-            info.objective_function_value - constant,
-            info.mip_dual_bound - constant,
+            info.objective_function_value,
+            info.mip_dual_bound,
+            h.getModelStatus() == highspy.HighsModelStatus.kOptimal,
             h.getRunTime(),
         )
 
     def _divide(self, gpu: FleetGpu) -> None:
         """One division; its RAN part holds the cells, its AI parts the engines."""
-        ways = divisions(gpu.geometry)
+        ways = divisions(gpu.geometry, self._fleet.partitions_now[gpu.uuid])
         chosen = [self._h.addBinary() for _ in ways]
         self._h.addConstr(sum(chosen) == 1)
+        offered = sum(way.ran_sms * var for way, var in zip(ways, chosen, strict=True))
         cells = []
         for cell in self._fleet.cells:
             if gpu.site in cell.sites:
-                moved = self._fleet.is_move(cell.gpu, gpu.uuid)
-                worth = self._cell_weight - self._fleet.cell_move_cost * moved
+                moved = self._fleet.is_cell_move(cell, gpu.uuid)
+                worth = self._fleet.cell_weight - self._fleet.cell_move_cost * moved
                 var = self._h.addBinary(obj=worth)
                 self._ran[cell.id, gpu.uuid] = var
                 cells.append(sms_on(cell.sms, gpu) * var)
         if cells:
-            offered = sum(way.ran_sms * var for way, var in zip(ways, chosen, strict=True))
             self._h.addConstr(sum(cells) <= offered)
-        counts = [Counter(way.parts) for way in ways]
-        for size in sorted({part for count in counts for part in count}):
+        if gpu.ran_floor_sms:
+            self._h.addConstr(offered >= gpu.ran_floor_sms)
+        counts = [_sizes(way) for way in ways]
+        for size in dict.fromkeys(size for count in counts for size in count):
             most = max(count[size] for count in counts)
             there = sum(count[size] * var for count, var in zip(counts, chosen, strict=True))
-            self._fill(gpu, size, most, there)
+            self._fill(_Slot(gpu, *size, 0), most, there)
 
-    def _fill(self, gpu: FleetGpu, size: tuple[int, int], most: int, there: Any) -> None:
+    def _fill(self, first: _Slot, most: int, there: Any) -> None:
         """`most` slots of a size, of which as many are open as the division has."""
-        sms, mib = size
         is_open = [self._h.addBinary() for _ in range(most)]
         self._h.addConstr(sum(is_open) == there)
         for number, var in enumerate(is_open):
             if number:
                 self._h.addConstr(var <= is_open[number - 1])
-            slot = _Slot(gpu, sms, mib, number)
+            slot = replace(first, number=number)
             inside = list(self._engines_in(slot))
             if not inside:
                 continue
-            self._h.addConstr(sum(need * one for need, _, one in inside) <= sms * var)
-            self._h.addConstr(sum(need * one for _, need, one in inside) <= mib * var)
+            self._h.addConstr(sum(need * one for need, _, one in inside) <= slot.sms * var)
+            self._h.addConstr(sum(need * one for _, need, one in inside) <= slot.mib * var)
 
     def _engines_in(self, slot: _Slot) -> Iterator[tuple[int, int, Any]]:
         for engine in self._fleet.engines:
             sms = sms_on(engine.sms, slot.gpu)
             fits = sms <= slot.sms and engine.memory_mib <= slot.mib
             if fits and slot.gpu.site in engine.sites:
-                moved = self._fleet.is_move(engine.gpu, slot.gpu.uuid)
+                moved = self._fleet.is_engine_move(engine, slot.gpu.uuid, slot.kept)
                 worth = engine.value * (1.0 - self._fleet.engine_move_cost * moved)
+                worth += self._fleet.reserved_weight * engine.is_reserved
                 var = self._h.addBinary(obj=worth)
                 self._engine[engine.id, slot] = var
                 yield sms, engine.memory_mib, var
@@ -152,7 +176,7 @@ class _Programme:
             self._h.addConstr(sum(found) <= 1)
 
     def _spread(self) -> None:
-        """Crowded groups cost."""
+        """Crowded groups cost, or are not allowed."""
         node_of = {gpu.uuid: (gpu.site, gpu.node) for gpu in self._fleet.gpus}
         group_of = {cell.id: cell.group for cell in self._fleet.cells}
         there: dict[tuple[str, Any], list[Any]] = defaultdict(list)
@@ -160,7 +184,15 @@ class _Programme:
             if group_of[cell]:
                 there[group_of[cell], node_of[gpu]].append(var)
         for (group, _), found in there.items():
-            cap = self._fleet.group_caps[group]
+            cap, limit = self._fleet.group_caps[group], self._fleet.max_per_node.get(group)
+            if limit is not None:
+                self._h.addConstr(sum(found) <= limit)
             if len(found) > cap:
                 over = self._h.addVariable(0, len(found), obj=-self._fleet.spread_penalty)
                 self._h.addConstr(sum(found) - over <= cap)
+
+
+def _sizes(way: Division) -> Counter[tuple[int, int, Placement | None]]:
+    """How many slots of each kind it has."""
+    pairs = zip(way.parts, way.placements, strict=True)
+    return Counter((*size, where if where in way.kept else None) for size, where in pairs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from airan.core.errors import InvalidInputError
@@ -53,6 +53,8 @@ class FleetGpu:
     geometry: Geometry
     speed: float = 1.0
     """Of an SM, relative to the SMs that cells and engines are counted in."""
+    ran_floor_sms: int = 0
+    """SMs of this GPU that the RAN has in any case."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,12 @@ class FleetEngine:
     """What it is worth to run it, per unit of time."""
     sites: frozenset[str]
     """Where latency and data residency allow it to run."""
+    is_reserved: bool = False
+    """Somebody paid for it to be there: it comes before all that are not reserved."""
     gpu: str = ""
     """Where it runs now."""
+    partition: Placement | None = None
+    """Of that GPU; None if it does not matter which."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,8 @@ class Fleet:
     gpus: tuple[FleetGpu, ...]
     cells: tuple[FleetCell, ...] = ()
     engines: tuple[FleetEngine, ...] = ()
+    max_per_node: Mapping[str, int] = field(default_factory=dict)
+    """By group: no node has more of its cells, though some then run nowhere."""
     spread_penalty: float = 30.0
     """For every cell above half of its group on one node."""
     cell_move_cost: float = 5.0
@@ -119,14 +127,55 @@ class Fleet:
             _check_positive(f"engines[{engine.id}].value", engine.value)
         for gpu in self.gpus:
             _check_positive(f"gpus[{gpu.uuid}].speed", gpu.speed)
+            if not 0 <= gpu.ran_floor_sms <= gpu.geometry.sm_count:
+                raise InvalidInputError(
+                    f"gpus[{gpu.uuid}].ran_floor_sms",
+                    f"must lie in [0, {gpu.geometry.sm_count}], got {gpu.ran_floor_sms}",
+                )
+        for group, most in self.max_per_node.items():
+            _check_positive(f"max_per_node[{group}]", most)
         for name in ("spread_penalty", "cell_move_cost", "engine_move_cost"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise InvalidInputError(name, "must be finite and not negative")
 
-    def is_move(self, before: str, after: str) -> bool:
-        """Whether what ran on one GPU and runs on another counts as moved: not if the first is
-        gone, because then there was no choice."""
-        return before != after and before in self._uuids
+    def is_cell_move(self, cell: FleetCell, gpu: str) -> bool:
+        """Whether running there counts as moved: not if its GPU is gone, which leaves no choice."""
+        return cell.gpu != gpu and cell.gpu in self._uuids
+
+    def is_engine_move(self, engine: FleetEngine, gpu: str, placement: Placement | None) -> bool:
+        """Likewise; an engine also moves to another partition of its GPU."""
+        if engine.gpu not in self._uuids:
+            return False
+        return engine.gpu != gpu or engine.partition not in (None, placement)
+
+    @cached_property
+    def reserved_weight(self) -> float:
+        """Of a reserved engine in the score: more than everything that may be traded for it."""
+        worth = sum(engine.value for engine in self.engines)
+        return 1.0 + worth + len(self.cells) * (self.cell_move_cost + self.spread_penalty)
+
+    @cached_property
+    def cell_weight(self) -> float:
+        """Of a cell in the score: more than all engines together."""
+        n_reserved = sum(engine.is_reserved for engine in self.engines)
+        return 1.0 + self.reserved_weight * (n_reserved + 1)
+
+    @cached_property
+    def partitions_now(self) -> Mapping[str, frozenset[Placement]]:
+        """By GPU: the partitions in which engines run."""
+        found: dict[str, set[Placement]] = {gpu.uuid: set() for gpu in self.gpus}
+        for engine in self.engines:
+            if engine.partition is not None and engine.gpu in found:
+                found[engine.gpu].add(engine.partition)
+        return {uuid: frozenset(placements) for uuid, placements in found.items()}
+
+    def at(self, plan: FleetPlan) -> Fleet:
+        """The fleet with everything running where the plan puts it."""
+        return replace(
+            self,
+            cells=tuple(replace(one, gpu=plan.cells.get(one.id, "")) for one in self.cells),
+            engines=tuple(_engine_at(one, plan.engines.get(one.id)) for one in self.engines),
+        )
 
     @cached_property
     def _uuids(self) -> frozenset[str]:
@@ -161,7 +210,10 @@ class FleetPlan:
     moved_cells: tuple[str, ...]
     moved_engines: tuple[str, ...]
     score: float
-    """Value of the engines placed, less moves and crowded groups; cells count first, apart."""
+    """What the planner makes as large as it can: every cell weighs more than all engines, every
+    reserved engine more than all others; `worth` comes on top."""
+    worth: float
+    """Value of the engines placed, less moves and crowded groups."""
 
 
 def sms_on(sms: int, gpu: FleetGpu) -> int:
@@ -169,25 +221,37 @@ def sms_on(sms: int, gpu: FleetGpu) -> int:
     return math.ceil(sms / gpu.speed - 1e-9)
 
 
-def score(fleet: Fleet, cells: Mapping[str, str], engines: Mapping[str, str]) -> float:
-    """The score of an assignment (GPU by cell, GPU by engine); see `FleetPlan.score`."""
+def worth(fleet: Fleet, cells: Mapping[str, str], engines: Mapping[str, EnginePlace]) -> float:
+    """Of an assignment (GPU by cell, partition by engine); see `FleetPlan.worth`."""
     total = 0.0
     for engine in fleet.engines:
         if engine.id in engines:
-            moved = fleet.is_move(engine.gpu, engines[engine.id])
+            where = engines[engine.id]
+            moved = fleet.is_engine_move(engine, where.gpu, where.placement)
             total += engine.value * (1.0 - fleet.engine_move_cost * moved)
     node_of = {gpu.uuid: (gpu.site, gpu.node) for gpu in fleet.gpus}
     crowd: Counter[tuple[str, tuple[str, str]]] = Counter()
     for cell in fleet.cells:
-        gpu = cells.get(cell.id)
-        if gpu is None:
-            continue
-        total -= fleet.cell_move_cost * fleet.is_move(cell.gpu, gpu)
-        if cell.group:
-            crowd[cell.group, node_of[gpu]] += 1
+        if cell.id in cells:
+            total -= fleet.cell_move_cost * fleet.is_cell_move(cell, cells[cell.id])
+            if cell.group:
+                crowd[cell.group, node_of[cells[cell.id]]] += 1
     for (group, _), count in crowd.items():
         total -= fleet.spread_penalty * max(0, count - fleet.group_caps[group])
     return total
+
+
+def weight(fleet: Fleet, cells: Iterable[str], engines: Iterable[str]) -> float:
+    """What the score has on top of the worth, for the cells and engines placed."""
+    reserved = {engine.id for engine in fleet.engines if engine.is_reserved}
+    n_reserved = sum(engine in reserved for engine in engines)
+    return fleet.cell_weight * sum(1 for _ in cells) + fleet.reserved_weight * n_reserved
+
+
+def _engine_at(engine: FleetEngine, where: EnginePlace | None) -> FleetEngine:
+    if where is None:
+        return replace(engine, gpu="", partition=None)
+    return replace(engine, gpu=where.gpu, partition=where.placement)
 
 
 def _check_positive(name: str, value: float) -> None:

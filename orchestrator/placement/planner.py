@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from airan.core.errors import InvalidInputError
-from orchestrator.placement.model import EnginePlace, Fleet, FleetPlan, score
+from orchestrator.placement.model import EnginePlace, Fleet, FleetEngine, FleetPlan, weight, worth
 from orchestrator.placement.reasons import why_unplaced
-from orchestrator.placement.tables import Division, Tables, tables_of
+from orchestrator.placement.tables import Tables, tables_of
 from phy.jit import kernels
 
 _NEVER = 1 << 40
 
 _Table = namedtuple(
     "_Table",
-    "kind part_sms part_mib site node speed cell_sms cell_ok cell_gpu cell_group group_cap"
-    " engine_sms engine_mib engine_value engine_ok engine_gpu costs most_ran level_first"
-    " level_ran level_ai choice_first choice weight engine_least n_running",
+    "kind part_sms part_mib part_place floor site node speed cell_sms cell_ok cell_gpu"
+    " cell_group group_cap group_limit engine_sms engine_mib engine_value engine_moved engine_ok"
+    " engine_gpu engine_place home_value costs most_ran level_first level_ran level_ai"
+    " choice_first choice weight engine_least n_running",
 )
 _State = namedtuple(
     "_State", "cell engine part division used crowd free_sms free_mib waiting moving chosen"
@@ -34,7 +34,7 @@ class PlannerSettings:
 
     effort: float = 1.0
     """Times the usual number of steps."""
-    most_steps: int = 100_000
+    most_steps: int = 30_000
     work: int = 20_000_000
     """Steps times what there is to place are limited to it."""
     round_steps: int = 8_000
@@ -56,8 +56,8 @@ class PlannerSettings:
 def place(fleet: Fleet, settings: PlannerSettings | None = None) -> FleetPlan:
     """Where every cell and engine of the fleet should run.
 
-    As many cells as possible come first; then the score counts: the value of the engines, less
-    what moves and crowded groups cost.
+    As many cells as possible come first, then the reserved engines, then the value of the others
+    less what moves and crowded groups cost: `FleetPlan.score` in one number.
     """
     settings = settings or PlannerSettings()
     if not fleet.gpus:
@@ -69,7 +69,8 @@ def place(fleet: Fleet, settings: PlannerSettings | None = None) -> FleetPlan:
     random = np.array([settings.seed * 0x9E3779B97F4A7C15 % (1 << 64) or 1], np.uint64)
     orders = _orders(tables)
     first = run.construct(table, state, _cell_order(tables), orders, random)
-    mean = float(tables.engine_value.mean()) if len(fleet.engines) else 1.0
+    n_engines = max(1, len(fleet.engines))
+    mean = sum(one.value for one in fleet.engines) / n_engines
     highest = -np.inf
     n_rounds, n_steps = settings.rounds(len(fleet.engines) + len(fleet.cells) + len(fleet.gpus))
     start = _empty_state(tables)
@@ -93,17 +94,15 @@ def _kernel_table(tables: Tables) -> Any:
     level_ran: list[int] = []
     level_ai: list[int] = []
     choice_first, choice = [0], list[int]()
+    part_sum = tables.part_sms.sum(axis=1)
     n_kinds = len(tables.first) - 1
     for kind in range(n_kinds):
         level_first.append(len(level_ran))
-        own = range(int(tables.first[kind]), int(tables.first[kind + 1]))
-        for ran in sorted({0, *(int(tables.division_ran[one]) for one in own)}):
-            able = [one for one in own if tables.division_ran[one] >= ran]
-            kept = _undominated(able, tables.division_of)
-            kept.sort(key=lambda one: (-int(tables.part_sms[one].sum()), one))
-            level_ran.append(ran)
-            level_ai.append(int(tables.part_sms[kept[0]].sum()))
-            choice += kept
+        for level in tables.levels_of[kind]:
+            own = [int(tables.first[kind]) + one for one in level.choices]
+            level_ran.append(level.ran_sms)
+            level_ai.append(int(part_sum[own[0]]))
+            choice += own
             choice_first.append(len(choice))
     most_ran = [
         int(tables.division_ran[tables.first[kind] : tables.first[kind + 1]].max())
@@ -124,19 +123,6 @@ def _kernel_table(tables: Tables) -> Any:
         engine_least=tables.engine_sms.min(axis=1, initial=_NEVER),
         n_running=np.array([int((tables.engine_gpu >= 0).sum())], np.int64),
     )
-
-
-def _undominated(able: Sequence[int], division_of: Sequence[Division]) -> list[int]:
-    """Of the divisions that give the RAN enough, those that give the AI most."""
-
-    def beats(one: int, other: int) -> bool:
-        mine, its = division_of[one].parts, division_of[other].parts
-        if len(mine) < len(its) or mine == its:
-            return mine == its and one < other
-        pairs = zip(mine, its, strict=False)
-        return all(a[0] >= b[0] and a[1] >= b[1] for a, b in pairs)
-
-    return [one for one in able if not any(beats(other, one) for other in able if other != one)]
 
 
 def _empty_state(tables: Tables) -> Any:
@@ -186,19 +172,26 @@ def _plan_of(
             divided[uuid] = tuple(zip(one.option.layout, one.option.roles, strict=True))
         for wanted, g, p in zip(fleet.engines, engine, part, strict=True):
             if g >= 0:
-                where = chosen[g].option.layout[chosen[g].placements[p]]
-                engines[wanted.id] = EnginePlace(names[g], where)
-    gpu_of = {name: where.gpu for name, where in engines.items()}
+                engines[wanted.id] = EnginePlace(names[g], chosen[g].placements[p])
+    net = worth(fleet, cells, engines)
     return FleetPlan(
         divisions=divided,
         cells=cells,
         engines=engines,
-        unplaced=why_unplaced(fleet, cells, gpu_of),
+        unplaced=why_unplaced(fleet, cells, engines),
         moved_cells=tuple(
             one.id for one in fleet.cells if one.gpu and cells.get(one.id, one.gpu) != one.gpu
         ),
         moved_engines=tuple(
-            one.id for one in fleet.engines if one.gpu and gpu_of.get(one.id, one.gpu) != one.gpu
+            one.id for one in fleet.engines if one.id in engines and _differs(one, engines[one.id])
         ),
-        score=score(fleet, cells, gpu_of),
+        score=weight(fleet, cells, engines) + net,
+        worth=net,
     )
+
+
+def _differs(engine: FleetEngine, where: EnginePlace) -> bool:
+    """Whether the engine runs elsewhere now, be its GPU gone or not."""
+    if not engine.gpu:
+        return False
+    return engine.gpu != where.gpu or engine.partition not in (None, where.placement)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 from airan.core.errors import InvalidInputError
@@ -17,7 +17,7 @@ from orchestrator.placement.model import (
 
 
 def why_unplaced(
-    fleet: Fleet, cells: Mapping[str, str], engines: Mapping[str, str]
+    fleet: Fleet, cells: Mapping[str, str], engines: Mapping[str, EnginePlace]
 ) -> dict[str, str]:
     """The reason in words, by id, for everything that is not placed."""
     reasons = {one.id: _why_cell(fleet, one) for one in fleet.cells if one.id not in cells}
@@ -32,6 +32,12 @@ def _why_cell(fleet: Fleet, cell: FleetCell) -> str:
         return "no GPU at a site within its fronthaul latency"
     if all(sms_on(cell.sms, gpu) > gpu.geometry.sm_count for gpu in near):
         return f"it needs {cell.sms} SMs, more than any GPU in reach has"
+    if cell.group in fleet.max_per_node:
+        most = fleet.max_per_node[cell.group]
+        return (
+            f"the {len(near)} GPUs within its fronthaul latency are full with cells, or on nodes"
+            f" that have {most} of group {cell.group}, as many as may be there"
+        )
     return f"the {len(near)} GPUs within its fronthaul latency are full with cells"
 
 
@@ -55,12 +61,18 @@ def check(fleet: Fleet, plan: FleetPlan) -> None:
         InvalidInputError: it does not; names the GPU, cell or engine.
     """
     gpus = {gpu.uuid: gpu for gpu in fleet.gpus}
+    node_of = {gpu.uuid: (gpu.site, gpu.node) for gpu in fleet.gpus}
     ran_sms: dict[str, int] = defaultdict(int)
+    crowd: Counter[tuple[str, tuple[str, str]]] = Counter()
     for cell in fleet.cells:
         if cell.id in plan.cells:
             gpu = gpus[plan.cells[cell.id]]
             _require(gpu.site in cell.sites, f"cell {cell.id} is out of reach on {gpu.uuid}")
             ran_sms[gpu.uuid] += sms_on(cell.sms, gpu)
+            crowd[cell.group, node_of[gpu.uuid]] += 1
+    for (group, node), count in crowd.items():
+        most = fleet.max_per_node.get(group, count)
+        _require(count <= most, f"{count} cells of group {group} are on node {node[1]}")
     taken: dict[EnginePlace, list[int]] = defaultdict(lambda: [0, 0])
     for engine in fleet.engines:
         if engine.id in plan.engines:
@@ -83,6 +95,7 @@ def check(fleet: Fleet, plan: FleetPlan) -> None:
         gpu.geometry.check(placement for placement, _ in division)
         ran = gpu.geometry.sms(placement for placement, role in division if role == "ran")
         _require(ran_sms[gpu.uuid] <= ran, f"the cells on {gpu.uuid} lack SMs")
+        _require(gpu.ran_floor_sms <= ran, f"the RAN has less than its floor on {gpu.uuid}")
 
 
 def _require(holds: bool, problem: str) -> None:

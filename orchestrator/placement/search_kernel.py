@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-CELL_WEIGHT = 1e6
-"""Of a placed cell: more than all engines together."""
 _ORDERS = 4
 
 
@@ -33,7 +31,8 @@ def _draw(random: Any, n: int) -> int:
 
 @njit(nogil=True, cache=True)
 def _level(t: Any, g: int, used: int) -> int:
-    """The row of choices for a GPU whose cells need `used` SMs."""
+    """The row of choices for a GPU whose cells need `used` SMs; the floor holds without them."""
+    used = max(used, t.floor[g])
     kind = t.kind[g]
     row = t.level_first[kind]
     while t.level_ran[row] < used:
@@ -61,8 +60,12 @@ def _cell_cost(t: Any, s: Any, c: int, g: int) -> float:
     if t.cell_gpu[c] >= 0 and t.cell_gpu[c] != g:
         cost += t.costs[1]
     group = t.cell_group[c]
-    if group >= 0 and s.crowd[t.node[g], group] >= t.group_cap[group]:
-        cost += t.costs[0]
+    if group >= 0:
+        there = s.crowd[t.node[g], group]
+        if there >= t.group_limit[group]:
+            return np.inf
+        if there >= t.group_cap[group]:
+            cost += t.costs[0]
     return cost
 
 
@@ -74,7 +77,7 @@ def _put_cell(t: Any, s: Any, c: int, g: int) -> float:
     s.used[g] += t.cell_sms[c, t.speed[g]]
     if t.cell_group[c] >= 0:
         s.crowd[t.node[g], t.cell_group[c]] += 1
-    return CELL_WEIGHT - cost
+    return t.costs[2] - cost
 
 
 @njit(nogil=True, cache=True)
@@ -84,15 +87,20 @@ def _take_cell(t: Any, s: Any, c: int) -> float:
     s.used[g] -= t.cell_sms[c, t.speed[g]]
     if t.cell_group[c] >= 0:
         s.crowd[t.node[g], t.cell_group[c]] -= 1
-    lost = CELL_WEIGHT - _cell_cost(t, s, c, g)
+    lost = t.costs[2] - _cell_cost(t, s, c, g)
     s.cell[c] = -1
     return lost
 
 
 @njit(nogil=True, cache=True)
-def _worth(t: Any, e: int, g: int) -> float:
-    moved = t.engine_gpu[e] >= 0 and t.engine_gpu[e] != g
-    return t.engine_value[e] * (1.0 - t.costs[2] * moved)
+def _worth(t: Any, s: Any, e: int, g: int, p: int) -> float:
+    """What the engine is worth in that partition: less where it is not now, if it runs."""
+    if t.engine_gpu[e] < 0:
+        return t.engine_value[e]
+    if t.engine_gpu[e] != g:
+        return t.engine_moved[e]
+    stays = t.engine_place[e] < 0 or t.part_place[s.division[g], p] == t.engine_place[e]
+    return t.engine_value[e] if stays else t.engine_moved[e]
 
 
 @njit(nogil=True, cache=True)
@@ -102,19 +110,22 @@ def _put_engine(t: Any, s: Any, e: int, gpus: Any, n_gpus: int) -> float:
     free_sms, free_mib = s.free_sms, s.free_mib
     mib, home, value = t.engine_mib[e], t.engine_gpu[e], t.engine_value[e]
     per_sm, per_mib = t.weight[0], t.weight[1]
-    moved = value * (1.0 - t.costs[2])
+    moved = t.engine_moved[e]
     best_g, best_p, best_worth, best_slack = -1, -1, 0.0, np.inf
     for index in range(n_gpus):
         g = gpus[index]
         if not ok[e, site[g]]:
             continue
-        worth = moved if home >= 0 and home != g else value
-        if worth < best_worth:
+        most = moved if home >= 0 and home != g else value
+        if most < best_worth:
             continue
         sms = engine_sms[e, speed[g]]
         for p in range(free_sms.shape[1]):
             left_sms, left_mib = free_sms[g, p] - sms, free_mib[g, p] - mib
             if left_sms < 0 or left_mib < 0:
+                continue
+            worth = _worth(t, s, e, g, p) if home == g else most
+            if worth < best_worth:
                 continue
             slack = left_sms * per_sm + left_mib * per_mib
             if worth > best_worth or slack < best_slack:
@@ -186,6 +197,21 @@ def _best_gpu(t: Any, s: Any, c: int, gpus: Any, n_gpus: int) -> int:
 
 
 @njit(nogil=True, cache=True)
+def _keeping(t: Any, g: int, row: int) -> int:
+    """Of the row's divisions, that which keeps the most value where it runs; else the largest."""
+    best, most = t.choice[t.choice_first[row]], 0.0
+    for index in range(t.choice_first[row], t.choice_first[row + 1]):
+        kept = 0.0
+        for p in range(t.part_place.shape[1]):
+            place = t.part_place[t.choice[index], p]
+            if place >= 0:
+                kept += t.home_value[g, place]
+        if kept > most:
+            best, most = t.choice[index], kept
+    return best
+
+
+@njit(nogil=True, cache=True)
 def construct(t: Any, s: Any, cell_order: Any, orders: Any, random: Any) -> float:
     """A first placement: cells stay where they may, the others and the engines follow."""
     n_gpus = len(t.kind)
@@ -203,7 +229,7 @@ def construct(t: Any, s: Any, cell_order: Any, orders: Any, random: Any) -> floa
             if g >= 0:
                 score += _put_cell(t, s, c, g)
     for g in range(n_gpus):
-        _set_division(t, s, g, t.choice[t.choice_first[_level(t, g, s.used[g])]])
+        _set_division(t, s, g, _keeping(t, g, _level(t, g, s.used[g])))
     # Engines that run stay first; a running engine never gives way to one of its own worth.
     for index in range(len(orders[0])):
         e = orders[0][index]
@@ -257,22 +283,33 @@ def _move_cells(t: Any, s: Any, gpus: Any, n_gpus: int, random: Any) -> float:
             stays = home >= 0 and s.chosen[home] and _draw(random, 8) != 0
             if stays and _cell_cost(t, s, c, home) < np.inf:
                 change += _put_cell(t, s, c, home)
-    greedy = _draw(random, 3) == 0
+    if _draw(random, 3) != 0:
+        change += _fill_levels(t, s, gpus, n_gpus, n, random)
     for index in range(n):
         c = s.moving[index]
-        g = -1
-        if s.cell[c] >= 0:
-            continue
-        if greedy:
+        if s.cell[c] < 0:
             g = _best_gpu(t, s, c, gpus, n_gpus)
-        else:
-            first = _draw(random, n_gpus)
-            for step in range(n_gpus):
-                here_g = gpus[(first + step) % n_gpus]
-                if g < 0 and _cell_cost(t, s, c, here_g) < np.inf:
-                    g = here_g
-        if g >= 0:
-            change += _put_cell(t, s, c, g)
+            if g >= 0:
+                change += _put_cell(t, s, c, g)
+    return change
+
+
+@njit(nogil=True, cache=True)
+def _fill_levels(t: Any, s: Any, gpus: Any, n_gpus: int, n: int, random: Any) -> float:
+    """Fills each GPU with moving cells up to what a division drawn for it gives the RAN."""
+    change = 0.0
+    start = _draw(random, n_gpus)
+    for step in range(n_gpus):
+        g = gpus[(start + step) % n_gpus]
+        kind = t.kind[g]
+        first = t.level_first[kind]
+        last = t.level_first[kind + 1] if kind + 1 < len(t.level_first) else len(t.level_ran)
+        most = t.level_ran[first + _draw(random, last - first)]
+        for index in range(n):
+            c = s.moving[index]
+            fits = s.used[g] + t.cell_sms[c, t.speed[g]] <= most
+            if s.cell[c] < 0 and fits and _cell_cost(t, s, c, g) < np.inf:
+                change += _put_cell(t, s, c, g)
     return change
 
 
@@ -298,7 +335,7 @@ def _take_engines(t: Any, s: Any, part: int, random: Any) -> float:
         g = engine[e]
         if g < 0 or not chosen[g] or (part and _draw(random, part) != 0):
             continue
-        lost += _worth(t, e, g)
+        lost += _worth(t, s, e, g, s.part[e])
         s.free_sms[g, s.part[e]] += sms[e, speed[g]]
         s.free_mib[g, s.part[e]] += mib[e]
         engine[e] = -1
@@ -329,13 +366,16 @@ def _step(t: Any, s: Any, gpus: Any, orders: Any, random: Any) -> float:
     part = 0 if _draw(random, 2) == 0 else 2 + _draw(random, 4)
     change = -_take_engines(t, s, part, random)
     if not part:
-        if len(s.cell) and _draw(random, 3) == 0:
+        if len(s.cell) and _draw(random, 2) == 0:
             change += _move_cells(t, s, gpus, n_gpus, random)
         for index in range(n_gpus):
             g = gpus[index]
             row = _level(t, g, s.used[g])
             first, last = t.choice_first[row], t.choice_first[row + 1]
-            _set_division(t, s, g, t.choice[first + _draw(random, last - first)])
+            if t.n_running[0] and _draw(random, 2) == 0:
+                _set_division(t, s, g, _keeping(t, g, row))
+            else:
+                _set_division(t, s, g, t.choice[first + _draw(random, last - first)])
         if t.n_running[0] and _draw(random, 2) == 0:
             change += _put_back(t, s, orders[0], random)
     for index in range(n_gpus):

@@ -184,7 +184,8 @@ class PostgresLeadership:
             begun_s = time.monotonic()
             left_s = max(BEAT_S, DOUBT_S - (begun_s - self._beaten_s))
             try:
-                await asyncio.wait_for(asyncio.to_thread(session.beat), left_s)
+                async with asyncio.timeout(left_s):
+                    await asyncio.to_thread(session.beat)
             except TimeoutError:
                 reason = f"the database did not answer within {left_s:.1f} s"
             except (sa.exc.SQLAlchemyError, UnavailableError) as error:

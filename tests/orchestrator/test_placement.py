@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airan.core.errors import InvalidInputError
+from airan.core.errors import InvalidInputError, UnavailableError
 from orchestrator.mig import MigGeometry
 from orchestrator.placement import (
     Fleet,
@@ -44,9 +44,12 @@ def engine(number: int, sms: int = 16, **fields: object) -> FleetEngine:
     return FleetEngine(f"engine-{number}", sms, **values)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_planner_comes_near_the_optimum(kind: str) -> None:
-    fleet = small_case(kind, 3)
+@pytest.mark.parametrize(
+    ("kind", "seed"),
+    [("loose", 5), ("mixed", 5), ("green", 2), ("residency", 6), ("reserved", 5), ("tight", 7)],
+)
+def test_the_planner_comes_near_the_optimum(kind: str, seed: int) -> None:
+    fleet = small_case(kind, seed)
     plan = place(fleet)
     check(fleet, plan)
     optimum = solve(fleet)
@@ -56,19 +59,62 @@ def test_the_planner_comes_near_the_optimum(kind: str) -> None:
     assert plan.score <= optimum.bound + 1e-3
 
 
+def test_an_optimum_that_is_not_proven_is_not_one() -> None:
+    with pytest.raises(UnavailableError):
+        solve(small_case("tight", 9), limit_s=0.2)
+
+
+def test_a_group_has_no_more_cells_on_a_node_than_it_may() -> None:
+    cells = tuple(cell(number, group="mast") for number in range(5))
+    fleet = Fleet((gpu(0), gpu(1)), cells, max_per_node={"mast": 2})
+    plan = place(fleet, QUICK)
+    check(fleet, plan)
+    assert len(plan.cells) == 4
+    assert "group mast" in next(iter(plan.unplaced.values()))
+    crowded = replace(plan, cells={one.id: "GPU-0" for one in cells[:3]})
+    with pytest.raises(InvalidInputError, match="group mast"):
+        check(fleet, crowded)
+
+
+def test_reserved_engines_come_before_any_that_are_worth_more() -> None:
+    paid = engine(0, sms=100, value=1.0, is_reserved=True)
+    others = tuple(engine(number, sms=60, value=50.0) for number in range(1, 4))
+    plan = place(Fleet((gpu(0),), (), (paid, *others)), QUICK)
+    assert set(plan.engines) == {"engine-0"}
+
+
+def test_the_ran_keeps_its_floor_where_there_are_no_cells() -> None:
+    fleet = Fleet((gpu(0, ran_floor_sms=64),), (), (engine(0, sms=100), engine(1, sms=60)))
+    plan = place(fleet, QUICK)
+    check(fleet, plan)
+    assert set(plan.engines) == {"engine-1"}
+    with pytest.raises(InvalidInputError, match="floor"):
+        check(fleet, place(replace(fleet, gpus=(gpu(0),)), QUICK))
+
+
+def test_an_engine_in_another_partition_of_its_gpu_has_moved() -> None:
+    fleet = Fleet((gpu(0),), (), (engine(0), engine(1)))
+    plan = place(fleet, QUICK)
+    running = fleet.at(plan)
+    assert place(running, QUICK).moved_engines == ()
+    elsewhere = replace(fleet.engines[0], gpu="GPU-0", partition=GH200.placement("2g", 0))
+    assert fleet.is_engine_move(elsewhere, "GPU-0", GH200.placement("2g", 2))
+    assert not fleet.is_engine_move(elsewhere, "GPU-0", GH200.placement("2g", 0))
+
+
 @given(
     kind=st.sampled_from(KINDS),
     seed=st.integers(0, 10_000),
     floor=st.integers(1, 40),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_every_plan_keeps_every_rule(kind: str, seed: int, floor: int) -> None:
     fleet = small_case(kind, seed)
     heavier = tuple(replace(one, sms=max(one.sms, floor)) for one in fleet.cells)
     fleet = replace(fleet, cells=heavier)
     plan = place(fleet, QUICK)
     check(fleet, plan)
-    everything = {one.id for one in (*fleet.cells, *fleet.engines)}
+    everything = {one.id for one in fleet.cells} | {one.id for one in fleet.engines}
     assert everything == plan.cells.keys() | plan.engines.keys() | plan.unplaced.keys()
     assert all(plan.unplaced.values())
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from airan.core.errors import InvalidInputError, NotFoundError
-from orchestrator.policy import CalendarEntry
+from airan.core.errors import CapacityError, InvalidInputError, NotFoundError
+from orchestrator.policy import CalendarEntry, Reservation
 from tests.orchestrator.site import POLICY, Site
 
 Start = Callable[[], "subprocess.Popen[bytes]"]
@@ -223,3 +223,16 @@ async def test_a_dry_run_tells_what_would_be_lost(site: Site, start_process: Sta
     assert site.store.newest_plan().plan.generation == generation
     assert site.control.policy == POLICY
     assert os.getpid() != child.pid
+
+
+async def test_what_a_tenant_has_reserved_is_kept_for_it(site: Site, start_process: Start) -> None:
+    reserved = replace(POLICY, reservations=(Reservation("acme", 32),))
+    await site.control.set_policy(reserved, dry_run=False)
+    leases = site.control.leases
+    with pytest.raises(CapacityError, match="for this tenant"):
+        await leases.acquire("other", start_process().pid, 0, 50, "other")
+    mine = await leases.acquire("mine", start_process().pid, 0, 50, "acme")
+    assert (mine.tenant, mine.sm_count) == ("acme", 64)
+    await leases.release(mine.id)
+    await site.control.set_policy(POLICY, dry_run=False)
+    assert (await leases.acquire("other", start_process().pid, 0, 50, "other")).sm_count == 64
