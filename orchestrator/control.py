@@ -16,6 +16,7 @@ from airan.core.errors import (
     AiranError,
     InvalidInputError,
     NotFoundError,
+    NotLeaderError,
     StaleGenerationError,
     UnavailableError,
 )
@@ -24,8 +25,9 @@ from orchestrator.accounting import Shares, UseTotals
 from orchestrator.alarm import AlarmSettings
 from orchestrator.demand import DemandSettings
 from orchestrator.drivers.base import Driver
+from orchestrator.drivers.timed import TimedDriver
 from orchestrator.drivers.traced import TracedDriver
-from orchestrator.executor import Executor, ExecutorSettings
+from orchestrator.executor import Executor, ExecutorSettings, PlanUnreachableError
 from orchestrator.hub import EventLog
 from orchestrator.leases import LeaseManager, LeaseSettings
 from orchestrator.loss import expected_loss
@@ -34,7 +36,7 @@ from orchestrator.observe import Observer
 from orchestrator.plan import Demand, Inventory, Plan, plan, renumbered, role_sms, wanted_sms
 from orchestrator.policy import Policy, restored
 from orchestrator.ran import RanSide
-from orchestrator.reconcile import alarm_plan, differences, undoing, verdict
+from orchestrator.reconcile import alarm_plan, as_planned, differences, undoing, verdict
 from orchestrator.steps import in_words, steps
 from orchestrator.store import Store, StoredPlan
 from orchestrator.tracing import here, span
@@ -59,6 +61,8 @@ class ControlOptions:
     change_s: float
     """Time to create and to destroy one GPU instance, together."""
     interval_s: float = 0.5
+    reconcile_s: float = 3.0
+    """How often the stored plan is compared with what is there, also when no plan is due."""
     margin_s: float = 0.5
     """Added to the planning horizon."""
     leases: LeaseSettings = field(default_factory=LeaseSettings)
@@ -73,7 +77,7 @@ class ControlPlane:
     def __init__(
         self, store: Store, driver: Driver, clock: Clock, policy: Policy, options: ControlOptions
     ) -> None:
-        driver = TracedDriver(driver)
+        driver = TracedDriver(TimedDriver(driver, options.executor.call_timeout_s))
         self.store, self.driver, self.clock, self.options = store, driver, clock, options
         self.log = EventLog(store, clock)
         self.leases = LeaseManager(store, driver, self.log, clock, options.leases)
@@ -115,6 +119,7 @@ class ControlPlane:
         """Plans, applies, and watches over holders until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._every(self.options.interval_s, self.tick))
+            group.create_task(self._every(self.options.reconcile_s, self.reconcile))
             group.create_task(self._every(0.2, self._watch_over))
             group.create_task(self._every(60.0, self._forget_the_oldest))
             group.create_task(self._apply_plans())
@@ -159,7 +164,9 @@ class ControlPlane:
             looking.set_attribute("airan.forecast_share", self._demand.forecast_share)
 
     async def _look(self) -> None:
+        lent = self.leases.live()
         inventory = await self.observer.inventory()
+        await self.leases.end_lost(lent, {part.id for part in inventory.partitions})
         await self._attach_ran(inventory)
         self._demand = self._forecast()
         self._account(inventory)
@@ -174,35 +181,43 @@ class ControlPlane:
         await self._plan(inventory, newest)
 
     async def reconcile(self) -> None:
-        """Finishes, mends or unwinds the newest plan; see `reconcile.verdict`."""
+        """Finishes, mends or unwinds the newest plan; see `reconcile.verdict`.
+
+        Does nothing while a plan is being applied, or waits to be planned anew after a failure.
+        """
         inventory = await self.observer.inventory()
         newest = self.store.newest_plan()
+        failed = newest is not None and newest.state == "failed"
+        if self._applying or (failed and self.clock.monotonic_s() < self._retry_at_s):
+            return
         parent = self.store.plan(newest.plan.parent) if newest is not None else None
         found = verdict(newest, parent, inventory)
+        mends = self._policy.drift == "mend"
         if found.kind == "mend" and found.plan is not None:
-            mends = self._policy.drift == "mend"
             self._tell_drift(found.plan, inventory, mends=mends)
-            if not mends:
-                return
-        elif self._drift:
-            self._drift = ()
-            self.log.record("plan.drift_ended", "the partitions are as the plan left them")
-        self.metrics.drift.set(len(self._drift))
+        elif found.kind == "nothing":
+            self._end_drift()
         if found.kind == "unwind" and found.plan is not None:
             self._store_plan(found.plan, inventory)
-        if found.kind in ("finish", "mend"):
+        if found.kind == "finish" or (found.kind == "mend" and mends):
             self._plan_ready.set()
         self._offer(inventory)
 
     def _tell_drift(self, applied: Plan, inventory: Inventory, *, mends: bool) -> None:
         """Records how the inventory differs from the plan, once for every difference."""
         found = differences(applied, inventory)
-        if found != self._drift or mends:
+        if found != self._drift:
             what = "is mended" if mends else "is left as it is, by policy"
             message = f"plan {applied.generation} {what}: {'; '.join(found)}"
             self.log.record("plan.drift", message, "warning")
-        self._drift = () if mends else found
+        self._drift = found
         self.metrics.drift.set(len(found))
+
+    def _end_drift(self) -> None:
+        if self._drift:
+            self._drift = ()
+            self.metrics.drift.set(0)
+            self.log.record("plan.drift_ended", "the partitions are as the plan left them")
 
     async def _undo(self, failed: StoredPlan) -> None:
         """Stores the plan that undoes a failed one, where there is a point in it."""
@@ -227,9 +242,8 @@ class ControlPlane:
             parent = asked if generation == newest.plan.generation else None
             with span("apply", parent, generation=newest.plan.generation):
                 await self.executor.apply(newest.plan)
-            if newest.plan.undoes:
-                self.store.mark_undone(newest.plan.undoes)
-            else:
+            self._end_drift()
+            if not newest.plan.undoes:
                 self._failures, self._retry_at_s = 0, 0.0
             self.metrics.plans.labels("applied").inc()
             self.metrics.apply_seconds.observe(self.clock.monotonic_s() - begun_s)
@@ -239,6 +253,13 @@ class ControlPlane:
         except StaleGenerationError:
             self.metrics.plans.labels("superseded").inc()
             self._plan_ready.set()
+        except NotLeaderError:
+            # Where the lead was only in doubt, the next reconciliation finishes the plan.
+            self.metrics.plans.labels("interrupted").inc()
+        except PlanUnreachableError:
+            # Not the driver's fault, so the next plan, from what is there then, need not wait.
+            self.metrics.plans.labels("failed").inc()
+            failed = newest
         except AiranError:
             # The executor has recorded it. The next plan starts from what is there then.
             self.metrics.plans.labels("failed").inc()
@@ -258,13 +279,22 @@ class ControlPlane:
 
     async def _plan(self, inventory: Inventory, newest: StoredPlan | None) -> None:
         chosen = self._choose(self._policy, inventory, newest)
-        if newest is None or chosen is not newest.plan:
+        if newest is None or not (chosen is newest.plan or self._only_drifted(newest, inventory)):
             self._store_plan(chosen, inventory)
         elif newest.state == "failed":
             reason = f"plan {newest.plan.generation} again: {newest.plan.reason}"
             self._store_plan(renumbered(newest.plan, newest.plan, reason), inventory)
         elif not self._applying:
             await self.reconcile()
+
+    def _only_drifted(self, newest: StoredPlan, inventory: Inventory) -> bool:
+        """Whether no plan would be due but for a drift, which the policy leaves as it is."""
+        if self._policy.drift == "mend" or newest.state != "applied":
+            return False
+        if newest.plan.gpus - {gpu.uuid for gpu in inventory.gpus}:
+            return False
+        meant = as_planned(newest.plan, inventory)
+        return self._choose(self._policy, meant, newest) is newest.plan
 
     def _choose(self, policy: Policy, inventory: Inventory, newest: StoredPlan | None) -> Plan:
         begun_s = time.perf_counter()

@@ -1,21 +1,24 @@
 """Applies a stored plan: dull, step by step, each step following from what is there now.
 
 A crash at any step leaves a state from which the same call goes on. A call that fails is tried
-again after another look at the inventory, because it may have taken effect all the same.
+again after another look at the inventory, because it may have taken effect all the same. A plan
+is applied only when a last look finds what it promises; one that cannot be completed is failed,
+and whoever called stores the plan that undoes it (`reconcile.undoing`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from airan.core.errors import (
     AiranError,
     InUseError,
     NotFoundError,
+    NotLeaderError,
+    PermanentError,
     StaleGenerationError,
     UnavailableError,
 )
@@ -23,14 +26,17 @@ from orchestrator.drivers.base import Driver
 from orchestrator.hub import EventLog
 from orchestrator.leases import LeaseManager
 from orchestrator.observe import Observer
-from orchestrator.plan import Inventory, Plan
+from orchestrator.plan import Inventory, Plan, role_sms
 from orchestrator.steps import Step, steps
 from orchestrator.store import Store
 from orchestrator.tracing import span
 
-T = TypeVar("T")
 # More than any transition between two layouts takes; reaching it means no progress is made.
 _MAX_STEPS = 200
+
+
+class PlanUnreachableError(UnavailableError):
+    """A plan that no step leads to from what is there: the next one starts from that."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class ExecutorSettings:
     settle_s: float = 0.02
     """How often a change under way is looked at."""
     call_timeout_s: float = 60.0
-    """A driver call that takes longer counts as failed."""
+    """A driver call, or a change under way, that takes longer counts as failed."""
 
 
 class Executor:
@@ -70,13 +76,15 @@ class Executor:
 
         Raises:
             StaleGenerationError: a newer plan has been stored; nothing more was done.
-            InUseError: the plan cannot be reached from here without interrupting the RAN.
-            UnavailableError: the driver kept failing; the plan is marked `failed`.
+            PlanUnreachableError: the plan cannot be reached from here: a GPU of it is lost, or
+                the RAN would be interrupted. It is marked `failed`.
+            UnavailableError: the driver kept failing, or failed for good; likewise `failed`.
+            NotLeaderError: another orchestrator may lead; nothing more was done.
         """
         self._store.mark_plan(plan.generation, "applying")
         try:
             await self._reach(plan)
-        except StaleGenerationError:
+        except (StaleGenerationError, NotLeaderError):
             raise
         except AiranError as error:
             self._store.mark_plan(plan.generation, "failed")
@@ -90,26 +98,63 @@ class Executor:
         faults = 0
         for _ in range(_MAX_STEPS):
             self._refuse_stale(plan)
-            todo = steps(plan, await self._settled())
-            if not todo:
-                return
-            first = todo[0]
-            self._note(plan, first, "started")
             try:
-                with span("step", step=str(first)):
-                    await self._do(todo)
-                self._note(plan, first, "done")
+                inventory = await self._settled()
+                todo = self._left(plan, inventory)
+                if not todo:
+                    return
+                await self._take(plan, todo)
+            except (StaleGenerationError, NotLeaderError, PlanUnreachableError):
+                raise
             except AiranError as error:
                 faults += 1
-                self._note(plan, first, "failed", str(error))
                 self._log.record("driver.fault", str(error), "warning")
-                if faults >= self._settings.max_faults:
-                    raise UnavailableError(
-                        f"the driver failed {faults} times, last: {error}",
-                        remedy="the orchestrator plans anew by itself; see `airan gpu`",
-                    ) from error
+                self._give_up(error, faults)
                 await asyncio.sleep(self._settings.retry_s * 2 ** (faults - 1))
         raise UnavailableError(f"no progress after {_MAX_STEPS} steps")
+
+    def _left(self, plan: Plan, inventory: Inventory) -> tuple[Step, ...]:
+        """The steps left; none only where the inventory is what the plan promises."""
+        lost = plan.gpus - {gpu.uuid for gpu in inventory.gpus}
+        if lost:
+            raise PlanUnreachableError(
+                f"{', '.join(sorted(lost))} is lost, which plan {plan.generation} needs",
+                remedy="the orchestrator plans anew by itself; see `airan gpu`",
+            )
+        try:
+            todo = steps(plan, inventory)
+        except InUseError as error:
+            raise PlanUnreachableError(error.message, remedy=error.remedy) from error
+        held, promised = (role_sms(parts, "ran") for parts in (inventory.partitions, plan.targets))
+        if not todo and held < promised:
+            raise PlanUnreachableError(
+                f"the RAN's partitions have {held} SMs, not the {promised} of plan"
+                f" {plan.generation}",
+                remedy="compare the geometry with `airan gpu`",
+            )
+        return todo
+
+    async def _take(self, plan: Plan, todo: tuple[Step, ...]) -> None:
+        first = todo[0]
+        self._note(plan, first, "started")
+        try:
+            with span("step", step=str(first)):
+                await self._do(todo)
+        except AiranError as error:
+            self._note(plan, first, "failed", str(error))
+            raise
+        self._note(plan, first, "done")
+
+    def _give_up(self, error: AiranError, faults: int) -> None:
+        """Raises where trying again cannot help, or has not."""
+        # What has gone in the meantime is looked at again: the step may have become another.
+        permanent = isinstance(error, PermanentError) and not isinstance(error, NotFoundError)
+        if permanent or faults >= self._settings.max_faults:
+            times = "for good" if permanent else f"{faults} times, last"
+            raise UnavailableError(
+                f"the driver failed {times}: {error}",
+                remedy="the orchestrator plans anew by itself; see `airan gpu`",
+            ) from error
 
     async def _do(self, todo: tuple[Step, ...]) -> None:
         """Takes the first step; all revocations at once, since their notices run together."""
@@ -125,23 +170,14 @@ class Executor:
             await self._assign(step)
         elif step.kind == "destroy":
             await self._destroy(step)
+        elif step.kind == "resize":
+            raise PermanentError(
+                f"the driver cannot {step}", remedy="divide this GPU by MIG, or use it whole"
+            )
         else:
             placement = step.placement
-            made = await self._in_time(
-                self._driver.create(step.gpu_uuid, placement.profile, placement.start), step
-            )
+            made = await self._driver.create(step.gpu_uuid, placement.profile, placement.start)
             await self._give(made.uuid, step.role)
-
-    async def _in_time(self, call: Awaitable[T], step: Step) -> T:
-        limit_s = self._settings.call_timeout_s
-        try:
-            # asyncio.wait_for before Python 3.12 loses a cancellation that comes with the answer:
-            # the control plane then never stops.
-            async with asyncio.timeout(limit_s):
-                return await call
-        except TimeoutError as error:
-            # It may still take effect: the next look at the inventory tells.
-            raise UnavailableError(f"the driver took more than {limit_s:g} s to {step}") from error
 
     def _note(self, plan: Plan, step: Step, state: str, error: str = "") -> None:
         now_s = self._log.now_s()
@@ -170,7 +206,7 @@ class Executor:
 
     async def _destroy(self, step: Step) -> None:
         try:
-            await self._in_time(self._driver.destroy(step.partition_id), step)
+            await self._driver.destroy(step.partition_id)
         except NotFoundError:
             return
         except InUseError:
@@ -195,11 +231,21 @@ class Executor:
 
     async def _settled(self) -> Inventory:
         """The inventory once no change is under way, such as one begun before a crash."""
-        while True:
-            inventory = await self._observer.inventory()
-            if all(part.state == "ready" for part in inventory.partitions):
-                return inventory
-            await asyncio.sleep(self._settings.settle_s)
+        try:
+            async with asyncio.timeout(self._settings.call_timeout_s) as limit:
+                while True:
+                    inventory = await self._observer.inventory()
+                    under_way = [part for part in inventory.partitions if part.state != "ready"]
+                    if not under_way:
+                        return inventory
+                    await asyncio.sleep(self._settings.settle_s)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise UnavailableError(
+                f"partitions are under way for more than {self._settings.call_timeout_s:g} s",
+                remedy="see `airan gpu`",
+            ) from error
 
     def _refuse_stale(self, plan: Plan) -> None:
         newest = self._store.newest_plan()

@@ -1,6 +1,7 @@
 """Leases: AI partitions lent to the marketplace, and taken back when the RAN needs them.
 
-active -> revoking (until the notice ends) -> ended (released | revoked | evicted | holder_lost)
+active -> revoking (until the notice ends) -> ended (released | revoked | evicted |
+    holder_lost | partition_lost)
 
 The RAN always wins: a holder that does not release before the deadline is evicted. Leases
 survive a restart of the control plane; their holders just watch again.
@@ -12,7 +13,7 @@ import asyncio
 import contextlib
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +32,7 @@ _EVENT_OF_END = {
     "revoked": ("lease.released", "info"),
     "evicted": ("lease.evicted", "warning"),
     "holder_lost": ("lease.lost", "warning"),
+    "partition_lost": ("lease.lost", "warning"),
 }
 
 
@@ -267,6 +269,14 @@ class LeaseManager:
             if gone or silent:
                 await self._end(live, "holder_lost")
 
+    async def end_lost(self, lent: Iterable[Lease], there: Collection[str]) -> None:
+        """Ends those leases whose partitions are not there any more: their GPU is lost or was
+        reset, or somebody removed them by hand. They must have been lent before the look that
+        found what is there."""
+        for lease in lent:
+            if lease.id in self._live and lease.partition_id not in there:
+                await self._end(self._live[lease.id], "partition_lost")
+
     # --- within
 
     def _leaves_reserved(self, part: Partition, tenant: str) -> bool:
@@ -354,7 +364,7 @@ class LeaseManager:
         live.ending = True
         lease = live.lease
         try:
-            if reason in ("evicted", "holder_lost"):
+            if reason in ("evicted", "holder_lost", "partition_lost"):
                 # A holder that lost its watch may still be computing on what is not its own.
                 await self._driver.evict(lease.partition_id)
             else:

@@ -114,6 +114,11 @@ class Plan:
     undoes: int = 0
     """The failed plan whose work it undoes; 0: none."""
 
+    @property
+    def gpus(self) -> frozenset[str]:
+        """The GPUs it has targets on."""
+        return frozenset(target.gpu_uuid for target in self.targets)
+
 
 def role_sms(parts: Iterable[Target | Partition], role: str) -> int:
     """SMs of all parts with that role."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from airan.core.errors import InUseError
-from orchestrator.plan import Inventory, Plan, Target, renumbered, role_sms
-from orchestrator.steps import steps
+from orchestrator.plan import Inventory, Partition, Plan, Target, renumbered, role_sms
+from orchestrator.steps import least_ran_sms, steps
 from orchestrator.store import StoredPlan
 
 
@@ -32,28 +32,38 @@ def verdict(newest: StoredPlan | None, parent: StoredPlan | None, inventory: Inv
             left = bool(steps(newest.plan, inventory))
             return Verdict("mend", newest.plan) if left else Verdict("nothing")
         return Verdict("finish", newest.plan)
-    if parent is not None and _reachable(parent.plan, inventory):
+    if parent is not None and _reachable(parent.plan, inventory, keeping_ran=True):
         reason = f"plan {newest.plan.generation} unwound to plan {parent.plan.generation}"
         return Verdict("unwind", renumbered(parent.plan, newest.plan, reason))
     return Verdict("replan")
 
 
 def undoing(failed: StoredPlan, parent: StoredPlan | None, inventory: Inventory) -> Plan | None:
-    """The plan that undoes what a failed one has done: its parent's targets again.
+    """The plan that undoes what a failed one has done: its parent's targets again, as far as
+    the GPUs are there.
 
     None where that cannot be reached, or would leave the RAN less than it holds by now: then
     the next plan starts from what is there.
     """
-    if parent is None or not _reachable(parent.plan, inventory):
+    if parent is None:
         return None
-    held = role_sms(inventory.partitions, "ran")
-    if inventory.ran_in_use and role_sms(parent.plan.targets, "ran") < held:
-        return None
-    if not steps(parent.plan, inventory):
-        return None
+    known = {gpu.uuid for gpu in inventory.gpus}
+    left = tuple(target for target in parent.plan.targets if target.gpu_uuid in known)
     number = failed.plan.generation
     again = renumbered(parent.plan, failed.plan, f"plan {number} failed and is undone")
-    return replace(again, undoes=number)
+    total = max(1, inventory.sm_count)
+    again = replace(
+        again,
+        undoes=number,
+        targets=left,
+        ran_share=role_sms(left, "ran") / total,
+        ai_share=role_sms(left, "ai") / total,
+    )
+    if inventory.ran_in_use and role_sms(left, "ran") < role_sms(inventory.partitions, "ran"):
+        return None
+    if not _reachable(again, inventory, keeping_ran=True) or not steps(again, inventory):
+        return None
+    return again
 
 
 def alarm_plan(newest: Plan, inventory: Inventory, cause: str) -> Plan | None:
@@ -77,6 +87,18 @@ def alarm_plan(newest: Plan, inventory: Inventory, cause: str) -> Plan | None:
     )
 
 
+def as_planned(plan: Plan, inventory: Inventory) -> Inventory:
+    """The inventory as an applied plan left it: without what is foreign, with what is missing."""
+    there = {(part.gpu_uuid, part.placement): part for part in inventory.partitions}
+    meant = []
+    for target in plan.targets:
+        part = there.get((target.gpu_uuid, target.placement)) or Partition(
+            "", target.gpu_uuid, target.placement, target.sm_count, target.memory_mib
+        )
+        meant.append(replace(part, role=target.role))
+    return replace(inventory, partitions=tuple(meant))
+
+
 def differences(plan: Plan, inventory: Inventory) -> tuple[str, ...]:
     """In words, how the partitions differ from what an applied plan left behind."""
     wanted = {(target.gpu_uuid, target.placement): target.role for target in plan.targets}
@@ -96,12 +118,16 @@ def differences(plan: Plan, inventory: Inventory) -> tuple[str, ...]:
     return tuple(sorted(set(found)))
 
 
-def _reachable(plan: Plan, inventory: Inventory) -> bool:
-    known = {gpu.uuid for gpu in inventory.gpus}
-    if any(target.gpu_uuid not in known for target in plan.targets):
+def _reachable(plan: Plan, inventory: Inventory, *, keeping_ran: bool = False) -> bool:
+    """Whether steps lead there; with `keeping_ran` none on which the RAN has less than both
+    before and after."""
+    if plan.gpus - {gpu.uuid for gpu in inventory.gpus}:
         return False
     try:
-        steps(plan, inventory)
+        found = steps(plan, inventory)
     except InUseError:
         return False
-    return True
+    if not keeping_ran or not inventory.ran_in_use:
+        return True
+    ends = (role_sms(parts, "ran") for parts in (inventory.partitions, plan.targets))
+    return least_ran_sms(found, inventory) >= min(ends)

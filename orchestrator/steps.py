@@ -167,6 +167,30 @@ def _same_side(part: Partition, targets: dict[Placement, Target]) -> Target | No
     return None
 
 
+def least_ran_sms(found: Iterable[Step], inventory: Inventory) -> int:
+    """The fewest SMs the RAN holds at any moment on the way."""
+    geometries = {gpu.uuid: gpu.geometry for gpu in inventory.gpus}
+    sms = {part.id: part.sm_count for part in inventory.partitions}
+    held = {part.id for part in inventory.partitions if part.role == "ran"}
+    now = least = sum(sms[one] for one in held)
+    for step in found:
+        geometry = geometries[step.gpu_uuid]
+        if step.kind == "create" and step.role == "ran":
+            now += geometry.profile(step.placement.profile).sm_count
+        elif step.kind == "assign" and step.role == "ran":
+            held.add(step.partition_id)
+            now += sms[step.partition_id]
+        elif step.kind == "resize" and step.role == "ran" and step.becomes is not None:
+            grown = geometry.profile(step.becomes.profile).sm_count
+            now += grown - sms[step.partition_id]
+            sms[step.partition_id] = grown
+        elif step.partition_id in held and step.kind in ("assign", "destroy"):
+            held.discard(step.partition_id)
+            now -= sms[step.partition_id]
+        least = min(least, now)
+    return least
+
+
 def _refuse_interruption(found: Iterable[Step], inventory: Inventory) -> None:
     if not inventory.ran_in_use:
         return

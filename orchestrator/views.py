@@ -79,7 +79,8 @@ class NodeView:
 
 @dataclass(frozen=True)
 class PlanView:
-    """A stored plan; `state` is stored | applying | applied | failed | superseded | dry-run."""
+    """A stored plan; `state` is stored | applying | applied | failed | undoing | undone |
+    superseded | dry-run."""
 
     generation: int = 0
     parent: int = 0
@@ -219,7 +220,7 @@ class Lease:
     state: str = "active"
     """`active`, `revoking` or `ended`."""
     end_reason: str = ""
-    """Once ended: `released`, `revoked`, `evicted` or `holder_lost`."""
+    """Once ended: `released`, `revoked`, `evicted`, `holder_lost` or `partition_lost`."""
     notice_ms: int = 0
     granted_s: float = 0.0
     revoked_s: float = 0.0

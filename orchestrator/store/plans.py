@@ -18,8 +18,8 @@ from orchestrator.store.schema import PLANS, ROLES, STEPS
 
 @dataclasses.dataclass(frozen=True)
 class StoredPlan:
-    """A plan with what became of it: stored | applying | applied | undone | failed |
-    superseded."""
+    """A plan with what became of it: stored | applying | applied | failed | undoing | undone |
+    superseded. A failed plan is `undoing` while a newer one undoes it."""
 
     plan: Plan
     state: str
@@ -44,7 +44,8 @@ class PlanStore:
     _database: Database
 
     def add_plan(self, plan: Plan, now_s: float) -> None:
-        """Stores a plan as `stored`, and marks unfinished older ones `superseded`.
+        """Stores a plan as `stored`, and marks unfinished older ones `superseded`; the one that
+        it undoes is `undoing`.
 
         Raises:
             StaleGenerationError: a plan of the same or a newer generation is stored already.
@@ -66,9 +67,13 @@ class PlanStore:
                 "body": _plan_body(plan),
             }
             db.execute(PLANS.insert().values(row))
+            _mark_undoing(db, "failed")
+            if plan.undoes:
+                mine = (PLANS.c.generation == plan.undoes) & (PLANS.c.state == "failed")
+                db.execute(PLANS.update().where(mine).values(state="undoing"))
 
     def mark_plan(self, generation: int, state: str) -> None:
-        """Notes what became of the newest plan.
+        """Notes what became of the newest plan, and with it of the one that it undoes.
 
         Raises:
             StaleGenerationError: a newer plan has been stored.
@@ -81,12 +86,8 @@ class PlanStore:
             change = PLANS.update().where(PLANS.c.generation == generation).values(state=state)
             if not db.execute(change).rowcount:
                 raise NotFoundError(f"there is no plan {generation}")
-
-    def mark_undone(self, generation: int) -> None:
-        """Notes that what a failed plan had done has been undone. Idempotent."""
-        mine = (PLANS.c.generation == generation) & (PLANS.c.state == "failed")
-        with self._database.writing() as db:
-            db.execute(PLANS.update().where(mine).values(state="undone"))
+            if state in ("applied", "failed"):
+                _mark_undoing(db, "undone" if state == "applied" else "failed")
 
     def plans(self, limit: int, before_generation: int | None = None) -> list[StoredPlan]:
         """Newest first; only those before a generation, if one is given."""
@@ -144,6 +145,11 @@ class PlanStore:
 
 def _newest(db: sa.Connection) -> int:
     return db.execute(sa.select(sa.func.max(PLANS.c.generation))).scalar() or 0
+
+
+def _mark_undoing(db: sa.Connection, state: str) -> None:
+    """Notes what became of the undoing of a plan: only the newest plan undoes one."""
+    db.execute(PLANS.update().where(PLANS.c.state == "undoing").values(state=state))
 
 
 def _plan_body(plan: Plan) -> dict[str, Any]:

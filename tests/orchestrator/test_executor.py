@@ -13,6 +13,7 @@ import pytest
 from airan.core.clock import SystemClock
 from airan.core.errors import StaleGenerationError, UnavailableError
 from orchestrator.drivers.simulated import SimulatedNode
+from orchestrator.drivers.timed import TimedDriver
 from orchestrator.executor import Executor, ExecutorSettings
 from orchestrator.hub import EventLog
 from orchestrator.leases import LeaseManager, LeaseSettings
@@ -21,7 +22,7 @@ from orchestrator.observe import Observer
 from orchestrator.plan import Demand, Inventory, Plan, Target, plan
 from orchestrator.policy import Policy
 from orchestrator.reconcile import verdict
-from orchestrator.steps import Step, steps
+from orchestrator.steps import steps
 from orchestrator.store import Store
 
 Start = Callable[[], "subprocess.Popen[bytes]"]
@@ -344,18 +345,11 @@ async def test_drift_from_an_applied_plan_is_seen(tmp_path: Path, start_process:
 
 
 async def test_a_stop_that_comes_with_the_drivers_answer_is_not_lost(tmp_path: Path) -> None:
-    store, clock = Store(tmp_path / "control.sqlite"), SystemClock()
-    node = SimulatedNode(tmp_path / "node.json", "GH200-96GB")
-    log = EventLog(store, clock)
-    leases = LeaseManager(store, node, log, clock, LeaseSettings())
-    observer = Observer(node, store, leases, lambda: False)
-    executor = Executor(node, store, leases, observer, log, ExecutorSettings())
+    timed = TimedDriver(SimulatedNode(tmp_path / "node.json", "GH200-96GB"), 60.0)
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    step = Step("destroy", "GPU-1", Placement("1g.12gb", 0, 1))
-    waiting = asyncio.create_task(executor._in_time(answer, step))
+    waiting = asyncio.create_task(timed._in_time(answer, "answer"))
     await asyncio.sleep(0)
     answer.set_result(None)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    store.close()

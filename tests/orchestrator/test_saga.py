@@ -66,7 +66,7 @@ async def test_a_plan_that_fails_at_step_k_is_undone(site: Site, k: int) -> None
     await replan(site, 0.3)
     failed = site.store.plan(generation + 1)
     assert failed is not None
-    assert failed.state == "failed"
+    assert failed.state in ("failed", "undoing")
     site.node.faults.before.clear()
     undo = site.store.newest_plan()
     if undo is not None and undo.plan.undoes:
