@@ -230,11 +230,11 @@ class Rig:
             newest = self.store.newest_plan()
             if newest is None or newest.state not in ("stored", "applying"):
                 return
-            if await self._dies(self.control.apply_newest()):
+            if await self.dies(self.control.apply_newest()):
                 await self.restart()
         raise AssertionError("it does not settle")
 
-    async def _dies(self, work: Coroutine[Any, Any, None]) -> bool:
+    async def dies(self, work: Coroutine[Any, Any, None]) -> bool:
         """Whether the process dies at the work, in whichever of its tasks."""
         task, dead = asyncio.ensure_future(work), asyncio.ensure_future(self.effects.dead.wait())
         await asyncio.wait({task, dead}, return_when=asyncio.FIRST_COMPLETED)
