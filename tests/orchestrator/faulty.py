@@ -173,6 +173,10 @@ class Rig:
         database.writing = lambda: effects.transaction(  # type: ignore[method-assign]
             lambda: Database.writing(database)
         )
+        self.control = self.another_control(self.store)
+
+    def another_control(self, store: Store) -> ControlPlane:
+        """A control plane over the same node, with a store of its own perhaps."""
         options = ControlOptions(
             site="edge-1",
             site_started_s=STARTED_S,
@@ -181,7 +185,7 @@ class Rig:
             executor=ExecutorSettings(max_faults=3, retry_s=0.0, settle_s=0.0, call_timeout_s=0.03),
         )
         driver = FaultyDriver(self.node, self.effects)
-        self.control = ControlPlane(self.store, driver, self.clock, self.policy, options)
+        return ControlPlane(store, driver, self.clock, self.policy, options)
 
     # --- what happens to it
 
@@ -196,18 +200,21 @@ class Rig:
         await self.control._attach_ran(await self.control.observer.inventory())
         self.needed_sms = min(FLOOR_SMS, self.ran_sms())
 
-    async def report(self, demand: float) -> None:
+    async def report(
+        self, demand: float, *, slots_late: int = 0, control: ControlPlane | None = None
+    ) -> None:
         cells = (CellView("cell-1", True, demand, 51),)
         report = SlotReport(
             "cell-1",
             self.clock.now_s(),
             slots=50,
+            slots_late=slots_late,
             budget_us=1000.0,
             pid=os.getpid(),
             demand_share=demand,
             cells=cells,
         )
-        await self.control.take_report(report)
+        await (control or self.control).take_report(report)
 
     def store_plan(self, *splits: Split) -> Plan:
         """Stores a plan, a split for each GPU, as the planner would."""

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from airan.core.errors import AiranError, CapacityError, InUseError
+from airan.core.errors import AiranError, CapacityError, InUseError, UnavailableError
 from orchestrator.drivers.simulated import XID_FELL_OFF_THE_BUS
 from orchestrator.mig import MEMORY_SLICES, MigGeometry
 from orchestrator.plan import role_sms
@@ -68,7 +68,9 @@ class Story:
             (self.demand,) = values
         elif what == "policy":
             (self.rig.policy,) = values
-            await self.rig.control.set_policy(values[0], dry_run=False)
+            # Refused while every GPU is lost.
+            with contextlib.suppress(UnavailableError):
+                await self.rig.control.set_policy(values[0], dry_run=False)
         elif what == "lease":
             self.engines += 1
             with contextlib.suppress(CapacityError):
