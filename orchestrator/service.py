@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from orchestrator.follower import follower_server
 from orchestrator.leases import LeaseSettings
 from orchestrator.policy import Policy
 from orchestrator.store import Store
-from orchestrator.store.leadership import Leadership, leadership_of, while_leading
+from orchestrator.store.leadership import HOPELESS_S, Leadership, leadership_of, while_leading
 from orchestrator.tracing import export_if_wanted
 
 FOLLOW_AFTER_S = 1.0
@@ -103,7 +104,7 @@ async def serve(
             return
         led = replace(settings, port=port)
         with _telling_that_it_is_over(leadership):
-            async with running(led, lead=Lead(epoch, leadership.require)) as (_, port):
+            async with running(led, lead=lead_of(epoch, leadership)) as (_, port):
                 if on_ready is not None:
                     on_ready(port)
                 if why := await while_leading(leadership, stop):
@@ -135,6 +136,14 @@ class Lead:
 
     epoch: int
     require: Callable[[], None]
+    """Asked before a GPU is changed."""
+    hope: Callable[[], None]
+    """Asked before the database is; more patient."""
+
+
+def lead_of(epoch: int, leadership: Leadership) -> Lead:
+    """What the control plane needs of a leadership that has been gained."""
+    return Lead(epoch, leadership.require, functools.partial(leadership.require, HOPELESS_S))
 
 
 def database_url(settings: ControlSettings) -> str:
@@ -177,7 +186,7 @@ async def running(
         store = Store(database_url(settings))
         stack.callback(store.close)
         if lead is not None:
-            store.follow(lead.epoch)
+            store.follow(lead.epoch, lead.hope)
         control = build(settings, store, clock or SystemClock(), lead)
         guard = Guard(store, control.clock)
         server = grpc.aio.server(interceptors=(guard,), options=(("grpc.so_reuseport", 0),))

@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,8 @@ class Database:
         self.epoch: int | None = None
         """Of our leadership: writes are refused once the database knows a newer one. None: this
         database is nobody else's."""
+        self.require: Callable[[], None] = lambda: None
+        """Asked before every transaction; raises NotLeaderError where there is no hope of one."""
         try:
             with self._translated():
                 migrate.upgrade(self._engine)
@@ -134,6 +136,7 @@ class Database:
 
     @contextmanager
     def _transaction(self, engine: sa.Engine) -> Iterator[sa.Connection]:
+        self.require()
         with engine.connect() as db:
             if engine.dialect.name == "sqlite":  # never waits for longer than its busy_timeout
                 with db.begin():

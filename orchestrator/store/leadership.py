@@ -27,6 +27,8 @@ POLL_S = 0.5
 BEAT_S = 0.5
 DOUBT_S = 2.0
 """A leader that could not beat for this long no longer acts."""
+HOPELESS_S = 3.5
+"""A leader that could not beat for this long no longer asks the database for anything."""
 SILENT_S = 5.0
 """A leader that has not beaten for this long is cut off by a follower."""
 _CONTENDING_S = 6.0
@@ -45,8 +47,9 @@ class Leadership(Protocol):
         """Returns once the lead is lost, with the reason."""
         ...
 
-    def require(self) -> None:
-        """Returns if this orchestrator leads for certain.
+    def require(self, doubt_s: float = DOUBT_S) -> None:
+        """Returns if this orchestrator leads for certain: where there are beats, it beat within
+        the last `doubt_s`.
 
         Raises:
             NotLeaderError: it does not, or cannot be sure.
@@ -87,7 +90,7 @@ class FileLeadership:
             await asyncio.sleep(POLL_S)
         return f"{self._path} is gone"
 
-    def require(self) -> None:
+    def require(self, doubt_s: float = DOUBT_S) -> None:  # noqa: ARG002 - never in doubt
         """See `Leadership`."""
         if not self._holds():
             raise NotLeaderError("this orchestrator does not lead")
@@ -134,8 +137,8 @@ class PostgresLeadership:
             session = PostgresSession(self._engine, self._site)
             begun_s, epoch = time.monotonic(), None
             try:
-                contending = asyncio.to_thread(session.contend, name_of_this(), SILENT_S)
-                epoch = await asyncio.wait_for(contending, _CONTENDING_S)
+                async with asyncio.timeout(_CONTENDING_S):
+                    epoch = await asyncio.to_thread(session.contend, name_of_this(), SILENT_S)
             except (TimeoutError, sa.exc.SQLAlchemyError, UnavailableError) as error:
                 _LOG.warning("cannot contend for the lead: %s", error or "no answer")
             finally:
@@ -155,12 +158,12 @@ class PostgresLeadership:
             return "it was never gained"
         return await asyncio.shield(self._lost)
 
-    def require(self) -> None:
+    def require(self, doubt_s: float = DOUBT_S) -> None:
         """See `Leadership`."""
         if self._lost is None or self._lost.done():
             raise NotLeaderError("this orchestrator does not lead")
         silent_s = time.monotonic() - self._beaten_s
-        if silent_s > DOUBT_S:
+        if silent_s > doubt_s:
             raise NotLeaderError(
                 f"the lead is in doubt: the database has not answered for {silent_s:.1f} s"
             )

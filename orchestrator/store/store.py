@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,12 @@ class Store(PlanStore, LeaseStore, LogStore):
         """Closes the database. Idempotent."""
         self._database.close()
 
-    def follow(self, epoch: int) -> None:
-        """From now on writes are refused once a leadership newer than `epoch` has begun."""
+    def follow(self, epoch: int, require: Callable[[], None] | None = None) -> None:
+        """From now on writes are refused once a leadership newer than `epoch` has begun, and
+        everything once `require` raises."""
         self._database.epoch = epoch
+        if require is not None:
+            self._database.require = require
 
     # --- demand
 

@@ -41,6 +41,10 @@ async def main(url):
     for line in sys.stdin:
         try:
             leadership.require()
+            if line == "and hold\\n":
+                with store._database.writing():
+                    print("writes", flush=True)
+                    sys.stdin.readline()
             store.set_value("who", epoch)
             print("wrote", flush=True)
         except Exception as error:
@@ -66,9 +70,9 @@ class Contender:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def write(self) -> str:
+    def write(self, how: str = "") -> str:
         assert self.process.stdin is not None
-        self.process.stdin.write("\n")
+        self.process.stdin.write(f"{how}\n")
         self.process.stdin.flush()
         return self.line()
 
@@ -101,13 +105,14 @@ def test_a_killed_leader_is_followed_within_ten_seconds(contend: Callable[[], Co
     assert second.write() == "wrote"
 
 
-def test_a_leader_that_stands_still_is_cut_off_and_does_no_harm_when_it_wakes(
+def test_a_leader_that_stops_amid_a_write_is_cut_off_and_does_no_harm_when_it_wakes(
     postgres_url: str,
 ) -> None:
     Store(postgres_url).close()
     first, second = Contender(postgres_url), None
     try:
         assert first.line() == "leads 1"
+        assert first.write("and hold") == "writes"
         os.kill(first.process.pid, signal.SIGSTOP)
         second = Contender(postgres_url)
         begun_s = time.monotonic()
