@@ -512,6 +512,7 @@ class ControlPlane:
             cells=self.ran.cells(),
             uptime_s=now_s - self.options.site_started_s,
             utilisation=self._use.utilisation(),
+            drift=self._drift,
         )
 
     async def gpus(self) -> tuple[GpuView, ...]:

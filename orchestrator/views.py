@@ -297,3 +297,5 @@ class SiteStatus:
     cells: tuple[CellView, ...] = ()
     uptime_s: float = 0.0
     utilisation: Utilisation = Utilisation()
+    drift: tuple[str, ...] = ()
+    """How the partitions differ from what the applied plan left behind, in words."""

@@ -155,7 +155,7 @@ class SetMaintenanceResponse(_message.Message):
     def __init__(self, gpu: _Optional[_Union[Gpu, _Mapping]] = ...) -> None: ...
 
 class SiteStatus(_message.Message):
-    __slots__ = ("site", "time_s", "simulated", "gpus", "policy", "plan", "demand", "leases", "slots", "cells", "uptime_s", "utilisation")
+    __slots__ = ("site", "time_s", "simulated", "gpus", "policy", "plan", "demand", "leases", "slots", "cells", "uptime_s", "utilisation", "drift")
     SITE_FIELD_NUMBER: _ClassVar[int]
     TIME_S_FIELD_NUMBER: _ClassVar[int]
     SIMULATED_FIELD_NUMBER: _ClassVar[int]
@@ -168,6 +168,7 @@ class SiteStatus(_message.Message):
     CELLS_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
     UTILISATION_FIELD_NUMBER: _ClassVar[int]
+    DRIFT_FIELD_NUMBER: _ClassVar[int]
     site: str
     time_s: float
     simulated: bool
@@ -180,7 +181,8 @@ class SiteStatus(_message.Message):
     cells: _containers.RepeatedCompositeFieldContainer[Cell]
     uptime_s: float
     utilisation: Utilisation
-    def __init__(self, site: _Optional[str] = ..., time_s: _Optional[float] = ..., simulated: _Optional[bool] = ..., gpus: _Optional[_Iterable[_Union[Gpu, _Mapping]]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., demand: _Optional[_Union[Demand, _Mapping]] = ..., leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., slots: _Optional[_Union[SlotStats, _Mapping]] = ..., cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ..., uptime_s: _Optional[float] = ..., utilisation: _Optional[_Union[Utilisation, _Mapping]] = ...) -> None: ...
+    drift: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, site: _Optional[str] = ..., time_s: _Optional[float] = ..., simulated: _Optional[bool] = ..., gpus: _Optional[_Iterable[_Union[Gpu, _Mapping]]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ..., plan: _Optional[_Union[Plan, _Mapping]] = ..., demand: _Optional[_Union[Demand, _Mapping]] = ..., leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ..., slots: _Optional[_Union[SlotStats, _Mapping]] = ..., cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ..., uptime_s: _Optional[float] = ..., utilisation: _Optional[_Union[Utilisation, _Mapping]] = ..., drift: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Gpu(_message.Message):
     __slots__ = ("uuid", "name", "simulated", "sm_count", "memory_mib", "memory_slices", "partitions", "node", "lost", "mig_mode", "xids", "ecc_uncorrected", "power_w", "power_limit_w", "energy_j", "temperature_c", "maintenance", "maintenance_reason")

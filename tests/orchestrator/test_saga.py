@@ -151,6 +151,9 @@ async def test_drift_is_only_told_where_the_policy_says_so(site: Site) -> None:
         await site.control.tick()
         await site.settle()
     assert site.kinds().count("plan.drift") == 1
+    told = (await site.control.status()).drift
+    assert any(words.endswith("(ai) is missing") for words in told)
+    assert any(words.endswith("is in no plan") for words in told)
     assert (("1g.12gb", "free")) in {
         (place.profile, role) for (_, place), role in (await roles_of(site)).items()
     }
@@ -161,6 +164,49 @@ async def test_drift_is_only_told_where_the_policy_says_so(site: Site) -> None:
     site.store.set_role(made.uuid, "ai")
     await site.control.tick()
     assert site.kinds()[-1] == "plan.drift_ended"
+    assert (await site.control.status()).drift == ()
+
+
+async def test_drift_that_comes_back_is_told_again_and_a_lasting_one_once(site: Site) -> None:
+    for _ in range(2):
+        await change_by_hand(site)
+        for _ in range(3):
+            await site.control.reconcile()
+        await site.control.apply_newest()
+    told = [kind for kind in site.kinds() if kind.startswith("plan.drift")]
+    assert told == ["plan.drift", "plan.drift_ended"] * 2
+
+
+async def test_a_foreign_instance_is_never_the_ais_where_drift_is_left_as_it_is(
+    site: Site,
+) -> None:
+    await site.control.set_policy(replace(POLICY, drift="report"), dry_run=False)
+    parts = (await site.control.observer.inventory()).partitions
+    ai = next(part for part in parts if part.role == "ai")
+    await site.node.destroy(ai.id)
+    # Just what the plan had there, but made by somebody else.
+    again = await site.node.create(ai.gpu_uuid, ai.placement.profile, ai.placement.start)
+    await site.play(0.2)
+    assert site.store.roles().get(again.uuid, "free") == "free"
+    assert site.control.leases.free() == ()
+
+
+async def test_drift_is_looked_for_also_while_no_plan_may_be_made(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.control.options = replace(site.control.options, interval_s=3600.0, reconcile_s=0.01)
+    await site.control.start()
+    await site.play(0.2)
+    site.control.leases.block("a slot alarm")
+    await change_by_hand(site)
+    work = asyncio.create_task(site.control.run())
+    async with asyncio.timeout(10.0):
+        async for event in site.control.log.watch(0):
+            if event.kind == "plan.drift_ended":
+                break
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    await site.check_integrity()
+    await site.close()
 
 
 # --- maintenance, calendar, dry run
