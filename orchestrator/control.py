@@ -192,16 +192,22 @@ class ControlPlane:
             return
         parent = self.store.plan(newest.plan.parent) if newest is not None else None
         found = verdict(newest, parent, inventory)
-        mends = self._policy.drift == "mend"
+        mends = found.kind == "mend" and self._mends(newest, inventory)
         if found.kind == "mend" and found.plan is not None:
             self._tell_drift(found.plan, inventory, mends=mends)
         elif found.kind == "nothing":
             self._end_drift()
         if found.kind == "unwind" and found.plan is not None:
             self._store_plan(found.plan, inventory)
-        if found.kind == "finish" or (found.kind == "mend" and mends):
+        if found.kind == "finish" or mends:
             self._plan_ready.set()
         self._offer(inventory)
+
+    def _mends(self, newest: StoredPlan | None, inventory: Inventory) -> bool:
+        """Whether a drift is mended: by policy, and always where the RAN has lost by it."""
+        promised = role_sms(newest.plan.targets, "ran") if newest is not None else 0
+        held = role_sms(inventory.partitions, "ran")
+        return self._policy.drift == "mend" or held < promised
 
     def _tell_drift(self, applied: Plan, inventory: Inventory, *, mends: bool) -> None:
         """Records how the inventory differs from the plan, once for every difference."""
@@ -289,7 +295,7 @@ class ControlPlane:
 
     def _only_drifted(self, newest: StoredPlan, inventory: Inventory) -> bool:
         """Whether no plan would be due but for a drift, which the policy leaves as it is."""
-        if self._policy.drift == "mend" or newest.state != "applied":
+        if newest.state != "applied" or self._mends(newest, inventory):
             return False
         if newest.plan.gpus - {gpu.uuid for gpu in inventory.gpus}:
             return False

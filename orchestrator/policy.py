@@ -122,7 +122,8 @@ class Policy:
     """`time_of_day`: the week."""
     reservations: tuple[Reservation, ...] = ()
     drift: str = "mend"
-    """`mend` or `report`: what to do when the partitions are not as the plan left them."""
+    """`mend` or `report`: what to do when the partitions are not as the plan left them. What the
+    RAN has lost is mended in either case."""
 
     def __post_init__(self) -> None:
         _check_word("kind", self.kind, POLICY_KINDS)

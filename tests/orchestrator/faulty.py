@@ -58,7 +58,8 @@ class Effects:
         self.at, self.what, self.lasting, self.count, self.struck = 0, "", False, 0, False
         self.dead = asyncio.Event()
         self.after_each: Callable[[], None] = lambda: None
-        self.lose_gpu: Callable[[], None] = lambda: None
+        self.lost_gpu = ""
+        self.lose_gpu: Callable[[str], None] = lambda _: None
 
     def arm(self, at: int, what: str, *, lasting: bool = False) -> None:
         self.at, self.what, self.lasting, self.count, self.struck = at, what, lasting, 0, False
@@ -107,7 +108,7 @@ class Effects:
         if self.what == f"hangs {when}":
             await asyncio.Event().wait()
         if self.what == "loses the GPU" and when == "before":
-            self.lose_gpu()
+            self.lose_gpu(self.lost_gpu)
             raise UnavailableError("the GPU has fallen off the bus (injected)")
 
     def _die(self, *, due: bool) -> None:
@@ -168,7 +169,8 @@ class Rig:
 
     def _open(self) -> None:
         self.effects.after_each = self.probe
-        self.effects.lose_gpu = lambda: self.node.inject_xid(self.uuids[0], XID_FELL_OFF_THE_BUS)
+        self.effects.lost_gpu = self.uuids[0]
+        self.effects.lose_gpu = self.lose
         database, effects = self.store._database, self.effects
         database.writing = lambda: effects.transaction(  # type: ignore[method-assign]
             lambda: Database.writing(database)
@@ -261,6 +263,11 @@ class Rig:
 
     async def close(self) -> None:
         await self.control.leases.close()
+
+    def lose(self, gpu_uuid: str) -> None:
+        """A GPU falls off the bus; what the RAN had there it cannot keep."""
+        self.node.inject_xid(gpu_uuid, XID_FELL_OFF_THE_BUS)
+        self.needed_sms = min(self.needed_sms, self.ran_sms())
 
     # --- what is there
 

@@ -191,6 +191,36 @@ async def test_a_foreign_instance_is_never_the_ais_where_drift_is_left_as_it_is(
     assert site.control.leases.free() == ()
 
 
+async def test_what_the_ran_has_lost_is_mended_whatever_the_policy(site: Site) -> None:
+    before = await roles_of(site)
+    await site.control.set_policy(replace(POLICY, drift="report"), dry_run=False)
+    (gpu, *_) = await site.node.gpus()
+    site.node.heal(gpu.uuid)
+    await site.control.tick()
+    (event,) = [event for event in site.store.events(0, 1000) if event.kind == "plan.drift"]
+    assert "is mended" in event.message
+    await site.control.apply_newest()
+    assert await roles_of(site) == before
+
+
+async def test_foreign_instances_as_good_as_the_plans_own_are_not_taken_up(site: Site) -> None:
+    # Of what the RAN leaves the AI may have one slice, which may be any.
+    policy = replace(POLICY, drift="report", max_ai_share=0.13)
+    await site.control.set_policy(policy, dry_run=False)
+    await site.play(0.2)
+    generation = site.store.newest_plan().plan.generation
+    before = await roles_of(site)
+    assert sorted(before.values()) == ["ai", "free", "ran"]
+    for one in await site.node.instances():
+        if before[one.gpu_uuid, one.placement] != "ran":
+            await site.node.destroy(one.uuid)
+    for start in (4, 5, 6):
+        await site.node.create(one.gpu_uuid, "1g.12gb", start)
+    await site.play(0.2)
+    assert site.store.newest_plan().plan.generation == generation
+    assert site.control.leases.free() == ()
+
+
 async def test_drift_is_looked_for_also_while_no_plan_may_be_made(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.control.options = replace(site.control.options, interval_s=3600.0, reconcile_s=0.01)

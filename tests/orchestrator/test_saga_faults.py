@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from orchestrator.plan import Inventory
-from orchestrator.store import Store
-from tests.orchestrator.faulty import DEATH, FLOOR_SMS, Rig, Split, at_once
+from orchestrator.drivers.base import GpuInstance
+from orchestrator.mig import MigGeometry
+from orchestrator.plan import Gpu, Inventory, Partition, Plan, Target
+from orchestrator.reconcile import undoing
+from orchestrator.store import Store, StoredPlan
+from tests.orchestrator.faulty import DEATH, FLOOR_SMS, GPU, Rig, Split, at_once
 
 Start = Callable[[], "subprocess.Popen[bytes]"]
 
@@ -25,6 +29,8 @@ FINE: Split = {
     ("1g.12gb", 3): "ai",
 }
 CUT: Split = {("3g.48gb", 4): "ran", ("2g.24gb", 0): "ai", ("2g.24gb", 2): "ai"}
+WHOLE: Split = {("7g.96gb", 0): "ai"}
+HALVES: Split = {("4g.48gb", 0): "ai", ("3g.48gb", 4): "ai"}
 CHANGES = {
     "the peak comes": (NIGHT, PEAK),
     "the sides swap": (NIGHT, SWAPPED),
@@ -113,6 +119,7 @@ async def test_a_plan_that_cannot_be_completed_is_undone_from_anywhere(
         await rig.settle()
         state = rig.store.plan(number).state
         outcomes.add(state)
+        assert rig.ran_sms() >= held
         if state == "undone":
             assert rig.split() == CHANGES[change][0]
             assert rig.newest().state == "applied"
@@ -174,14 +181,16 @@ async def test_a_driver_that_refuses_for_good_is_asked_once(
     await rig.close()
 
 
+@pytest.mark.parametrize("lost", [0, 1])
 async def test_a_gpu_lost_in_the_middle_undoes_the_rest_and_the_ran_is_planned_anew(
-    store: Store, start_process: Start
+    store: Store, start_process: Start, lost: int
 ) -> None:
     for at in numbers():
         rig = Rig(store, n_gpus=2)
-        await rig.begin([NIGHT, NIGHT], start_process().pid, start_process().pid)
-        rig.store_plan(CUT, CUT)
+        await rig.begin([NIGHT, WHOLE], start_process().pid, start_process().pid)
+        rig.store_plan(CUT, HALVES)
         rig.effects.arm(at, "loses the GPU")
+        rig.effects.lost_gpu = rig.uuids[lost]
         await rig.control.apply_newest()
         came = struck(rig, at)
         rig.effects.disarm()
@@ -192,17 +201,57 @@ async def test_a_gpu_lost_in_the_middle_undoes_the_rest_and_the_ran_is_planned_a
         await rig.settle()
         if came and rig.newest().plan.undoes:
             assert rig.store.plan(2).state == "undone"
-            assert rig.split(1) == NIGHT
+            assert rig.split(1 - lost) == [NIGHT, WHOLE][1 - lost]
         await rig.report(0.1)
         await rig.control.tick()
         await rig.settle()
         assert rig.newest().state == "applied"
         assert rig.newest().plan.gpus <= {gpu.uuid for gpu in (await there(rig)).gpus}
-        assert rig.ran_sms() >= rig.needed_sms
+        assert rig.ran_sms() >= max(FLOOR_SMS, rig.needed_sms)
         rig.check()
         await rig.close()
         if not came:
             return
+
+
+async def test_a_plan_is_not_applied_where_the_ran_gets_less_than_it_promises(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(store)
+    real = rig.node.instances
+
+    async def instances() -> tuple[GpuInstance, ...]:
+        return tuple(replace(one, sm_count=one.sm_count - 2) for one in await real())
+
+    monkeypatch.setattr(rig.node, "instances", instances)
+    rig.store_plan(NIGHT)
+    await rig.control.apply_newest()
+    assert rig.newest().state == "failed"
+    assert "58 SMs, not the 60 of plan 1" in rig.store.events(0, 100)[-1].message
+    await rig.close()
+
+
+def test_an_undo_on_which_the_ran_would_have_less_meanwhile_is_not_made() -> None:
+    geometry = MigGeometry.load(GPU)
+    gpu = Gpu("GPU-1", geometry)
+
+    def target(name: str, start: int) -> Target:
+        profile = geometry.profile(name)
+        place = geometry.placement(name, start)
+        return Target(gpu.uuid, place, "ran", profile.sm_count, profile.memory_mib)
+
+    def at(start: int, one: Target) -> Partition:
+        return Partition(f"MIG-{start}", gpu.uuid, one.placement, one.sm_count, 0, "ran")
+
+    parent = Plan(1, 0, (target("4g.48gb", 0), target("3g.48gb", 4)), "", 0.9, 0.0)
+    failed = Plan(2, 1, (target("4g.48gb", 0), target("2g.24gb", 4)), "", 0.7, 0.0)
+    there = tuple(at(start, one) for start, one in enumerate(failed.targets))
+    stored = [StoredPlan(failed, "failed", 0.0), StoredPlan(parent, "applied", 0.0)]
+    # To make room for the larger one the smaller one has to go first.
+    assert undoing(stored[0], stored[1], Inventory((gpu,), there, ran_in_use=True)) is None
+    undo = undoing(stored[0], stored[1], Inventory((gpu,), there))
+    assert undo is not None
+    assert (undo.undoes, undo.targets) == (2, parent.targets)
 
 
 async def there(rig: Rig) -> Inventory:

@@ -36,6 +36,7 @@ policies = st.builds(
     min_ai_share=st.sampled_from((0.0, 0.2)),
     min_lease_s=st.sampled_from((0.0, 5.0)),
     notice_ms=st.just(0),
+    drift=st.sampled_from(("mend", "report")),
 )
 events = st.one_of(
     st.tuples(st.just("demand"), SHARES),
