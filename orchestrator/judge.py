@@ -36,7 +36,8 @@ class Judge:
         self._leaving_of: dict[Layout, tuple[set[Placement], int]] = {}
         self._protected = 0
         if ran_in_use and self._sms_of_ran:
-            self._protected = min(need.now, sum(self._sms_of_ran.values()))
+            # The floor holds during a change too, however little the cells need just now.
+            self._protected = min(max(need.now, need.floor), sum(self._sms_of_ran.values()))
 
     def best(self, options: Iterable[Option]) -> Option:
         """The option that is least bad by the first criterion that tells options apart."""

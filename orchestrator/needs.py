@@ -119,10 +119,12 @@ class Needs:
         if share is None:
             share = self._policy.bounded(self._policy.ran_share)
         slices = gpu.geometry.compute_slices
+        # Cells that need nothing just now run all the same.
+        now = max(self._now, 0 if role_sms(before, "ran") else 1)
         if self._policy.unit == "gpu":
             mine = gpu.uuid in self._ran_gpus(share)
             sms = gpu.geometry.sm_count if mine else 0
-            return Need(self._now if mine else 0, sms, sms, slices=None, whole=mine)
+            return Need(now if mine else 0, sms, sms, slices=None, whole=mine)
         # Where other GPUs are lost or in maintenance, the share of the rest may be too little.
         later = sum(
             _nearest(share, one.geometry.compute_slices) * one.geometry.slice_sms
@@ -134,7 +136,7 @@ class Needs:
             return Need(0, floor, floor, floor, slices=None if floor else 0)
         wanted = _nearest(share, slices)
         floor = min(floor, gpu.geometry.divided_sm_count)
-        return Need(self._now, 0, 0, floor, slices=wanted, whole=wanted == slices)
+        return Need(now, 0, 0, floor, slices=wanted, whole=wanted == slices)
 
     def _ran_gpus(self, share: float) -> set[str]:
         """Which whole GPUs are the RAN's: first those where it is already."""

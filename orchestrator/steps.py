@@ -7,7 +7,7 @@ whichever GPU they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -57,7 +57,8 @@ def in_words(found: Iterable[Step], inventory: Inventory) -> tuple[str, ...]:
 
 
 class _Phases(NamedTuple):
-    """One GPU's steps by phase; over all GPUs the phases follow one another."""
+    """One GPU's steps by phase; over all GPUs the phases follow one another, but for the last
+    two of the RAN's."""
 
     revoke: list[Step]
     to_ran: list[Step]
@@ -86,9 +87,22 @@ def steps(plan: Plan, inventory: Inventory) -> tuple[Step, ...]:
     for gpu in inventory.gpus:
         targets = {t.placement: t for t in plan.targets if t.gpu_uuid == gpu.uuid}
         of_gpus.append(_phases(gpu, targets, inventory.on(gpu)))
-    found = tuple(step for phase in zip(*of_gpus, strict=True) for gpu in phase for step in gpu)
+    found = tuple(_in_order(of_gpus))
     _refuse_interruption(found, inventory)
     return found
+
+
+def _in_order(of_gpus: Sequence[_Phases]) -> Iterator[Step]:
+    for name in ("revoke", "to_ran", "clear", "grow_ran"):
+        for gpu in of_gpus:
+            yield from getattr(gpu, name)
+    # GPUs on which the RAN gets new partitions in the place of old ones come before those that
+    # it leaves, so that it has left nothing before it has all of the new.
+    for gpu in sorted(of_gpus, key=lambda gpu: not gpu.late_ran):
+        yield from gpu.hand_over
+        yield from gpu.late_ran
+    for gpu in of_gpus:
+        yield from gpu.rest
 
 
 @dataclass

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from airan.core.errors import AiranError, CapacityError, InUseError, UnavailableError
 from orchestrator.drivers.simulated import XID_FELL_OFF_THE_BUS
-from orchestrator.mig import MEMORY_SLICES, MigGeometry
-from orchestrator.plan import role_sms
+from orchestrator.mig import MEMORY_SLICES, Layout, MigGeometry
+from orchestrator.plan import Demand, Gpu, Inventory, Partition, plan, role_sms
 from orchestrator.policy import Policy
+from orchestrator.steps import least_ran_sms, steps
 from orchestrator.store import Store
 from tests.orchestrator import naive
 from tests.orchestrator.faulty import DEATH, GPU, Rig, at_once
@@ -179,3 +180,32 @@ def test_the_naive_allocator_finds_every_split_that_the_planner_knows() -> None:
     assert (60, 64) in naive.splits(GPU)
     with pytest.raises(ValueError, match="not free"):
         naive.free_slices([(0, 4), (3, 1)])
+
+
+LAYOUTS = MigGeometry.load(GPU).layouts()
+ROLES = st.lists(st.sampled_from(("ran", "ai", "free")), min_size=7, max_size=7)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    policy=policies,
+    drained=st.booleans(),
+    there=st.lists(st.tuples(st.sampled_from(LAYOUTS), ROLES), min_size=1, max_size=2),
+    demand=SHARES,
+)
+def test_no_plan_takes_the_ran_below_its_floor_on_the_way(
+    policy: Policy, drained: bool, there: list[tuple[Layout, list[str]]], demand: float
+) -> None:
+    geometry = MigGeometry.load(GPU)
+    gpus, parts = [], []
+    for number, (layout, roles) in enumerate(there):
+        gpus.append(Gpu(f"GPU-{number}", geometry, drained and number == 1))
+        for place, role in zip(layout, roles, strict=False):
+            sms, name = geometry.profile(place.profile).sm_count, f"{number}/{place.start}"
+            parts.append(Partition(name, f"GPU-{number}", place, sms, 0, role))
+    inventory = Inventory(tuple(gpus), tuple(parts), ran_in_use=True)
+    held = role_sms(parts, "ran")
+    chosen = plan(policy, inventory, Demand(demand, demand, demand), None)
+    least = least_ran_sms(steps(chosen, inventory), inventory)
+    floor = math.ceil(policy.min_ran_share * inventory.sm_count - 1e-9)
+    assert least >= min(held, floor, role_sms(chosen.targets, "ran"))
