@@ -124,7 +124,8 @@ class Needs:
         if self._policy.unit == "gpu":
             mine = gpu.uuid in self._ran_gpus(share)
             sms = gpu.geometry.sm_count if mine else 0
-            return Need(now if mine else 0, sms, sms, slices=None, whole=mine)
+            floor = max(0, self._floor - role_sms(before, "ran")) if mine else 0
+            return Need(now if mine else 0, sms, sms, min(floor, sms), slices=None, whole=mine)
         # Where other GPUs are lost or in maintenance, the share of the rest may be too little.
         later = sum(
             _nearest(share, one.geometry.compute_slices) * one.geometry.slice_sms
