@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,19 +73,19 @@ class MeasuredSizing:
         )
 
     def demand_share(self, loads: tuple[float, ...]) -> float:
-        """See Sizing. As if the cells were dealt out evenly over the GPUs."""
+        """See Sizing. On the fewest GPUs that carry them, dealt out evenly."""
         size = self.size
         config = CellConfig(
             size.n_prb, size.n_layers, size.n_rx, size.uplink_mcs, size.downlink_mcs
         )
-        sms = 0
-        for gpu in range(self.n_gpus):
-            mine = [CellLoad(config, load) for load in loads[gpu :: self.n_gpus]]
-            try:
-                sms += self.model.sms(mine)
-            except CapacityError:
-                sms += self.model.sm_count
-        return sms / (self.n_gpus * self.model.sm_count)
+        for used in range(1, self.n_gpus + 1):
+            with contextlib.suppress(CapacityError):
+                sms = sum(
+                    self.model.sms(CellLoad(config, load) for load in loads[gpu::used])
+                    for gpu in range(used)
+                )
+                return sms / (self.n_gpus * self.model.sm_count)
+        return 1.0
 
 
 def sizing(config: SiteConfig, group: CellGroup, cost: CostModel) -> Sizing:
