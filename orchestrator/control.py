@@ -23,6 +23,7 @@ from airan.core.errors import (
 from orchestrator import render
 from orchestrator.accounting import Shares, UseTotals
 from orchestrator.alarm import AlarmSettings
+from orchestrator.cell_places import CellPlaces
 from orchestrator.demand import DemandSettings
 from orchestrator.drivers.base import Driver
 from orchestrator.drivers.timed import TimedDriver
@@ -41,6 +42,7 @@ from orchestrator.steps import in_words, steps
 from orchestrator.store import Store, StoredPlan
 from orchestrator.tracing import here, span
 from orchestrator.views import (
+    CellView,
     GpuView,
     Lease,
     PolicyChange,
@@ -84,6 +86,7 @@ class ControlPlane:
         self.leases.on_end = self._count_end
         self.leases.reservations = lambda: self._policy.reservations
         self.ran = RanSide(store, options.site_started_s, options.demand, options.alarm)
+        self.places = CellPlaces(store)
         self.metrics = Metrics(self.ran.slots)
         self.observer = Observer(
             driver, store, self.leases, lambda: self.ran.reports(clock.now_s())
@@ -168,7 +171,8 @@ class ControlPlane:
         inventory = await self.observer.inventory()
         await self.leases.end_lost(lent, {part.id for part in inventory.partitions})
         await self._attach_ran(inventory)
-        self._demand = self._forecast()
+        self.places.update(self.ran.cells(), inventory)
+        self._demand = self.places.split(self._forecast(), self.ran.cells(), inventory)
         self._account(inventory)
         self._offer(inventory)
         if not inventory.gpus:
@@ -306,7 +310,8 @@ class ControlPlane:
         begun_s = time.perf_counter()
         parent = newest.plan if newest else None
         with span("plan", policy=policy.kind) as planning:
-            chosen = plan(policy, inventory, self._forecast(policy), parent)
+            demand = self.places.split(self._forecast(policy), self.ran.cells(), inventory)
+            chosen = plan(policy, inventory, demand, parent)
             planning.set_attribute("airan.generation", chosen.generation)
         self.metrics.plan_seconds.observe(time.perf_counter() - begun_s)
         return chosen
@@ -420,6 +425,13 @@ class ControlPlane:
 
     # --- cells
 
+    def cells(self) -> tuple[CellView, ...]:
+        """The cells as last reported, with where they have been placed."""
+        return tuple(
+            dataclasses.replace(cell, gpu_uuid=self.places.gpu_of(cell.id))
+            for cell in self.ran.cells()
+        )
+
     async def take_report(self, report: SlotReport) -> None:
         """Takes a slot report in; an alarm in it revokes the AI's leases at once.
 
@@ -515,7 +527,7 @@ class ControlPlane:
             demand=render.demand_view(self._demand),
             leases=self.leases.live(),
             slots=self.ran.slots(),
-            cells=self.ran.cells(),
+            cells=self.cells(),
             uptime_s=now_s - self.options.site_started_s,
             utilisation=self._use.utilisation(),
             drift=self._drift,

@@ -34,7 +34,14 @@ class Observer:
         infos = [info for info in infos if info.sm_count]
         drained = self._store.maintenance()
         gpus = tuple(
-            Gpu(info.uuid, self._driver.geometry(info.uuid), info.uuid in drained) for info in infos
+            Gpu(
+                info.uuid,
+                self._driver.geometry(info.uuid),
+                info.uuid in drained,
+                product=info.name,
+                node=info.node,
+            )
+            for info in infos
         )
         known = {gpu.uuid for gpu in gpus}
         roles = self._store.roles()

@@ -17,6 +17,10 @@ class Gpu:
     geometry: Geometry
     drained: bool = False
     """In maintenance: nothing new is put on it, and what is there leaves when it can."""
+    product: str = ""
+    """A key of the geometry table where that has it."""
+    node: str = ""
+    """Host it is in."""
 
 
 @dataclass(frozen=True)

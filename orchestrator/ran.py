@@ -104,6 +104,11 @@ def check_report(report: SlotReport) -> None:
         )
     if max(report.slots_late, report.crc_failed) > report.slots:
         raise InvalidInputError("slots", "fewer slots than late or failed ones")
+    for cell in report.cells:
+        if not 0.0 <= cell.load <= 1.0:
+            raise InvalidInputError(
+                "cells.load", f"of {cell.id} must lie in [0, 1], not {cell.load}"
+            )
     edges = report.histogram_edges_us
     if edges and len(report.histogram_counts) != len(edges) + 1:
         raise InvalidInputError(

@@ -136,6 +136,17 @@ class CellView:
     """Slots are really decoded; otherwise the cell's load is simulated."""
     load: float = 0.0
     n_prb: int = 0
+    n_layers: int = 0
+    """0: its configuration is not reported, and it counts by the reported demand alone."""
+    n_rx: int = 0
+    uplink_mcs: int = 0
+    """Of table 1 (64QAM)."""
+    downlink_mcs: int = 0
+    """Of table 2 (256QAM)."""
+    group: str = ""
+    """Cells of one group, say the sectors of a mast, should not all be on one host."""
+    gpu_uuid: str = ""
+    """Where it has been placed; not reported, but told."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,13 @@ def list_cells(context: typer.Context, json: JsonFlag = False) -> None:
         emit_json(cells)
         return
     rows = [
-        (c.id, c.load, c.n_prb, "decoded on this machine" if c.live else "simulated load")
+        (
+            c.id,
+            c.load,
+            c.n_prb,
+            "decoded on this machine" if c.live else "simulated load",
+            c.gpu_uuid or "-",
+        )
         for c in cells
     ]
-    table("Cells", ("id", "load", "PRBs", "slots"), rows)
+    table("Cells", ("id", "load", "PRBs", "slots", "GPU"), rows)

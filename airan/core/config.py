@@ -10,9 +10,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from airan.core.errors import ConfigError
 
@@ -69,6 +70,20 @@ class ClockConfig(_Section):
     """Site seconds after the start at which the time of day stands still; None: never."""
 
 
+class CellSizeConfig(_Section):
+    """The carrier every cell is taken for where its needs of a GPU are `measured`."""
+
+    n_prb: int = Field(default=273, ge=1, le=273)
+    n_layers: int = Field(default=4, ge=1, le=4)
+    n_rx: int = Field(default=4, ge=1, le=16)
+    uplink_mcs: int = Field(default=27, ge=0, le=28)
+    """Of table 1 (64QAM)."""
+    downlink_mcs: int = Field(default=27, ge=0, le=27)
+    """Of table 2 (256QAM)."""
+    cells_per_mast: int = Field(default=3, ge=1)
+    """Not all cells of a mast are put on one host, where there are several."""
+
+
 class RanConfig(_Section):
     """The cells of the site. One is decoded for real; the others' load is simulated."""
 
@@ -85,6 +100,11 @@ class RanConfig(_Section):
     """PUSCH budget of a slot at radio speed (cuPHY's published GPU budget)."""
     trace: Path | None = None
     """CSV with columns hour,load; None plays the built-in diurnal profile."""
+    sizing: Literal["published", "measured"] = "published"
+    """What the cells need of a GPU. `published`: cuPHY's 20 peak cells a GPU, by the share that
+    their load costs on this machine. `measured`: SMs by airan's own cost model of the H100's
+    chip, for cells of `sized_as`, GPU by GPU."""
+    sized_as: CellSizeConfig = CellSizeConfig()
     seed: int = 1
 
 
@@ -132,6 +152,10 @@ class SiteConfig(_Section):
     """Everything `airan up` needs to know."""
 
     name: str = Field(default="edge-1", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    time_zone: str = "UTC"
+    """IANA name: in whose days and weeks the site's load comes back."""
+    log_format: Literal["text", "json"] = "text"
+    """Of the services' logs; `json` has the trace that a line belongs to."""
     state_dir: Path = Path("~/.local/state/airan")
     cache_dir: Path = Path("~/.cache/airan")
     node: NodeConfig = NodeConfig()
@@ -141,6 +165,15 @@ class SiteConfig(_Section):
     policy: PolicyConfig = PolicyConfig()
     model: ModelConfig = ModelConfig()
     ports: PortsConfig = PortsConfig()
+
+    @field_validator("time_zone")
+    @classmethod
+    def _is_a_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"there is no time zone {name!r}") from error
+        return name
 
 
 def load(path: Path | None, environ: Mapping[str, str] | None = None) -> SiteConfig:

@@ -7,6 +7,8 @@ from airan.core.errors import ConfigError
 from airan.site.main import run_until_signal, service_main
 from airan.site.runtime import HOST, SiteRuntime
 from orchestrator.api.security import TlsFiles
+from orchestrator.demand import DemandSettings
+from orchestrator.forecast import ForecastSettings
 from orchestrator.policy import Policy
 from orchestrator.service import ControlSettings, RemoteSettings, serve
 
@@ -32,11 +34,13 @@ def settings_of(runtime: SiteRuntime) -> ControlSettings:
             min_ran_share=policy.min_ran_share,
             min_lease_s=policy.min_lease_s,
             notice_ms=policy.notice_ms,
+            time_zone=config.time_zone,
         ),
         interval_ms=policy.interval_ms,
         metrics_port=config.ports.metrics,
         remote=_remote(config.control),
         database_url=config.control.database_url,
+        demand=DemandSettings(season=ForecastSettings(time_zone=config.time_zone)),
     )
 
 

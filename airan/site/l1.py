@@ -18,11 +18,12 @@ from collections import deque
 from collections.abc import AsyncIterator
 
 from airan.core.clock import SystemClock
+from airan.site.cell_sizing import cell_id, sizing
 from airan.site.cells import Allocations, CellGroup, load_profile, pusch_config
 from airan.site.main import service_main, stop_event
 from airan.site.runtime import SiteRuntime
 from orchestrator.api.client import ControlClient
-from orchestrator.views import CellView, SlotReport
+from orchestrator.views import SlotReport
 from phy import cost, warm_up
 from phy.channel import ChannelConfig
 from phy.cost import CostModel
@@ -87,7 +88,8 @@ class Layer1:
         self._rng = random.Random(ran.seed)
         self._forced: int | None = None
         self._source = SimulatedUplink(self._pusch, channel, self._allocation, ran.seed)
-        self._cost = self._calibrate(channel)
+        cost_here = self._calibrate(channel)
+        self._sizing = sizing(runtime.config, self._group, cost_here)
         self._alarm = False
         self._timing = SlotTiming(
             scs_khz=ran.scs_khz, slowdown=ran.slot_slowdown, budget_us=ran.slot_budget_us
@@ -160,11 +162,8 @@ class Layer1:
             max_us=known(window.max_us),
             budget_us=window.budget_us,
             slowdown=window.slowdown,
-            cells=tuple(
-                CellView(cell_id(number), number == 0, load, self._pusch.n_prb)
-                for number, load in enumerate(loads)
-            ),
-            demand_share=self._group.demand_share(loads, self._cost),
+            cells=self._sizing.cells(loads),
+            demand_share=self._sizing.demand_share(loads),
             busy_share=window.busy_share,
             alarm=alarm,
             device=DEVICE,
@@ -172,11 +171,6 @@ class Layer1:
             histogram_edges_us=window.edges_us,
             pid=os.getpid(),
         )
-
-
-def cell_id(number: int) -> str:
-    """The name of a cell."""
-    return f"cell-{number:02d}"
 
 
 def known(value_us: float) -> float:

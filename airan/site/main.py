@@ -14,6 +14,7 @@ from pathlib import Path
 from airan.core.errors import AiranError, PermanentError
 from airan.site import runtime as site_runtime
 from airan.site.runtime import SiteRuntime
+from orchestrator.tracing import JsonFormatter
 
 EXIT_PERMANENT = 78
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -27,6 +28,9 @@ def service_main(work: Callable[[SiteRuntime], int | None]) -> int:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         runtime = site_runtime.load(Path(sys.argv[1]))
+        if runtime.config.log_format == "json":
+            for handler in logging.getLogger().handlers:
+                handler.setFormatter(JsonFormatter())
         return work(runtime) or 0
     except AiranError as error:
         logging.getLogger("airan").error("%s", error)

@@ -405,16 +405,28 @@ class Demand(_message.Message):
     def __init__(self, now_share: _Optional[float] = ..., forecast_share: _Optional[float] = ..., horizon_s: _Optional[float] = ..., source: _Optional[str] = ...) -> None: ...
 
 class Cell(_message.Message):
-    __slots__ = ("id", "live", "load", "n_prb")
+    __slots__ = ("id", "live", "load", "n_prb", "n_layers", "n_rx", "uplink_mcs", "downlink_mcs", "group", "gpu_uuid")
     ID_FIELD_NUMBER: _ClassVar[int]
     LIVE_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
     N_PRB_FIELD_NUMBER: _ClassVar[int]
+    N_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    N_RX_FIELD_NUMBER: _ClassVar[int]
+    UPLINK_MCS_FIELD_NUMBER: _ClassVar[int]
+    DOWNLINK_MCS_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    GPU_UUID_FIELD_NUMBER: _ClassVar[int]
     id: str
     live: bool
     load: float
     n_prb: int
-    def __init__(self, id: _Optional[str] = ..., live: _Optional[bool] = ..., load: _Optional[float] = ..., n_prb: _Optional[int] = ...) -> None: ...
+    n_layers: int
+    n_rx: int
+    uplink_mcs: int
+    downlink_mcs: int
+    group: str
+    gpu_uuid: str
+    def __init__(self, id: _Optional[str] = ..., live: _Optional[bool] = ..., load: _Optional[float] = ..., n_prb: _Optional[int] = ..., n_layers: _Optional[int] = ..., n_rx: _Optional[int] = ..., uplink_mcs: _Optional[int] = ..., downlink_mcs: _Optional[int] = ..., group: _Optional[str] = ..., gpu_uuid: _Optional[str] = ...) -> None: ...
 
 class ListCellsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

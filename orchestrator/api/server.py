@@ -147,7 +147,7 @@ class CellServicer(rpc.CellServiceServicer):
         self, request: pb.ListCellsRequest, context: Context
     ) -> pb.ListCellsResponse:
         def read(after_id: str | None, limit: int) -> Sequence[CellView]:
-            cells = sorted(self._control.ran.cells(), key=lambda cell: cell.id)
+            cells = sorted(self._control.cells(), key=lambda cell: cell.id)
             return [cell for cell in cells if after_id is None or cell.id > after_id][:limit]
 
         cells, token = page(request, str, read, lambda cell: cell.id)
