@@ -25,9 +25,7 @@ class Host:
     def __init__(
         self, name: str, path: Path | None = None, *, n_gpus: int = 1, clock: Clock | None = None
     ) -> None:
-        self.node = SimulatedNode(
-            path, GPU, n_gpus, delays_s=(0.0, 0.0), clock=clock, name=name
-        )
+        self.node = SimulatedNode(path, GPU, n_gpus, delays_s=(0.0, 0.0), clock=clock, name=name)
         self.asked = 0
         self._refuses = False
         self._up = asyncio.Event()

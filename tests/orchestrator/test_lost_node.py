@@ -27,9 +27,7 @@ class TwoHosts(Site):
         self.hosts = {name: Host(name, clock=self.clock) for name in ("a", "b")}
         self.pool = PoolDriver(self.hosts, self.clock, SETTINGS)
         self.store = Store(path / "control.sqlite")
-        self.control = ControlPlane(
-            self.store, self.pool, self.clock, POLICY, self.control.options
-        )
+        self.control = ControlPlane(self.store, self.pool, self.clock, POLICY, self.control.options)
         self.pool.tell = self.control.log.record
 
     async def begin(self, demand: float) -> None:
