@@ -73,6 +73,10 @@ class NodeAgent:
         """Its settings and its process."""
         return self._settings, os.getpid()
 
+    def close(self) -> None:
+        """Lets go of the GPUs, which stay as they are. A process that ends does so, too."""
+        self._lock.close()
+
     async def call(self, epoch: int, method: str, *arguments: Any) -> Answer:
         """Calls the driver's method for the orchestrator of that epoch."""
         try:
