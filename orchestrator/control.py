@@ -164,6 +164,7 @@ class ControlPlane:
         lent = self.leases.live()
         inventory = await self.observer.inventory()
         await self.leases.end_lost(lent, {part.id for part in inventory.partitions})
+        self.leases.follow(inventory.partitions)
         await self._attach_ran(inventory)
         self.places.update(self.ran.cells(), inventory)
         self._demand = self.places.split(self._forecast(), self.ran.cells(), inventory)
