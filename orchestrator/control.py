@@ -16,19 +16,18 @@ from airan.core.errors import (
     AiranError,
     InvalidInputError,
     NotFoundError,
-    NotLeaderError,
-    StaleGenerationError,
     UnavailableError,
 )
 from orchestrator import render
-from orchestrator.accounting import Shares, UseTotals
 from orchestrator.alarm import AlarmSettings
+from orchestrator.applying import Applier
 from orchestrator.cell_places import CellPlaces
 from orchestrator.demand import DemandSettings
+from orchestrator.drift import DriftWatch
 from orchestrator.drivers.base import Driver
 from orchestrator.drivers.timed import TimedDriver
 from orchestrator.drivers.traced import TracedDriver
-from orchestrator.executor import Executor, ExecutorSettings, PlanUnreachableError
+from orchestrator.executor import Executor, ExecutorSettings
 from orchestrator.hub import EventLog
 from orchestrator.leases import LeaseManager, LeaseSettings
 from orchestrator.loss import expected_loss
@@ -37,20 +36,19 @@ from orchestrator.observe import Observer
 from orchestrator.plan import Demand, Inventory, Plan, plan, renumbered, role_sms, wanted_sms
 from orchestrator.policy import Policy, restored
 from orchestrator.ran import RanSide
-from orchestrator.reconcile import alarm_plan, as_planned, differences, undoing, verdict
+from orchestrator.reconcile import alarm_plan, as_planned, undoing, verdict
 from orchestrator.steps import in_words, steps
 from orchestrator.store import Store, StoredPlan
-from orchestrator.tracing import here, span
+from orchestrator.tracing import span
+from orchestrator.use import UseAccount
 from orchestrator.views import (
     CellView,
     GpuView,
-    Lease,
     PolicyChange,
     SiteStatus,
     SlotReport,
 )
 
-_MAX_BACKOFF_S = 30.0
 _KEPT = {"keep_plans": 10_000, "keep_events": 100_000, "keep_ended_leases": 10_000}
 
 
@@ -83,11 +81,13 @@ class ControlPlane:
         self.store, self.driver, self.clock, self.options = store, driver, clock, options
         self.log = EventLog(store, clock)
         self.leases = LeaseManager(store, driver, self.log, clock, options.leases)
-        self.leases.on_end = self._count_end
         self.leases.reservations = lambda: self._policy.reservations
         self.ran = RanSide(store, options.site_started_s, options.demand, options.alarm)
         self.places = CellPlaces(store)
         self.metrics = Metrics(self.ran.slots)
+        self.use = UseAccount(store, self.metrics, options.site_started_s, clock.now_s())
+        self.leases.on_end = self.use.count_end
+        self.drift = DriftWatch(self.log, self.metrics.drift.set)
         self.observer = Observer(
             driver, store, self.leases, lambda: self.ran.reports(clock.now_s())
         )
@@ -99,17 +99,10 @@ class ControlPlane:
         # One set through the API holds until the site is started anew with its configuration.
         fresh = stored is None or stored.pop("site_started_s") != options.site_started_s
         self._policy = policy if fresh else restored(stored)
-        now_s = clock.now_s()
-        self._use = UseTotals.restored(store.value("use"), options.site_started_s, now_s)
-        self._shares = Shares()
         self._demand = self._forecast()
-        self._plan_ready = asyncio.Event()
-        self._applying = False
-        self._asked = (0, here())
-        self._drift: tuple[str, ...] = ()
-        self._alarm_s: float | None = None
-        self._failures = 0
-        self._retry_at_s = 0.0
+        self.applier = Applier(
+            self.executor, self.drift, self.metrics, clock, backoff_s=options.interval_s
+        )
 
     # --- running
 
@@ -130,7 +123,8 @@ class ControlPlane:
     async def close(self) -> None:
         """Stores the totals and closes what this object opened; the driver is not changed."""
         await self.leases.close()
-        self._save_totals()
+        self.use.save()
+        self.ran.save()
 
     async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -153,8 +147,8 @@ class ControlPlane:
 
     async def _apply_plans(self) -> None:
         while True:
-            await self._plan_ready.wait()
-            self._plan_ready.clear()
+            await self.applier.ready.wait()
+            self.applier.ready.clear()
             await self.apply_newest()
 
     # --- planning
@@ -170,6 +164,7 @@ class ControlPlane:
         lent = self.leases.live()
         inventory = await self.observer.inventory()
         await self.leases.end_lost(lent, {part.id for part in inventory.partitions})
+        self.leases.follow(inventory.partitions)
         await self.executor.evict_strays(inventory)
         await self._attach_ran(inventory)
         self.places.update(self.ran.cells(), inventory)
@@ -179,9 +174,9 @@ class ControlPlane:
         if not inventory.gpus:
             return
         newest = self.store.newest_plan()
-        if self._applying and newest is not None and not self._is_too_small(newest, inventory):
+        if self.applier.busy and newest is not None and not self._is_too_small(newest, inventory):
             return
-        if self.leases.blocked or self.clock.monotonic_s() < self._retry_at_s:
+        if self.leases.blocked or self.applier.waits:
             return
         await self._plan(inventory, newest)
 
@@ -193,19 +188,19 @@ class ControlPlane:
         inventory = await self.observer.inventory()
         newest = self.store.newest_plan()
         failed = newest is not None and newest.state == "failed"
-        if self._applying or (failed and self.clock.monotonic_s() < self._retry_at_s):
+        if self.applier.busy or (failed and self.applier.waits):
             return
         parent = self.store.plan(newest.plan.parent) if newest is not None else None
         found = verdict(newest, parent, inventory)
         mends = found.kind == "mend" and self._mends(newest, inventory)
         if found.kind == "mend" and found.plan is not None:
-            self._tell_drift(found.plan, inventory, mends=mends)
+            self.drift.tell(found.plan, inventory, mends=mends)
         elif found.kind == "nothing":
-            self._end_drift()
+            self.drift.end()
         if found.kind == "unwind" and found.plan is not None:
             self._store_plan(found.plan, inventory)
         if found.kind == "finish" or mends:
-            self._plan_ready.set()
+            self.applier.ready.set()
         self._offer(inventory)
 
     def _mends(self, newest: StoredPlan | None, inventory: Inventory) -> bool:
@@ -213,22 +208,6 @@ class ControlPlane:
         promised = role_sms(newest.plan.targets, "ran") if newest is not None else 0
         held = role_sms(inventory.partitions, "ran")
         return self._policy.drift == "mend" or held < promised
-
-    def _tell_drift(self, applied: Plan, inventory: Inventory, *, mends: bool) -> None:
-        """Records how the inventory differs from the plan, once for every difference."""
-        found = differences(applied, inventory)
-        if found != self._drift:
-            what = "is mended" if mends else "is left as it is, by policy"
-            message = f"plan {applied.generation} {what}: {'; '.join(found)}"
-            self.log.record("plan.drift", message, "warning")
-        self._drift = found
-        self.metrics.drift.set(len(found))
-
-    def _end_drift(self) -> None:
-        if self._drift:
-            self._drift = ()
-            self.metrics.drift.set(0)
-            self.log.record("plan.drift_ended", "the partitions are as the plan left them")
 
     async def _undo(self, failed: StoredPlan) -> None:
         """Stores the plan that undoes a failed one, where there is a point in it."""
@@ -245,44 +224,10 @@ class ControlPlane:
         newest = self.store.newest_plan()
         if newest is None:
             return
-        self._applying = True
-        failed: StoredPlan | None = None
-        begun_s = self.clock.monotonic_s()
+        failed = await self.applier.apply(newest)
         try:
-            generation, asked = self._asked
-            parent = asked if generation == newest.plan.generation else None
-            with span("apply", parent, generation=newest.plan.generation):
-                await self.executor.apply(newest.plan)
-            self._end_drift()
-            if not newest.plan.undoes:
-                self._failures, self._retry_at_s = 0, 0.0
-            self.metrics.plans.labels("applied").inc()
-            self.metrics.apply_seconds.observe(self.clock.monotonic_s() - begun_s)
-            if self._alarm_s is not None:
-                self.metrics.alarm_seconds.observe(self.clock.monotonic_s() - self._alarm_s)
-                self._alarm_s = None
-        except StaleGenerationError:
-            self.metrics.plans.labels("superseded").inc()
-            self._plan_ready.set()
-        except NotLeaderError:
-            # Where the lead was only in doubt, the next reconciliation finishes the plan.
-            self.metrics.plans.labels("interrupted").inc()
-        except PlanUnreachableError:
-            # Not the driver's fault, so the next plan, from what is there then, need not wait.
-            self.metrics.plans.labels("failed").inc()
-            failed = newest
-        except AiranError:
-            # The executor has recorded it. The next plan starts from what is there then.
-            self.metrics.plans.labels("failed").inc()
-            self._failures += 1
-            wait_s = min(_MAX_BACKOFF_S, self.options.interval_s * 2**self._failures)
-            self._retry_at_s = self.clock.monotonic_s() + wait_s
-            failed = newest
-        finally:
-            self._applying = False
-        try:
-            if failed is not None:
-                await self._undo(failed)
+            if failed:
+                await self._undo(newest)
             self._offer(await self.observer.inventory())
         except AiranError as error:
             # The next tick looks again.
@@ -295,7 +240,7 @@ class ControlPlane:
         elif newest.state == "failed":
             reason = f"plan {newest.plan.generation} again: {newest.plan.reason}"
             self._store_plan(renumbered(newest.plan, newest.plan, reason), inventory)
-        elif not self._applying:
+        elif not self.applier.busy:
             await self.reconcile()
 
     def _only_drifted(self, newest: StoredPlan, inventory: Inventory) -> bool:
@@ -319,13 +264,11 @@ class ControlPlane:
 
     def _store_plan(self, chosen: Plan, inventory: Inventory) -> None:
         self.store.add_plan(chosen, self.clock.now_s())
-        # What asked for the plan is the parent of what carries it out.
-        self._asked = (chosen.generation, here())
         # At once, so that no lease is given on a partition that is about to go.
         self._offer(inventory)
         self.log.record("plan.stored", f"plan {chosen.generation}: {chosen.reason}")
         self.metrics.plans.labels("stored").inc()
-        self._plan_ready.set()
+        self.applier.ask(chosen.generation)
 
     def _is_too_small(self, newest: StoredPlan, inventory: Inventory) -> bool:
         """Whether the plan being applied already gives the RAN too little."""
@@ -446,7 +389,7 @@ class ControlPlane:
         self.metrics.alarms.inc()
         if self.leases.blocked:
             return
-        self._alarm_s = self.clock.monotonic_s()
+        self.applier.alarm_began()
         self.leases.block(f"slot alarm: {cause}")
         self.log.record("slot.alarm", f"{cause}: the AI's leases are revoked", "warning")
         await self._give_all_to_ran(cause)
@@ -460,7 +403,7 @@ class ControlPlane:
         inventory = await self.observer.inventory()
         taking = alarm_plan(newest.plan, inventory, cause)
         if taking is None:
-            self._alarm_s = None
+            self.applier.alarm_needs_nothing()
         else:
             self._store_plan(taking, inventory)
 
@@ -479,38 +422,14 @@ class ControlPlane:
             NotFoundError: no such lease.
             InvalidInputError: impossible times.
         """
-        if not 0.0 <= busy_s <= interval_s * 1.01 + 1e-3:
-            raise InvalidInputError(
-                "busy_s", f"must lie between 0 and interval_s ({interval_s}), got {busy_s}"
-            )
-        lease = self.leases.find(lease_id)
-        self._use.add_busy(lease.sm_count / max(1, self._sm_total), min(busy_s, interval_s))
-
-    _sm_total = 0
+        self.use.add_busy(self.leases.find(lease_id), interval_s, busy_s)
 
     def _account(self, inventory: Inventory) -> None:
-        now_s, total = self.clock.now_s(), inventory.sm_count
-        self._use.advance(now_s, self._shares)
-        if total:
-            self._sm_total = total
-            leased = sum(part.sm_count for part in inventory.partitions if part.leased)
-            held = role_sms(inventory.partitions, "ran")
-            self._shares = Shares(self.ran.measured_share(now_s), held / total, leased / total)
-        for role in ("ran", "ai", "free"):
-            self.metrics.partition_sms.labels(role).set(role_sms(inventory.partitions, role))
-        self.metrics.demand_share.labels("now").set(self._demand.now_share)
-        self.metrics.demand_share.labels("forecast").set(self._demand.forecast_share)
+        now_s = self.clock.now_s()
+        self.use.take(inventory, self.ran.measured_share(now_s), now_s)
+        self.use.show_demand(self._demand)
         self.metrics.leases.set(len(self.leases.live()))
-        self._save_totals()
-
-    def _save_totals(self) -> None:
-        self.store.set_value("use", self._use.body())
         self.ran.save()
-
-    def _count_end(self, lease: Lease) -> None:
-        self.metrics.leases_ended.labels(lease.end_reason).inc()
-        if lease.revoked_s:
-            self.metrics.reclaim_seconds.observe(lease.ended_s - lease.revoked_s)
 
     # --- status
 
@@ -531,8 +450,8 @@ class ControlPlane:
             slots=self.ran.slots(),
             cells=self.cells(),
             uptime_s=now_s - self.options.site_started_s,
-            utilisation=self._use.utilisation(),
-            drift=self._drift,
+            utilisation=self.use.utilisation(),
+            drift=self.drift.found,
         )
 
     async def gpus(self) -> tuple[GpuView, ...]:

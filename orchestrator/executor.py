@@ -170,14 +170,16 @@ class Executor:
             await self._assign(step)
         elif step.kind == "destroy":
             await self._destroy(step)
-        elif step.kind == "resize":
-            raise PermanentError(
-                f"the driver cannot {step}", remedy="divide this GPU by MIG, or use it whole"
-            )
-        else:
+        elif step.kind == "resize" and step.becomes is not None:
+            new = step.becomes
+            part = await self._driver.resize(step.partition_id, new.profile, new.start)
+            self._leases.follow((part,))
+        elif step.kind == "create":
             placement = step.placement
             made = await self._driver.create(step.gpu_uuid, placement.profile, placement.start)
             await self._give(made.uuid, step.role)
+        else:
+            raise PermanentError(f"there is no way to take the step {step.kind!r}: {step}")
 
     def _note(self, plan: Plan, step: Step, state: str, error: str = "") -> None:
         now_s = self._log.now_s()

@@ -20,7 +20,7 @@ from typing import Any
 from airan.core.clock import Clock
 from airan.core.errors import AiranError, CapacityError, InvalidInputError, NotFoundError
 from orchestrator.drivers import processes
-from orchestrator.drivers.base import InstanceProcesses
+from orchestrator.drivers.base import GpuInstance, InstanceProcesses
 from orchestrator.hub import EventLog, History, Hub
 from orchestrator.plan import Partition
 from orchestrator.policy import Reservation
@@ -44,6 +44,9 @@ class LeaseSettings:
     """A holder without an open watch for this long has lost its leases."""
     restart_grace_s: float = 6.0
     """The same just after the control plane started, while holders find it again."""
+
+
+Part = Partition | GpuInstance
 
 
 @dataclass
@@ -277,6 +280,27 @@ class LeaseManager:
             if lease.id in self._live and lease.partition_id not in there:
                 await self._end(self._live[lease.id], "partition_lost")
 
+    def follow(self, parts: Iterable[Part]) -> None:
+        """Takes over the present size of the partitions under leases, and tells their holders."""
+        now = {_id(part): part for part in parts}
+        for live in self._live.values():
+            part = now.get(live.lease.partition_id)
+            if part is None or part.placement.profile == live.lease.profile or live.ending:
+                continue
+            before = live.lease.sm_count
+            live.lease = replace(
+                live.lease,
+                profile=part.placement.profile,
+                sm_count=part.sm_count,
+                memory_mib=part.memory_mib,
+            )
+            self._store.put_lease(live.lease, live.pid_started_s)
+            self._log.record(
+                "lease.resized",
+                f"the lease of {live.lease.holder} has {part.sm_count} SMs now, not {before}",
+            )
+            self._publish("resized", live.lease)
+
     # --- within
 
     def _leaves_reserved(self, part: Partition, tenant: str) -> bool:
@@ -413,3 +437,7 @@ class LeaseManager:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _id(part: Part) -> str:
+    return part.uuid if isinstance(part, GpuInstance) else part.id

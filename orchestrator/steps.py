@@ -68,6 +68,8 @@ class _Phases(NamedTuple):
     """Grows or makes the RAN's new partitions where there is room."""
     hand_over: list[Step]
     late_ran: list[Step]
+    shrink_ran: list[Step]
+    """Once the RAN has all of its new."""
     rest: list[Step]
 
 
@@ -101,8 +103,9 @@ def _in_order(of_gpus: Sequence[_Phases]) -> Iterator[Step]:
     for gpu in sorted(of_gpus, key=lambda gpu: not gpu.late_ran):
         yield from gpu.hand_over
         yield from gpu.late_ran
-    for gpu in of_gpus:
-        yield from gpu.rest
+    for name in ("shrink_ran", "rest"):
+        for gpu in of_gpus:
+            yield from getattr(gpu, name)
 
 
 @dataclass
@@ -123,11 +126,19 @@ def _phases(gpu: Gpu, targets: dict[Placement, Target], existing: tuple[Partitio
     here = {part.placement for part in kept} | resized.taken
     missing = [target for target in targets.values() if target.placement not in here]
     gone_ran = [part for part in gone if part.role == "ran"]
-    early: list[Target] = []
-    late: list[Target] = []
-    for target in missing:
-        blocked = any(target.placement.overlaps(part.placement) for part in gone_ran)
-        (early if target.role == "ran" and not blocked else late).append(target)
+    ran_shrinks = [step for step in resized.shrunk if step.role == "ran"]
+    new = [(step.becomes or step.placement, step) for step in resized.grown]
+    new += [(target.placement, _create(target)) for target in missing]
+    early: list[Step] = []
+    late: list[Step] = []
+    last: list[Step] = []
+    for placement, step in new:
+        if step.role != "ran" or any(placement.overlaps(old.placement) for old in ran_shrinks):
+            last.append(step)
+        elif any(placement.overlaps(part.placement) for part in gone_ran):
+            late.append(step)
+        else:
+            early.append(step)
 
     def wanted(part: Partition) -> str:
         return targets[part.placement].role if part.placement in targets else "free"
@@ -136,13 +147,14 @@ def _phases(gpu: Gpu, targets: dict[Placement, Target], existing: tuple[Partitio
     return _Phases(
         revoke=[_of("revoke", part) for part in existing if part.leased and wanted(part) != "ai"],
         to_ran=[_assign(part, "ran") for part in changed if wanted(part) == "ran"],
-        clear=resized.shrunk + [_of("destroy", part) for part in gone if part.role != "ran"],
-        grow_ran=resized.grown + [_create(target) for target in early],
+        clear=[step for step in resized.shrunk if step.role != "ran"]
+        + [_of("destroy", part) for part in gone if part.role != "ran"],
+        grow_ran=early,
         hand_over=[_assign(part, "free") for part in gone_ran]
         + [_of("destroy", part) for part in gone_ran],
-        late_ran=[_create(target) for target in late if target.role == "ran"],
-        rest=[_assign(part, wanted(part)) for part in changed if wanted(part) != "ran"]
-        + [_create(target) for target in late if target.role != "ran"],
+        late_ran=late,
+        shrink_ran=ran_shrinks,
+        rest=[_assign(part, wanted(part)) for part in changed if wanted(part) != "ran"] + last,
     )
 
 

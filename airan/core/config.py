@@ -39,7 +39,11 @@ class _Section(BaseModel):
 class NodeConfig(_Section):
     """The GPU node. `simulated` obeys the real geometry, placement rules and delays."""
 
-    driver: Literal["simulated"] = "simulated"
+    driver: Literal["simulated", "nvml"] = "simulated"
+    """`nvml`: this host's NVIDIA GPUs as they are; the keys below are for simulated ones."""
+    partition: Literal["mig", "mps", "green", "whole"] = "mig"
+    """How simulated GPUs are divided. Real ones are by MIG where an administrator has switched
+    it on; where not, each is one whole partition."""
     gpu: str = "GH200-96GB"
     n_gpus: int = Field(default=1, ge=1, le=8)
     mig_create_ms: float = Field(default=250.0, ge=0.0)

@@ -57,6 +57,11 @@ class AgentDriver:
         """See `MigControl`."""
         await self._call("destroy", uuid)
 
+    async def resize(self, uuid: str, profile: str, start: int) -> GpuInstance:
+        """See `ShareControl`."""
+        made: GpuInstance = await self._call("resize", uuid, profile, start)
+        return made
+
     async def attach(self, uuid: str, pid: int) -> None:
         """See `InstanceProcesses`."""
         await self._call("attach", uuid, pid)

@@ -19,7 +19,7 @@ from orchestrator.drivers.epoch import EpochDriver, EpochGate
 from orchestrator.drivers.simulated import SimulatedNode
 
 _CALLS = frozenset(
-    {"gpus", "geometry", "instances", "create", "destroy", "attach", "detach", "evict"}
+    {"gpus", "geometry", "instances", "create", "destroy", "resize", "attach", "detach", "evict"}
 )
 
 

@@ -42,10 +42,11 @@ class GpuInfo:
 
 @dataclass(frozen=True)
 class GpuInstance:
-    """One MIG GPU instance with its one compute instance over all of it."""
+    """One MIG GPU instance with its one compute instance over all of it; or a part of a GPU that
+    is divided without MIG."""
 
     uuid: str
-    """The MIG UUID; another one after every creation."""
+    """The MIG UUID, or the part's own; another one after every creation."""
     gpu_uuid: str
     placement: Placement
     sm_count: int
@@ -85,7 +86,8 @@ class GpuInventory(Protocol):
 
 
 class MigControl(Protocol):
-    """Making and removing GPU instances. Neither is idempotent: look first."""
+    """Making and removing GPU instances, or the parts of a GPU that is divided without MIG.
+    Neither is idempotent: look first."""
 
     async def create(self, gpu_uuid: str, profile: str, start: int) -> GpuInstance:
         """Makes an instance at an explicit position; returns when it is ready.
@@ -108,6 +110,25 @@ class MigControl(Protocol):
         Raises:
             NotFoundError: there is none (any more).
             InUseError: a live process is attached.
+            UnavailableError: the driver failed, or the GPU is lost.
+        """
+        ...
+
+
+class ShareControl(Protocol):
+    """Moving the border between the parts of a GPU that is divided without MIG."""
+
+    async def resize(self, uuid: str, profile: str, start: int) -> GpuInstance:
+        """Makes a part larger or smaller; returns when it is. It keeps its UUID and processes.
+
+        Idempotent: a part that is so already stays so. A failure may come before or after the
+        change: read the inventory again to know.
+
+        Raises:
+            NotFoundError: there is no such part (any more), or no such profile.
+            InvalidInputError: the profile cannot start there.
+            CapacityError: another part is in the way.
+            PermanentError: MIG instances keep their size; or this driver cannot divide GPUs so.
             UnavailableError: the driver failed, or the GPU is lost.
         """
         ...
@@ -141,5 +162,5 @@ class InstanceProcesses(Protocol):
         ...
 
 
-class Driver(GpuInventory, MigControl, InstanceProcesses, Protocol):
+class Driver(GpuInventory, MigControl, ShareControl, InstanceProcesses, Protocol):
     """A GPU node."""

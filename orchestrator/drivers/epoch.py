@@ -102,6 +102,11 @@ class EpochDriver:
         self._gate.admit(self._epoch)
         await self._driver.destroy(uuid)
 
+    async def resize(self, uuid: str, profile: str, start: int) -> GpuInstance:
+        """See `ShareControl`."""
+        self._gate.admit(self._epoch)
+        return await self._driver.resize(uuid, profile, start)
+
     async def attach(self, uuid: str, pid: int) -> None:
         """See `InstanceProcesses`."""
         self._gate.admit(self._epoch)

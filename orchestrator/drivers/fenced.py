@@ -37,6 +37,11 @@ class FencedDriver:
         self._require()
         await self._driver.destroy(uuid)
 
+    async def resize(self, uuid: str, profile: str, start: int) -> GpuInstance:
+        """See `ShareControl`."""
+        self._require()
+        return await self._driver.resize(uuid, profile, start)
+
     async def attach(self, uuid: str, pid: int) -> None:
         """See `InstanceProcesses`."""
         self._require()

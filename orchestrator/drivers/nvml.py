@@ -24,6 +24,7 @@ from orchestrator.drivers.nvml_instances import Instances
 from orchestrator.drivers.nvml_reading import MIB, Reader, XidWatch
 from orchestrator.geometry import Geometry
 from orchestrator.mig import MigGeometry
+from orchestrator.shares import ShareGeometry
 
 T = TypeVar("T")
 _ENABLE = "an administrator enables MIG mode: nvidia-smi -i GPU -mig 1"
@@ -34,7 +35,8 @@ class NvmlNode:
 
     Args:
         nvml: the module pynvml, or one that answers like it.
-        share_kind: how GPUs are divided whose MIG mode is off: `green`, `mps` or `whole`.
+        share_kind: how the GPUs are shown whose MIG mode is off. `whole`: each is one partition,
+            always there. `green` and `mps` only tell the geometry: NVML cannot divide by them.
         timeout_s: after it a call that the driver has not answered fails. It may still be carried
             out, and those after it wait for it.
 
@@ -43,7 +45,7 @@ class NvmlNode:
     """
 
     def __init__(
-        self, nvml: Any = pynvml, *, share_kind: str = "green", timeout_s: float = 30.0
+        self, nvml: Any = pynvml, *, share_kind: str = "whole", timeout_s: float = 30.0
     ) -> None:
         self._nvml, self._share_kind, self._timeout_s = nvml, share_kind, timeout_s
         self._node = socket.gethostname()
@@ -111,6 +113,16 @@ class NvmlNode:
     async def destroy(self, uuid: str) -> None:
         """See `MigControl`."""
         await self._call(lambda: self._destroy(uuid))
+
+    # --- ShareControl
+
+    async def resize(self, uuid: str, profile: str, start: int) -> GpuInstance:
+        """See `ShareControl`: always PermanentError, or NotFoundError."""
+        await self._existing(uuid)
+        raise PermanentError(
+            f"{uuid} cannot become {profile} at {start}: NVML has no way to resize it",
+            remedy="destroy it, and create another",
+        )
 
     # --- InstanceProcesses
 
@@ -205,17 +217,31 @@ class NvmlNode:
             self._geometries[uuid] = read
         return read
 
-    def _instances(self) -> list[tuple[GpuInstance, Instances, Any]]:
+    def _instances(self) -> list[tuple[GpuInstance, Instances | None, Any]]:
         """What there is, its GPU's instances and NVML's handle; of GPUs that are not lost."""
-        found = []
+        found: list[tuple[GpuInstance, Instances | None, Any]] = []
         for uuid in self._handles:
             if self._info(uuid).lost:
                 continue
             divided = self._instances_of(uuid)
-            pairs = [] if divided is None else divided.all()
+            if divided is None:
+                self._seen[uuid] = self._undivided(uuid)
+                found += [(self._used(one), None, None) for one in self._seen[uuid]]
+                continue
+            pairs = divided.all()
             self._seen[uuid] = [one for one, _ in pairs]
-            found += [(self._used(one), divided, handle) for one, handle in pairs if divided]
+            found += [(self._used(one), divided, handle) for one, handle in pairs]
         return found
+
+    def _undivided(self, uuid: str) -> list[GpuInstance]:
+        """A GPU whose MIG mode is off is one partition, which is always there, and has the GPU's
+        UUID. Only processes attached to it count: others on the GPU may be anybody's."""
+        geometry = self._geometries.get(uuid)
+        if not isinstance(geometry, ShareGeometry) or geometry.kind != "whole":
+            return []
+        (placement,) = geometry.maximal_layouts()[-1]
+        sms, memory_mib = geometry.sm_count, geometry.memory_mib
+        return [GpuInstance(uuid, uuid, placement, sms, memory_mib, "ready")]
 
     def _instances_of(self, uuid: str) -> Instances | None:
         geometry = self._geometries.get(uuid)
@@ -250,6 +276,8 @@ class NvmlNode:
                     f" {', '.join(map(str, one.pids))}",
                     remedy="let the process detach, or evict it",
                 )
+            if divided is None:
+                raise PermanentError(f"{uuid} is a whole GPU, which cannot be destroyed")
             divided.destroy(one, handle)
             self._attached.pop(uuid, None)
             return

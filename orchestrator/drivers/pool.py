@@ -122,6 +122,13 @@ class PoolDriver:
         member = await self._with_instance(uuid)
         await member.change(lambda: member.driver.destroy(uuid))
 
+    # --- ShareControl
+
+    async def resize(self, uuid: str, profile: str, start: int) -> GpuInstance:
+        """See `ShareControl`."""
+        member = await self._with_instance(uuid)
+        return await member.change(lambda: member.driver.resize(uuid, profile, start))
+
     # --- InstanceProcesses
 
     async def attach(self, uuid: str, pid: int) -> None:

@@ -11,13 +11,19 @@ import json
 import os
 import socket
 import uuid as uuids
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from airan.core.clock import Clock, SystemClock
-from airan.core.errors import CapacityError, InUseError, NotFoundError, UnavailableError
+from airan.core.errors import (
+    CapacityError,
+    InUseError,
+    NotFoundError,
+    PermanentError,
+    UnavailableError,
+)
 from orchestrator.drivers import processes
 from orchestrator.drivers import simulated_board as board
 from orchestrator.drivers.base import GpuInfo, GpuInstance
@@ -25,6 +31,7 @@ from orchestrator.drivers.faults import Faults
 from orchestrator.drivers.simulated_board import XID_FELL_OFF_THE_BUS
 from orchestrator.geometry import Geometry
 from orchestrator.mig import MigGeometry, Placement
+from orchestrator.shares import ShareGeometry
 
 __all__ = ["XID_FELL_OFF_THE_BUS", "Faults", "SimulatedNode"]
 
@@ -32,9 +39,11 @@ __all__ = ["XID_FELL_OFF_THE_BUS", "Faults", "SimulatedNode"]
 class SimulatedNode:
     """A node with `n_gpus` GPUs of one product, or with those that `gpus` names.
 
-    Its state lies in `path`; None: in memory only, for simulations of many changes. `delays_s` are
-    the wall seconds that creating and destroying take. A change goes on when this process dies in
-    the middle of it, as it would in a real driver. `name` stands for the host's; a named node has
+    Its state lies in `path`; None: in memory only, for simulations of many changes. `kind` is how
+    the GPUs are divided: `mig`, `mps`, `green` or `whole`. `delays_s` are the wall seconds that
+    creating (or resizing) and destroying take; None: what `partition_kinds` has for the kind. A
+    change goes on when this process dies in the middle of it, as it would in a real driver, but
+    for a resizing, which then has not taken place. `name` stands for the host's; a named node has
     the same GPUs again should its file be lost, and no other has them.
 
     Raises:
@@ -51,17 +60,19 @@ class SimulatedNode:
         n_gpus: int = 1,
         *,
         gpus: Sequence[str] = (),
-        delays_s: tuple[float, float] = (0.25, 0.15),
+        kind: str = "mig",
+        delays_s: tuple[float, float] | None = None,
         clock: Clock | None = None,
         name: str = "",
     ) -> None:
         self.faults = Faults()
         self.node = name or socket.gethostname()
-        self._create_s, self._destroy_s = delays_s
+        self._create_s, self._destroy_s = delays_s or board.delays_s(kind)
+        self._kind = kind
         self._clock = clock or SystemClock()
         self._path = path
         products = [*gpus] if gpus else [gpu] * n_gpus
-        self._geometries = {product: MigGeometry.load(product) for product in products}
+        self._geometries = {product: board.geometry(product, kind) for product in products}
         self._state = self._load(products, name)
         self._gpus: dict[str, dict[str, Any]] = {row["uuid"]: row for row in self._state["gpus"]}
         self._save()
@@ -73,13 +84,13 @@ class SimulatedNode:
         self._settle()
         self._integrate()
         rows = self._gpus.items()
-        return tuple(board.info(row, self._geometry(uuid), self.node) for uuid, row in rows)
+        return tuple(board.info(row, self.geometry(uuid), self.node) for uuid, row in rows)
 
     def geometry(self, gpu_uuid: str) -> Geometry:
         """See `GpuInventory`."""
         return self._geometry(gpu_uuid)
 
-    def _geometry(self, gpu_uuid: str) -> MigGeometry:
+    def _geometry(self, gpu_uuid: str) -> MigGeometry | ShareGeometry:
         return self._geometries[self._gpu(gpu_uuid)["product"]]
 
     async def instances(self) -> tuple[GpuInstance, ...]:
@@ -119,21 +130,53 @@ class SimulatedNode:
     def _free(self, gpu_uuid: str, name: str, start: int) -> Placement:
         """The placement, if NVML's rules let an instance be made there."""
         geometry = self._geometry(gpu_uuid)
-        placement, profile = geometry.placement(name, start), geometry.profile(name)
-        rows, same = self._rows_on(gpu_uuid), 0
-        for row in rows:
-            same += row["profile"] == profile.name
-            if placement.overlaps(_placement(row)):
+        placement = geometry.placement(name, start)
+        self._refuse_overlap(placement, self._rows_on(gpu_uuid), gpu_uuid)
+        if isinstance(geometry, MigGeometry):
+            profile = geometry.profile(name)
+            same = sum(row["profile"] == profile.name for row in self._rows_on(gpu_uuid))
+            if same >= profile.max_count:
                 raise CapacityError(
                     f"{name} at slice {start} of {gpu_uuid}: insufficient resources,"
-                    f" {row['profile']} at slice {row['start']} is in the way"
+                    f" there are {same} {profile.name} already"
                 )
-        if same >= profile.max_count:
-            raise CapacityError(
-                f"{name} at slice {start} of {gpu_uuid}: insufficient resources,"
-                f" there are {same} {profile.name} already"
-            )
         return placement
+
+    @staticmethod
+    def _refuse_overlap(
+        placement: Placement, rows: Iterable[dict[str, Any]], gpu_uuid: str
+    ) -> None:
+        for row in rows:
+            if placement.overlaps(_placement(row)):
+                raise CapacityError(
+                    f"{placement.profile} at {placement.start} of {gpu_uuid}: insufficient"
+                    f" resources, {row['profile']} at {row['start']} is in the way"
+                )
+
+    # --- ShareControl
+
+    async def resize(self, uuid: str, profile: str, start: int) -> GpuInstance:
+        """See `ShareControl`. What the processes on the part do for it (a new green context, a
+        standby worker of another MPS share) is not simulated but for the time it takes."""
+        self._settle()
+        row = self._row(uuid)
+        geometry = self._geometry(row["gpu"])
+        if isinstance(geometry, MigGeometry):
+            raise PermanentError(
+                f"{row['profile']} {uuid} cannot be resized: MIG instances keep their size",
+                remedy="destroy it, and create another",
+            )
+        wanted = geometry.placement(profile, start)
+        async with self._changing(row["gpu"]):
+            others = [other for other in self._rows_on(row["gpu"]) if other is not row]
+            self._refuse_overlap(wanted, others, row["gpu"])
+            if wanted != _placement(row):
+                await asyncio.sleep(self._create_s)
+                row = self._row(uuid)
+                row |= {"profile": profile, "start": start, "size": wanted.size}
+                self._integrate()
+                self._save()
+        return self._instance(uuid, self._row(uuid))
 
     async def destroy(self, uuid: str) -> None:
         """See `MigControl`."""
@@ -255,13 +298,14 @@ class SimulatedNode:
             state: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
             # A file of a version that knew only one product has less in it.
             found = [gpu.get("product", state.get("gpu")) for gpu in state["gpus"]]
-            if found == list(products):
+            if found == list(products) and state.get("kind", "mig") == self._kind:
                 rows = zip(state["gpus"], products, strict=True)
                 whole = [board.new_row(gpu["uuid"], one, now_s) | gpu for gpu, one in rows]
                 return state | {"gpus": whole}
         names = [f"GPU-{_gpu_number(name, i)}" for i in range(len(products))]
         return {
             "simulated": True,
+            "kind": self._kind,
             "gpus": [board.new_row(*pair, now_s) for pair in zip(names, products, strict=True)],
             "instances": {},
         }

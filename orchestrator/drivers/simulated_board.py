@@ -8,7 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.drivers.base import GpuInfo
+from orchestrator.geometry import Geometry
 from orchestrator.mig import MigGeometry
+from orchestrator.partition_kinds import kind_of
+from orchestrator.shares import ShareGeometry
 
 XID_FELL_OFF_THE_BUS = 79
 ASSUMED_LIMIT_W = {
@@ -21,6 +24,8 @@ ASSUMED_LIMIT_W = {
     "GB200-186GB": 1200.0,
 }
 """Power limit by product: of the order of the published ones; a site may configure others."""
+ASSUMED_MIG_S = (0.25, 0.15)
+"""Time to create and to destroy a GPU instance with its compute instance."""
 ASSUMED_IDLE_SHARE = 0.12
 """Of the power limit, drawn when no process uses the GPU."""
 ASSUMED_IDLE_C, ASSUMED_BUSY_C = 32.0, 68.0
@@ -57,7 +62,24 @@ def integrate(row: dict[str, Any], busy_share: float, now_s: float) -> None:
     row["power_w"] = 0.0 if is_lost(row) else power_w(row["product"], busy_share)
 
 
-def info(row: dict[str, Any], geometry: MigGeometry, node: str) -> GpuInfo:
+def geometry(product: str, kind: str) -> MigGeometry | ShareGeometry:
+    """How a GPU of that product may be divided by that kind of partition.
+
+    Raises:
+        NotFoundError: the geometry table has no such product.
+        InvalidInputError: there is no such kind.
+    """
+    mig = MigGeometry.load(product)
+    return mig if kind == "mig" else ShareGeometry(product, kind, mig.sm_count, mig.memory_mib)
+
+
+def delays_s(kind: str) -> tuple[float, float]:
+    """Wall seconds that making (or resizing) and removing a partition take."""
+    change_s = kind_of(kind).change_ms / 1000.0
+    return ASSUMED_MIG_S if kind == "mig" else (change_s, 0.0)
+
+
+def info(row: dict[str, Any], geometry: Geometry, node: str) -> GpuInfo:
     """The GPU as the driver reports it; a lost one has no readings."""
     lost = is_lost(row)
     limit_w = ASSUMED_LIMIT_W[row["product"]]
@@ -72,6 +94,7 @@ def info(row: dict[str, Any], geometry: MigGeometry, node: str) -> GpuInfo:
         xids=tuple(row["xids"]),
         lost=lost,
         node=node,
+        mig_mode="enabled" if geometry.kind == "mig" else "disabled",
         ecc_uncorrected=row["ecc_uncorrected"],
         power_w=None if lost else row["power_w"],
         power_limit_w=None if lost else limit_w,

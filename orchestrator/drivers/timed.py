@@ -42,6 +42,11 @@ class TimedDriver:
         """See `MigControl`."""
         await self._in_time(self._driver.destroy(uuid), f"destroy {uuid}")
 
+    async def resize(self, uuid: str, profile: str, start: int) -> GpuInstance:
+        """See `ShareControl`."""
+        what = f"resize {uuid} to {profile}"
+        return await self._in_time(self._driver.resize(uuid, profile, start), what)
+
     async def attach(self, uuid: str, pid: int) -> None:
         """See `InstanceProcesses`."""
         await self._in_time(self._driver.attach(uuid, pid), f"attach process {pid} to {uuid}")

@@ -35,6 +35,11 @@ class TracedDriver:
         with span("driver.destroy", partition=uuid):
             await self._driver.destroy(uuid)
 
+    async def resize(self, uuid: str, profile: str, start: int) -> GpuInstance:
+        """See `ShareControl`."""
+        with span("driver.resize", partition=uuid, profile=profile, start=start):
+            return await self._driver.resize(uuid, profile, start)
+
     async def attach(self, uuid: str, pid: int) -> None:
         """See `InstanceProcesses`."""
         with span("driver.attach", partition=uuid, pid=pid):

@@ -129,7 +129,7 @@ class Scenario:
         await self._apply()
 
     async def _apply(self) -> None:
-        ready = self.control._plan_ready
+        ready = self.control.applier.ready
         while ready.is_set():
             ready.clear()
             await self.control.apply_newest()

@@ -116,7 +116,7 @@ class Story:
         with contextlib.suppress(AiranError):
             await self.rig.report(self.demand)
             await self.rig.control.tick()
-        ready = self.rig.control._plan_ready
+        ready = self.rig.control.applier.ready
         if ready.is_set():
             ready.clear()
             await self.rig.control.apply_newest()

@@ -12,7 +12,9 @@ from phy.cost import CostModel
 from sims.ran_load import DiurnalProfile
 
 GROUP = CellGroup(18, 1, Allocations(106), DiurnalProfile())
-COST = CostModel(base_us=100.0, us_per_prb=2.0, error_us=1.0, n_slots=10, max_n_prb=106, device="test")
+COST = CostModel(
+    base_us=100.0, us_per_prb=2.0, error_us=1.0, n_slots=10, max_n_prb=106, device="test"
+)
 
 
 def site(**environ: str) -> config.SiteConfig:
