@@ -76,8 +76,10 @@ def _opener(config: SiteConfig) -> NodeOpener:
     # Ray takes a second to import, which only those with a cluster need to wait.
     from airan.site.nodes import ClusterSettings, in_cluster
 
-    pool = PoolSettings(lost_after_s=config.node.lost_after_s)
-    return in_cluster(ClusterSettings(config.node.cluster, f"airan-{config.name}", pool))
+    node = config.node
+    pool = PoolSettings(lost_after_s=node.lost_after_s)
+    name = f"airan-{config.name}"
+    return in_cluster(ClusterSettings(node.cluster, name, pool, node.driver, node.partition))
 
 
 if __name__ == "__main__":

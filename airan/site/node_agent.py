@@ -16,6 +16,7 @@ from typing import Any
 from airan.core.errors import AiranError, InvalidInputError, UnavailableError
 from orchestrator.drivers.base import Driver
 from orchestrator.drivers.epoch import EpochDriver, EpochGate
+from orchestrator.drivers.nvml import NvmlNode
 from orchestrator.drivers.simulated import SimulatedNode
 
 _CALLS = frozenset(
@@ -33,6 +34,10 @@ class AgentSettings:
     n_gpus: int
     delays_s: tuple[float, float]
     """Of the simulated hardware: to create and to destroy one GPU instance."""
+    driver: str = "simulated"
+    """Or `nvml`: the host's NVIDIA GPUs; then what is said of simulated ones does not count."""
+    partition: str = "mig"
+    """How simulated GPUs are divided."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ class NodeAgent:
     """The agent of the node `name`. Belongs to one event loop.
 
     Raises:
-        UnavailableError: another agent has the node's GPUs in its hands.
+        UnavailableError: another agent has the node's GPUs in its hands, or NVML is not there.
+        NotFoundError: the geometry table has no such simulated GPU.
     """
 
     def __init__(self, name: str, settings: AgentSettings) -> None:
@@ -61,13 +67,11 @@ class NodeAgent:
             self._lock.close()
             raise UnavailableError(f"node {name} has an agent, which has not ended yet") from error
         self._gate = EpochGate(name, folder / "epoch")
-        self._driver: Driver = SimulatedNode(
-            folder / "simulated-node.json",
-            settings.gpu,
-            settings.n_gpus,
-            delays_s=settings.delays_s,
-            name=name,
-        )
+        try:
+            self._driver = _driver(name, folder, settings)
+        except AiranError:
+            self._lock.close()
+            raise
 
     async def describe(self) -> tuple[AgentSettings, int]:
         """Its settings and its process."""
@@ -87,3 +91,16 @@ class NodeAgent:
             return Answer(await value if inspect.isawaitable(value) else value)
         except AiranError as error:
             return Answer(error=error)
+
+
+def _driver(name: str, folder: Path, settings: AgentSettings) -> Driver:
+    if settings.driver == "nvml":
+        return NvmlNode()
+    return SimulatedNode(
+        folder / "simulated-node.json",
+        settings.gpu,
+        settings.n_gpus,
+        kind=settings.partition,
+        delays_s=settings.delays_s,
+        name=name,
+    )

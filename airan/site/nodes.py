@@ -34,6 +34,8 @@ START_S = 30.0
 """An agent may take this long to start: a Python process with its imports."""
 LOOK_S = 0.5
 """How often it is looked which nodes the cluster has."""
+RETRY_S = 1.0
+"""Pause after an agent that did not start."""
 _LOG = logging.getLogger("airan.site.nodes")
 
 
@@ -46,6 +48,10 @@ class ClusterSettings:
     namespace: str
     """One a site: agents are found in it by name."""
     pool: PoolSettings
+    driver: str = "simulated"
+    """Of every host: `simulated` or `nvml`."""
+    partition: str = "mig"
+    """How simulated GPUs are divided."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,14 @@ def in_cluster(cluster: ClusterSettings) -> NodeOpener:
 
     @contextlib.asynccontextmanager
     async def opened(settings: ControlSettings, clock: Clock, epoch: int) -> AsyncIterator[Driver]:
-        agents = AgentSettings(settings.state_dir, settings.gpu, settings.n_gpus, settings.delays_s)
+        agents = AgentSettings(
+            settings.state_dir,
+            settings.gpu,
+            settings.n_gpus,
+            settings.delays_s,
+            cluster.driver,
+            cluster.partition,
+        )
         nodes = Nodes(cluster, agents, epoch, clock)
         try:
             await nodes.open()
@@ -138,13 +151,14 @@ class Nodes:
         for gone in self._drivers.keys() - alive.keys():
             # The pool notices by itself that nobody answers.
             del self._drivers[gone]
+        for gone in self._joining.keys() - alive.keys():
+            self._joining.pop(gone).cancel()
         for node in alive.values():
             driver, joining = self._drivers.get(node.id), self._joining.get(node.id)
             if joining is not None and not joining.done():
                 continue
             if (driver is None or driver.dead) and not self._is_double(node):
                 self._joining[node.id] = asyncio.create_task(self._join(node))
-        self._joining = {id: task for id, task in self._joining.items() if id in alive}
 
     def _is_double(self, node: RayNode) -> bool:
         """Whether another live node has the same name: that cannot be told apart."""
@@ -160,20 +174,27 @@ class Nodes:
 
     async def _join(self, node: RayNode) -> None:
         """Finds or starts the node's agent, and puts it into the pool once it answers."""
+        while (agent := await self._agent_of(node)) is None:
+            await asyncio.sleep(RETRY_S)
+        if self._is_double(node):
+            return
+        self._drivers[node.id] = driver = AgentDriver(node.name, agent, self._epoch)
+        self.pool.put(node.name, driver)
+
+    async def _agent_of(self, node: RayNode) -> ActorHandle | None:
+        """The node's agent, if it answers; one with other settings is ended."""
         try:
             async with asyncio.timeout(START_S):
                 agent = await self._in_thread(lambda: self._agent_on(node))
                 settings, pid = await agent.describe.remote()
-                if settings != self._settings:
-                    _LOG.info("the agent of node %s has old settings: started anew", node.name)
-                    await self._in_thread(lambda: ray.kill(agent, no_restart=True))
-                    return
-        except (RayError, ValueError, TimeoutError, UnavailableError) as error:
+                if settings == self._settings:
+                    _LOG.info("node %s has an agent, process %d", node.name, pid)
+                    return agent
+                _LOG.info("the agent of node %s has old settings: started anew", node.name)
+                await self._in_thread(lambda: ray.kill(agent, no_restart=True))
+        except (RayError, ValueError, TimeoutError) as error:
             _LOG.warning("node %s has no agent yet: %s", node.name, error or "no answer")
-            return
-        _LOG.info("node %s has an agent, process %d", node.name, pid)
-        self._drivers[node.id] = driver = AgentDriver(node.name, agent, self._epoch)
-        self.pool.put(node.name, driver)
+        return None
 
     # --- Ray's own calls, which block
 

@@ -102,13 +102,13 @@ def cluster() -> Iterator[Cluster]:
 class Control:
     """A real control process on the cluster, and a client of it."""
 
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
+    def __init__(self, cluster: Cluster, folder: Path, **node: object) -> None:
         ports = dict.fromkeys(("gateway", "dashboard", "control", "engine", "metrics"), 0)
         config = SiteConfig.model_validate(
             {
                 "state_dir": folder / "state",
                 "ports": ports,
-                "node": {"cluster": cluster.address, "mig_create_ms": 20, "mig_destroy_ms": 20},
+                "node": {"cluster": cluster.address} | node,
             }
         )
         runtime = site_runtime.resolve(config)
@@ -157,8 +157,8 @@ class Control:
 
 
 @contextlib.asynccontextmanager
-async def running(cluster: Cluster, folder: Path) -> AsyncIterator[Control]:
-    control = Control(cluster, folder)
+async def running(cluster: Cluster, folder: Path, **node: object) -> AsyncIterator[Control]:
+    control = Control(cluster, folder, **node)
     try:
         yield control
         control.process.send_signal(signal.SIGTERM)
@@ -191,6 +191,7 @@ async def reports() -> AsyncIterator[SlotReport]:
 
 
 @pytest.mark.e2e
+@pytest.mark.timeout(180)
 async def test_a_host_that_dies_at_load_is_replaced_by_the_other_and_comes_back(
     cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -215,6 +216,7 @@ async def test_a_host_that_dies_at_load_is_replaced_by_the_other_and_comes_back(
         await _goes_on_after_an_agent_died(control, before["a"].uuid)
         watching.cancel()
         reporting.cancel()
+    await _is_taken_over_with_other_settings(cluster, tmp_path, before)
 
 
 async def _load(control: Control) -> None:
@@ -279,3 +281,19 @@ async def _goes_on_after_an_agent_died(control: Control, gpu_uuid: str) -> None:
 
     await control.eventually(applied, "a plan is carried out by the agent's successor")
     assert (await control.gpus())["a"].uuid == gpu_uuid
+
+
+async def _is_taken_over_with_other_settings(
+    cluster: Cluster, folder: Path, before: dict[str, GpuView]
+) -> None:
+    """The next orchestrator finds the agents, and replaces those with old settings."""
+    agents = [cluster.agent(name).pid for name in "ab"]
+    async with running(cluster, folder, mig_create_ms=10.0) as control:
+
+        async def both() -> bool:
+            return set(await control.gpus()) == {"a", "b"} and await control.is_applied()
+
+        await control.eventually(both, "both hosts are in the pool of the next orchestrator")
+        after = await control.gpus()
+        assert {gpu.uuid for gpu in after.values()} == {gpu.uuid for gpu in before.values()}
+        assert not {cluster.agent(name).pid for name in "ab"} & set(agents)
