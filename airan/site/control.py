@@ -10,7 +10,13 @@ from orchestrator.api.security import TlsFiles
 from orchestrator.demand import DemandSettings
 from orchestrator.forecast import ForecastSettings
 from orchestrator.policy import Policy
-from orchestrator.service import ControlSettings, RemoteSettings, serve
+from orchestrator.service import (
+    ControlSettings,
+    RemoteSettings,
+    open_nvml,
+    open_simulated,
+    serve,
+)
 
 
 def settings_of(runtime: SiteRuntime) -> ControlSettings:
@@ -25,6 +31,7 @@ def settings_of(runtime: SiteRuntime) -> ControlSettings:
         port=config.ports.control,
         gpu=config.node.gpu,
         n_gpus=config.node.n_gpus,
+        partition=config.node.partition,
         mig_create_ms=config.node.mig_create_ms,
         mig_destroy_ms=config.node.mig_destroy_ms,
         policy=Policy(
@@ -59,7 +66,8 @@ def _remote(config: ControlConfig) -> RemoteSettings | None:
 def main(runtime: SiteRuntime) -> None:
     """Serves until stopped."""
     settings = settings_of(runtime)
-    run_until_signal(lambda stop: serve(settings, stop))
+    opener = open_nvml if runtime.config.node.driver == "nvml" else open_simulated
+    run_until_signal(lambda stop: serve(settings, stop, open_node=opener))
 
 
 if __name__ == "__main__":

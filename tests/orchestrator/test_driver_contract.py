@@ -1,4 +1,5 @@
-"""What every driver must do; run over the simulated node and over NVML's recorded answers.
+"""What every driver must do; run over the simulated node, over NVML's recorded answers, and
+over a pool whose node fences epochs.
 
 The read-only half runs on this machine's GPUs too, where it has some."""
 
@@ -9,7 +10,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,15 @@ from airan.core.errors import (
     UnavailableError,
 )
 from orchestrator.drivers.base import Driver, GpuInventory
+from orchestrator.drivers.epoch import EpochDriver, EpochGate
 from orchestrator.drivers.nvml import NvmlNode
+from orchestrator.drivers.pool import PoolDriver
 from orchestrator.drivers.simulated import SimulatedNode
 from orchestrator.mig import MigGeometry
 from tests.orchestrator.recorded_nvml import RecordedNvml
 
 Start = Callable[[], "subprocess.Popen[bytes]"]
-KINDS = ("simulated", "recorded NVML")
+KINDS = ("simulated", "recorded NVML", "pool")
 
 
 @dataclass
@@ -55,6 +58,14 @@ def simulated_rig(path: Path) -> Rig:
     )
 
 
+def pool_rig(path: Path) -> Rig:
+    """The simulated node of an epoch, in a pool."""
+    rig = simulated_rig(path)
+    host = socket.gethostname()
+    fenced = EpochDriver(rig.driver, EpochGate(host, path / "epoch"), 1)
+    return replace(rig, driver=PoolDriver({host: fenced}))
+
+
 def recorded_rig(timeout_s: float = 30.0) -> Rig:
     nvml = RecordedNvml()
 
@@ -68,7 +79,9 @@ def recorded_rig(timeout_s: float = 30.0) -> Rig:
 
 @pytest.fixture(params=KINDS)
 def rig(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Rig]:
-    made = simulated_rig(tmp_path) if request.param == "simulated" else recorded_rig(0.5)
+    rigs = {"simulated": simulated_rig, "pool": pool_rig}
+    make = rigs.get(request.param)
+    made = make(tmp_path) if make else recorded_rig(0.5)
     yield made
     made.release()
     if isinstance(made.driver, NvmlNode):
@@ -83,8 +96,9 @@ def driver(rig: Rig) -> Driver:
 @pytest.fixture(params=[*KINDS, pytest.param("this machine's NVML", marks=pytest.mark.gpu)])
 def inventory(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[GpuInventory]:
     """For the read-only half, which a real GPU keeps too: nothing here changes it."""
-    if request.param == "simulated":
-        yield simulated_rig(tmp_path).driver
+    if request.param in ("simulated", "pool"):
+        made = simulated_rig(tmp_path) if request.param == "simulated" else pool_rig(tmp_path)
+        yield made.driver
         return
     try:
         node = NvmlNode() if request.param == "this machine's NVML" else NvmlNode(RecordedNvml())
@@ -106,7 +120,7 @@ async def test_every_gpu_is_known_with_its_host_and_health(inventory: GpuInvento
     assert gpus
     assert len({gpu.uuid for gpu in gpus}) == len(gpus)
     for gpu in gpus:
-        assert gpu.simulated == isinstance(inventory, SimulatedNode)
+        assert gpu.simulated == isinstance(inventory, SimulatedNode | PoolDriver)
         assert gpu.node == socket.gethostname()
         assert gpu.mig_mode in ("enabled", "disabled", "unsupported")
         assert not gpu.lost
