@@ -18,7 +18,13 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from airan.core.clock import Clock, SystemClock
-from airan.core.errors import NotLeaderError, PortInUseError, StaleGenerationError
+from airan.core.errors import (
+    ConfigError,
+    NotLeaderError,
+    PortInUseError,
+    StaleGenerationError,
+    UnavailableError,
+)
 from orchestrator.alarm import AlarmSettings
 from orchestrator.api.guard import Guard
 from orchestrator.api.security import TlsFiles, require_loopback, server_credentials
@@ -27,10 +33,12 @@ from orchestrator.control import ControlOptions, ControlPlane
 from orchestrator.demand import DemandSettings
 from orchestrator.drivers.base import Driver
 from orchestrator.drivers.fenced import FencedDriver
+from orchestrator.drivers.nvml import NvmlNode
 from orchestrator.drivers.pool import PoolDriver
 from orchestrator.drivers.simulated import SimulatedNode
 from orchestrator.follower import follower_server
 from orchestrator.leases import LeaseSettings
+from orchestrator.partition_kinds import kind_of
 from orchestrator.policy import Policy
 from orchestrator.store import Store
 from orchestrator.store.leadership import HOPELESS_S, Leadership, leadership_of, while_leading
@@ -62,6 +70,8 @@ class ControlSettings:
     """0 picks a free one; `serve` reports it."""
     gpu: str = "GH200-96GB"
     n_gpus: int = 1
+    partition: str = "mig"
+    """How simulated GPUs are divided: `mig`, `mps`, `green` or `whole`."""
     mig_create_ms: float = 250.0
     """Wall time, assumed."""
     mig_destroy_ms: float = 150.0
@@ -81,7 +91,9 @@ class ControlSettings:
 
     @property
     def delays_s(self) -> tuple[float, float]:
-        """Seconds to create and to destroy one GPU instance."""
+        """Seconds to make (or resize) and to remove one partition."""
+        if self.partition != "mig":
+            return kind_of(self.partition).change_ms / 1000.0, 0.0
         return self.mig_create_ms / 1000.0, self.mig_destroy_ms / 1000.0
 
 
@@ -97,9 +109,35 @@ async def open_simulated(settings: ControlSettings, clock: Clock, _: int) -> Asy
         settings.state_dir / "simulated-node.json",
         settings.gpu,
         settings.n_gpus,
+        kind=settings.partition,
         delays_s=settings.delays_s,
         clock=clock,
     )
+
+
+@contextlib.asynccontextmanager
+async def open_nvml(_: ControlSettings, __: Clock, ___: int) -> AsyncIterator[Driver]:
+    """This host's NVIDIA GPUs; see `NodeOpener`.
+
+    Raises:
+        ConfigError: there is no driver, or no GPU.
+    """
+    try:
+        node = NvmlNode()
+    except UnavailableError as error:
+        raise ConfigError(
+            f"node.driver is nvml, but this host has no NVIDIA driver: {error.message}",
+            remedy="install NVIDIA's driver, or set node.driver to simulated",
+        ) from error
+    try:
+        if not await node.gpus():
+            raise ConfigError(
+                "node.driver is nvml, but this host's driver finds no GPU",
+                remedy="see nvidia-smi, or set node.driver to simulated",
+            )
+        yield node
+    finally:
+        node.close()
 
 
 async def serve(
@@ -264,8 +302,12 @@ def build(
     )
     control = ControlPlane(store, driver, clock, settings.policy, options)
     if isinstance(node, PoolDriver):
-        node.tell = control.log.record
+        node.tell = functools.partial(_record, control)
     return control
+
+
+def _record(control: ControlPlane, kind: str, message: str, severity: str) -> None:
+    control.log.record(kind, message, severity)
 
 
 async def _add_health(server: grpc.aio.Server, names: tuple[str, ...]) -> None:

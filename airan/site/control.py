@@ -15,6 +15,7 @@ from orchestrator.service import (
     ControlSettings,
     NodeOpener,
     RemoteSettings,
+    open_nvml,
     open_simulated,
     serve,
 )
@@ -32,6 +33,7 @@ def settings_of(runtime: SiteRuntime) -> ControlSettings:
         port=config.ports.control,
         gpu=config.node.gpu,
         n_gpus=config.node.n_gpus,
+        partition=config.node.partition,
         mig_create_ms=config.node.mig_create_ms,
         mig_destroy_ms=config.node.mig_destroy_ms,
         policy=Policy(
@@ -71,15 +73,14 @@ def main(runtime: SiteRuntime) -> None:
 
 
 def _opener(config: SiteConfig) -> NodeOpener:
-    if not config.node.cluster:
-        return open_simulated
+    node = config.node
+    if not node.cluster:
+        return open_nvml if node.driver == "nvml" else open_simulated
     # Ray takes a second to import, which only those with a cluster need to wait.
     from airan.site.nodes import ClusterSettings, in_cluster
 
-    node = config.node
     pool = PoolSettings(lost_after_s=node.lost_after_s)
-    name = f"airan-{config.name}"
-    return in_cluster(ClusterSettings(node.cluster, name, pool, node.driver, node.partition))
+    return in_cluster(ClusterSettings(node.cluster, f"airan-{config.name}", pool, node.driver))
 
 
 if __name__ == "__main__":

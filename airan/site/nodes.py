@@ -50,8 +50,6 @@ class ClusterSettings:
     pool: PoolSettings
     driver: str = "simulated"
     """Of every host: `simulated` or `nvml`."""
-    partition: str = "mig"
-    """How simulated GPUs are divided."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def in_cluster(cluster: ClusterSettings) -> NodeOpener:
             settings.n_gpus,
             settings.delays_s,
             cluster.driver,
-            cluster.partition,
+            settings.partition,
         )
         nodes = Nodes(cluster, agents, epoch, clock)
         try:

@@ -127,7 +127,9 @@ class PoolDriver:
     async def resize(self, uuid: str, profile: str, start: int) -> GpuInstance:
         """See `ShareControl`."""
         member = await self._with_instance(uuid)
-        return await member.change(lambda: member.driver.resize(uuid, profile, start))
+        changed = await member.change(lambda: member.driver.resize(uuid, profile, start))
+        member.remember(changed)
+        return changed
 
     # --- InstanceProcesses
 

@@ -77,6 +77,11 @@ class SimulatedNode:
         self._gpus: dict[str, dict[str, Any]] = {row["uuid"]: row for row in self._state["gpus"]}
         self._save()
 
+    @property
+    def change_s(self) -> float:
+        """Wall seconds that making (or resizing) and removing a partition take, together."""
+        return self._create_s + self._destroy_s
+
     # --- GpuInventory
 
     async def gpus(self) -> tuple[GpuInfo, ...]:

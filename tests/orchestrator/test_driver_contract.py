@@ -20,6 +20,7 @@ from airan.core.errors import (
     InUseError,
     InvalidInputError,
     NotFoundError,
+    PermanentError,
     UnavailableError,
 )
 from orchestrator.drivers.base import Driver, GpuInventory
@@ -305,3 +306,15 @@ async def test_evicting_spares_the_control_process(driver: Driver) -> None:
     made = await driver.create(await gpu_of(driver), "3g.40gb", 4)
     await driver.attach(made.uuid, os.getpid())
     assert await driver.evict(made.uuid) == ()
+
+
+# --- moving borders
+
+
+async def test_a_mig_instance_keeps_its_size(driver: Driver) -> None:
+    made = await driver.create(await gpu_of(driver), "3g.40gb", 4)
+    with pytest.raises(PermanentError, match="create another"):
+        await driver.resize(made.uuid, "4g.40gb", 0)
+    with pytest.raises(NotFoundError):
+        await driver.resize("MIG-none", "4g.40gb", 0)
+    assert await driver.instances() == (made,)
