@@ -96,7 +96,7 @@ class PoolDriver:
 
     def geometry(self, gpu_uuid: str) -> Geometry:
         """See `GpuInventory`."""
-        return self._of_gpu(gpu_uuid).driver.geometry(gpu_uuid)
+        return self._of_gpu(gpu_uuid).geometry(gpu_uuid)
 
     async def instances(self) -> tuple[GpuInstance, ...]:
         """See `GpuInventory`; by node. A lost one has none."""

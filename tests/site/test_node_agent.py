@@ -6,6 +6,7 @@ import contextlib
 import os
 import pickle
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,12 @@ async def test_two_agents_never_have_the_same_gpus_in_their_hands(tmp_path: Path
             NodeAgent("a", settings(tmp_path))
         NodeAgent("b", settings(tmp_path)).close()
         assert await first.describe() == (settings(tmp_path), os.getpid())
+    NodeAgent("a", settings(tmp_path)).close()
+
+
+async def test_an_agent_that_finds_no_gpus_lets_go_of_the_node(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError):
+        NodeAgent("a", replace(settings(tmp_path), gpu="no such GPU"))
     NodeAgent("a", settings(tmp_path)).close()
 
 
