@@ -31,7 +31,7 @@ def _log(kind: str, message: str, severity: str) -> None:
 class PoolDriver:
     """The nodes that `nodes` names, and those that join later. Belongs to one event loop."""
 
-    tell: Callable[[str, str, str], None]
+    tell: Callable[[str, str, str], object]
     """Called from within readings with what has happened to nodes: kind (`node.joined`,
     `node.lost`, `node.back`, `node.doubled`), message, severity."""
 

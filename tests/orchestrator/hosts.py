@@ -66,6 +66,9 @@ class Host:
     async def destroy(self, uuid: str) -> None:
         await (await self._pass()).destroy(uuid)
 
+    async def resize(self, uuid: str, profile: str, start: int) -> GpuInstance:
+        return await (await self._pass()).resize(uuid, profile, start)
+
     async def attach(self, uuid: str, pid: int) -> None:
         await (await self._pass()).attach(uuid, pid)
 

@@ -168,3 +168,18 @@ async def test_a_short_silence_moves_nothing(site: TwoHosts, start_process: Star
     assert site.control.leases.find(lease).state == "active"
     assert holder.poll() is None
     assert site.store.newest_plan() == plan
+
+
+async def test_an_ai_partition_in_use_without_a_lease_is_not_on_offer_until_it_is_cleared(
+    site: TwoHosts, start_process: Start
+) -> None:
+    await site.begin(0.25)
+    part, *_ = site.control.leases.free()
+    stray = start_process()
+    await site.pool.attach(part.id, stray.pid)
+    await site.control.reconcile()
+    assert part.id not in {one.id for one in site.control.leases.free()}
+    await site.control.tick()
+    assert stray.wait(timeout=10) == -9
+    await site.control.tick()
+    assert part.id in {one.id for one in site.control.leases.free()}
