@@ -34,6 +34,8 @@ class Host:
         self.node = SimulatedNode(path, GPU, delays_s=(0.0, 0.0), clock=clock, name=name)
         self._knows = not knows_nothing_yet
         self.asked = 0
+        self.is_far = False
+        """Has none of this machine's processes."""
         self._refuses = False
         self._up = asyncio.Event()
         self._up.set()
@@ -81,7 +83,10 @@ class Host:
         return await (await self._pass()).resize(uuid, profile, start)
 
     async def attach(self, uuid: str, pid: int) -> None:
-        await (await self._pass()).attach(uuid, pid)
+        node = await self._pass()
+        if self.is_far:
+            raise NotFoundError(f"there is no process {pid} to attach to {uuid}")
+        await node.attach(uuid, pid)
 
     async def detach(self, uuid: str, pid: int) -> None:
         await (await self._pass()).detach(uuid, pid)
