@@ -15,7 +15,13 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from orchestrator.placement.cells_kernel import best_gpu, cell_cost, move_cells, put_cell
+from orchestrator.placement.cells_kernel import (
+    best_gpu,
+    cell_cost,
+    gather_cells,
+    move_cells,
+    put_cell,
+)
 from orchestrator.placement.engines_kernel import fill, put_back, put_engine, take_engines
 from orchestrator.placement.state_kernel import copy, draw, keeping, level, set_division
 
@@ -81,7 +87,10 @@ def _step(t: Any, s: Any, gpus: Any, orders: Any, random: Any) -> float:
     change = -take_engines(t, s, part, random)
     if not part:
         if len(s.cell) and draw(random, 2) == 0:
-            change += move_cells(t, s, gpus, n_gpus, random)
+            if n_gpus > 1 and draw(random, 2) == 0:
+                change += gather_cells(t, s, gpus, n_gpus, random)
+            else:
+                change += move_cells(t, s, gpus, n_gpus, random)
         for index in range(n_gpus):
             g = gpus[index]
             row = level(t, g, s.used[g])
