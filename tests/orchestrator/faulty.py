@@ -104,7 +104,7 @@ class Effects:
         if self.what == f"fails {when}":
             raise UnavailableError(f"effect {self.count} fails {when} it is made (injected)")
         if self.what == "refuses" and when == "before":
-            raise PermanentError("MIG mode is off (injected)")
+            raise PermanentError("the driver refuses for good (injected)")
         if self.what == f"hangs {when}":
             await asyncio.Event().wait()
         if self.what == "loses the GPU" and when == "before":

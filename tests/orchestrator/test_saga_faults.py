@@ -196,7 +196,7 @@ async def test_a_driver_that_refuses_for_good_is_asked_once(
 ) -> None:
     rig = await failed_at(store, start_process, "the AI is cut finer", 3, "refuses")
     failed = [step for step in rig.store.plan_steps(2) if step.state == "failed"]
-    assert [step.error for step in failed] == ["MIG mode is off (injected)"]
+    assert [step.error for step in failed] == ["the driver refuses for good (injected)"]
     await rig.close()
 
 

@@ -136,6 +136,9 @@ class Story:
         self.rig.check()
         alive = self.alive()
         inventory = await self.rig.control.observer.inventory()
+        sizes = {part.id: (part.sm_count, part.memory_mib) for part in inventory.partitions}
+        for lease in self.rig.control.leases.live():
+            assert (lease.sm_count, lease.memory_mib) == sizes[lease.partition_id]
         for gpu_uuid in alive:
             on = [part.placement for part in inventory.partitions if part.gpu_uuid == gpu_uuid]
             positions = self.rig.node.geometry(gpu_uuid).positions
@@ -200,14 +203,17 @@ def test_the_naive_allocator_finds_every_split_that_the_planner_knows() -> None:
 
 
 ROLES = st.lists(st.sampled_from(("ran", "ai", "free")), min_size=7, max_size=7)
-GEOMETRIES = (MigGeometry.load(GPU), ShareGeometry(GPU, "green", 132, 97871))
+GEOMETRIES: tuple[Geometry, ...] = (
+    MigGeometry.load(GPU),
+    *(ShareGeometry(GPU, kind, 132, 97871) for kind in ("green", "mps", "whole")),
+)
+DIVIDED = {
+    one: st.tuples(st.just(one), st.sampled_from(one.layouts()), ROLES) for one in GEOMETRIES
+}
 LAYOUTS = st.one_of(
-    [
-        st.lists(
-            st.tuples(st.just(one), st.sampled_from(one.layouts()), ROLES), min_size=1, max_size=2
-        )
-        for one in GEOMETRIES
-    ]
+    *(st.lists(one, min_size=1, max_size=2) for one in DIVIDED.values()),
+    # One host may have MIG enabled on some of its GPUs only.
+    st.lists(st.one_of(*DIVIDED.values()), min_size=2, max_size=2),
 )
 
 
