@@ -1,4 +1,4 @@
-"""The border between the RAN and the AI moves under a lease: its size follows, its holder is told."""
+"""The border between the two sides moves under a lease: its size follows, its holder is told."""
 
 from __future__ import annotations
 

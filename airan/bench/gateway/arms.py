@@ -106,10 +106,8 @@ def litellm(engine_port: int, program: Path) -> Iterator[Arm]:
         command += ["--host", "127.0.0.1", "--num_workers", "1"]
         environment = os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
         with _running(command, environment, port, "/health/liveliness") as process:
-            yield Arm(
-                Target(version_of(program), port, key, MODEL),
-                lambda: _tree(psutil.Process(process)),
-            )
+            target = Target(version_of(program), port, key, MODEL)
+            yield Arm(target, lambda: _tree(psutil.Process(process)))
 
 
 def version_of(program: Path) -> str:
@@ -153,7 +151,7 @@ def _wait(process: subprocess.Popen[bytes], port: int, path: str, output: int) -
             time.sleep(0.2)
     os.lseek(output, 0, os.SEEK_SET)
     tail = os.read(output, 1 << 20)[-2000:].decode(errors="replace")
-    raise UnavailableError(f"{process.args} does not answer: {tail}")
+    raise UnavailableError(f"the gateway at port {port} does not answer: {tail}")
 
 
 def _new_key(port: int, admin_key: str) -> str:

@@ -90,21 +90,21 @@ def _streams(
     before_mib = arm.memory_mib()
     for concurrent in options.streams:
         say(f"{measured.name}: {concurrent} streams at once")
-        n_requests = concurrent * options.rounds
-        peak: list[float] = []
-
-        async def watched(concurrent: int = concurrent, n_requests: int = n_requests) -> Times:
-            running = asyncio.create_task(
-                load(arm.target, concurrent, n_requests, options.tokens, stream=True)
-            )
-            # Half way through the first round all streams are open.
-            await asyncio.sleep(options.tokens * options.token_ms / 2000.0)
-            peak.append(arm.memory_mib())
-            return await running
-
-        measured.streams[concurrent] = asyncio.run(watched())
+        times, peak_mib = asyncio.run(_watched(arm, concurrent, options))
+        measured.streams[concurrent] = times
         if concurrent == max(options.streams):
-            measured.mib_per_stream = (peak[0] - before_mib) / concurrent
+            measured.mib_per_stream = (peak_mib - before_mib) / concurrent
+
+
+async def _watched(arm: arms.Arm, concurrent: int, options: GatewayOptions) -> tuple[Times, float]:
+    """The times, and the memory when all streams of the first round are open."""
+    n_requests = concurrent * options.rounds
+    running = asyncio.create_task(
+        load(arm.target, concurrent, n_requests, options.tokens, stream=True)
+    )
+    await asyncio.sleep(options.tokens * options.token_ms / 2000.0)
+    peak_mib = await asyncio.to_thread(arm.memory_mib)
+    return await running, peak_mib
 
 
 def _requests(
