@@ -7,13 +7,15 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-import httpx
+import aiohttp
 
 from airan.core.errors import InvalidInputError, UnavailableError
 from marketplace.engines.base import FinishReason, SamplingParams, TokenChunk
 
 _SEED_RANGE = 2**32 - 1
-_TIMEOUT = httpx.Timeout(30.0, read=120.0)
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30.0, sock_read=120.0)
+_OK, _BAD_REQUEST, _UNPROCESSABLE = 200, 400, 422
+_FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 
 
 class LlamaCppEngine:
@@ -29,10 +31,7 @@ class LlamaCppEngine:
         self._piece = prefill_piece_tokens
         self._prefill = asyncio.Lock()
         self._cached: dict[int, list[int]] = {}
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-        self._http = httpx.AsyncClient(
-            base_url=url, timeout=_TIMEOUT, limits=limits, trust_env=False
-        )
+        self._session: aiohttp.ClientSession | None = None
 
     async def generate(
         self, prompt_token_ids: Sequence[int], params: SamplingParams, *, slot: int
@@ -45,10 +44,9 @@ class LlamaCppEngine:
         body |= {"stream": True, "return_tokens": True, "n_predict": params.max_tokens}
         n_generated = respelled = 0
         try:
-            async with self._http.stream("POST", "/completion", json=body) as response:
-                if response.status_code != httpx.codes.OK:
-                    await response.aread()
-                    raise _refusal(response)
+            async with self._http.post("/completion", json=body) as response:
+                if response.status != _OK:
+                    raise _refusal(response.status, await response.read())
                 held = self._cached[slot] = prompt
                 async for message in _messages(response):
                     chunk = await self._chunk(message, n_generated, respelled)
@@ -58,7 +56,7 @@ class LlamaCppEngine:
                     yield chunk
                     if chunk.finish_reason is not None:
                         return
-        except httpx.HTTPError as error:
+        except _FAILURES as error:
             raise self._lost(error) from error
         raise UnavailableError(f"the engine at {self.url} ended its stream before it was done")
 
@@ -75,21 +73,34 @@ class LlamaCppEngine:
     async def health(self) -> bool:
         """See Engine.health."""
         try:
-            return (await self._http.get("/health")).status_code == httpx.codes.OK
-        except httpx.HTTPError:
+            async with self._http.get("/health") as response:
+                return response.status == _OK
+        except _FAILURES:
             return False
 
     async def processing(self) -> list[bool]:
         """For each slot whether a request is being worked on."""
         try:
-            response = await self._http.get("/slots")
-            return [bool(slot["is_processing"]) for slot in response.json()]
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            async with self._http.get("/slots") as response:
+                slots = json.loads(await response.read())
+            return [bool(slot["is_processing"]) for slot in slots]
+        except (*_FAILURES, ValueError, KeyError, TypeError) as error:
             raise self._lost(error) from error
 
     async def aclose(self) -> None:
         """See Engine.aclose."""
-        await self._http.aclose()
+        if self._session is not None:
+            await self._session.close()
+
+    @property
+    def _http(self) -> aiohttp.ClientSession:
+        """Made at its first use, within the event loop it belongs to."""
+        if self._session is None:
+            # As many connections as there are slots: the dispatcher counts those.
+            self._session = aiohttp.ClientSession(
+                self.url, timeout=_TIMEOUT, connector=aiohttp.TCPConnector(limit=0)
+            )
+        return self._session
 
     async def _feed(self, prompt: list[int], slot: int) -> None:
         """Fills the slot's cache piece by piece, from what it holds already up to the last piece.
@@ -121,11 +132,12 @@ class LlamaCppEngine:
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            response = await self._http.post(path, json=body)
-            if response.status_code != httpx.codes.OK:
-                raise _refusal(response)
-            return dict(response.json())
-        except (httpx.HTTPError, json.JSONDecodeError) as error:
+            async with self._http.post(path, json=body) as response:
+                answer = await response.read()
+                if response.status != _OK:
+                    raise _refusal(response.status, answer)
+            return dict(json.loads(answer))
+        except (*_FAILURES, json.JSONDecodeError) as error:
             raise self._lost(error) from error
 
     def _lost(self, error: Exception) -> UnavailableError:
@@ -134,10 +146,10 @@ class LlamaCppEngine:
         )
 
 
-async def _messages(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+async def _messages(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
     """The JSON objects of a server-sent event stream."""
     rest = b""
-    async for data in response.aiter_bytes():
+    async for data in response.content.iter_any():
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
             if line.startswith(b"data: "):
@@ -171,12 +183,12 @@ def _finish_reason(message: Mapping[str, Any]) -> FinishReason:
     return "length" if message.get("stop_type") == "limit" else "stop"
 
 
-def _refusal(response: httpx.Response) -> Exception:
+def _refusal(status: int, body: bytes) -> Exception:
     """The engine's HTTP error as one of ours: 4xx is the request's fault, all else passes."""
     try:
-        message = str(response.json()["error"]["message"])
+        message = str(json.loads(body)["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        message = response.text[:200]
-    if response.status_code in (httpx.codes.BAD_REQUEST, httpx.codes.UNPROCESSABLE_ENTITY):
+        message = body[:200].decode(errors="replace")
+    if status in (_BAD_REQUEST, _UNPROCESSABLE):
         return InvalidInputError("prompt", f"the engine refuses it: {message}")
-    return UnavailableError(f"the engine answers {response.status_code}: {message}")
+    return UnavailableError(f"the engine answers {status}: {message}")

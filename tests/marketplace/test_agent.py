@@ -38,9 +38,12 @@ async def occupy(llama_url: str, prompt: str = "The sea", n_tokens: int = 800) -
     ids = await engine.tokenize(prompt, parse_special=False)
 
     async def generate() -> None:
-        while True:
-            async for _ in engine.generate(ids, SamplingParams(n_tokens), slot=0):
-                pass
+        try:
+            while True:
+                async for _ in engine.generate(ids, SamplingParams(n_tokens), slot=0):
+                    pass
+        finally:
+            await engine.aclose()
 
     return asyncio.create_task(generate())
 
