@@ -165,6 +165,7 @@ class ControlPlane:
         inventory = await self.observer.inventory()
         await self.leases.end_lost(lent, {part.id for part in inventory.partitions})
         self.leases.follow(inventory.partitions)
+        await self.executor.evict_strays(inventory)
         await self._attach_ran(inventory)
         self.places.update(self.ran.cells(), inventory)
         self._demand = self.places.split(self._forecast(), self.ran.cells(), inventory)
@@ -306,6 +307,7 @@ class ControlPlane:
             for part in inventory.partitions
             if part.role == "ai"
             and part.state == "ready"
+            and (part.leased or not part.pids)
             and (part.gpu_uuid, part.placement) in lasting
         )
 

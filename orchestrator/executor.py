@@ -206,6 +206,20 @@ class Executor:
             # The slot runtime, or the partition, has just gone; its next report tells.
             return
 
+    async def evict_strays(self, inventory: Inventory) -> None:
+        """Evicts who computes on an AI partition that is lent to nobody: a holder whose host was
+        out of reach when its lease ended."""
+        for part in inventory.partitions:
+            if part.role != "ai" or part.leased or not part.pids:
+                continue
+            own = await self._ran_pids()
+            # Looked up last: it may have been lent since the inventory was read.
+            if set(part.pids) - own and self._leases.on_partition(part.id) is None:
+                gone = await self._driver.evict(part.id)
+                # Who never registered with the driver is left alone, and the partition to them.
+                if gone:
+                    self._tell_evicted(part.placement.profile, gone)
+
     async def _destroy(self, step: Step) -> None:
         try:
             await self._driver.destroy(step.partition_id)
@@ -215,12 +229,15 @@ class Executor:
             # By now no lease and no cell is on it: whoever still is has lost the right to be.
             await self._detach(step.partition_id, await self._ran_pids())
             gone = await self._driver.evict(step.partition_id)
-            self._log.record(
-                "partition.evicted",
-                f"{step.placement.profile} was in use without a lease, by process"
-                f" {', '.join(map(str, gone)) or 'unknown'}",
-                "warning",
-            )
+            self._tell_evicted(step.placement.profile, gone)
+
+    def _tell_evicted(self, profile: str, gone: tuple[int, ...]) -> None:
+        self._log.record(
+            "partition.evicted",
+            f"{profile} was in use without a lease, by process"
+            f" {', '.join(map(str, gone)) or 'unknown'}",
+            "warning",
+        )
 
     async def _ran_pids(self) -> set[int]:
         """The RAN's processes, which are never evicted: those on its partitions."""

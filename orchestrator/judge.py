@@ -48,6 +48,7 @@ class Judge:
             lambda option: max(0, self._need.floor - option.ran_sms),
             lambda option: max(0, self._need.ai_floor - sum(option.ai_sms)),
             self._shortfall,
+            self._swaps,
             lambda option: not self._is_worthwhile(option),
             lambda option: tuple(-sms for sms in self._usable(option)),
             self._revoked,
@@ -73,12 +74,23 @@ class Judge:
         kept = self._protected if self._need.slices is None else 1
         after = kept - option.ran_sms
         if self._geometry.is_resizable:
-            return max(0, after)
+            return max(0, self._protected - self._kept_while_resized(option), after)
         leaving, meanwhile = self._leaving(option.layout)
         for one in option.ran:
             if one not in self._sms_of_ran and not any(one.overlaps(old) for old in leaving):
                 meanwhile += self._geometry.profile(one.profile).sm_count
         return max(0, self._protected - meanwhile, after)
+
+    def _kept_while_resized(self, option: Option) -> int:
+        """SMs the RAN has all the time while borders move: a part stays at its end of the GPU."""
+        kept = 0
+        for new in option.ran:
+            old = next((one for one in self._sms_of_ran if _same_end(one, new)), None)
+            if old is not None:
+                kept += min(old.size, new.size)
+            elif not any(new.overlaps(one) for one in self._sms_of_ran):
+                kept += new.size
+        return kept
 
     def _leaving(self, layout: Layout) -> tuple[set[Placement], int]:
         """The RAN's placements that a layout has no room for, and the SMs of the others."""
@@ -88,9 +100,18 @@ class Judge:
             self._leaving_of[layout] = (leaving, staying)
         return self._leaving_of[layout]
 
+    def _swaps(self, option: Option) -> bool:
+        """Whether both sides change ends of a shared GPU, instead of moving the border."""
+        if not self._geometry.is_resizable or not (self._leased or self._protected):
+            return False
+        ends = {one.start == 0: role for one, role in self._role_now.items()}
+        new = {one.start == 0: role for one, role in zip(option.layout, option.roles, strict=True)}
+        return {"ran", "ai"} == set(ends.values()) == set(new.values()) and ends != new
+
     def _revoked(self, option: Option) -> int:
         if self._geometry.is_resizable:
-            return max(0, len(self._leased) - len(option.ai))
+            stays = (any(_same_end(one, new) for new in option.ai) for one in self._leased)
+            return sum(not stay for stay in stays)
         return len(self._leased - option.ai)
 
     def _changes(self, option: Option) -> int:
@@ -116,3 +137,8 @@ class Judge:
         if self._geometry.is_resizable:
             return bool(self._leased) and self._usable(option) != self._held_ai
         return bool(self._revoked(option))
+
+
+def _same_end(one: Placement, other: Placement) -> bool:
+    """Whether two parts of a shared GPU begin, or else end, where it does."""
+    return (one.start == 0) == (other.start == 0)

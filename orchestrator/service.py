@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,13 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from airan.core.clock import Clock, SystemClock
-from airan.core.errors import NotLeaderError, PortInUseError, StaleGenerationError
+from airan.core.errors import (
+    ConfigError,
+    NotLeaderError,
+    PortInUseError,
+    StaleGenerationError,
+    UnavailableError,
+)
 from orchestrator.alarm import AlarmSettings
 from orchestrator.api.guard import Guard
 from orchestrator.api.security import TlsFiles, require_loopback, server_credentials
@@ -26,9 +33,12 @@ from orchestrator.control import ControlOptions, ControlPlane
 from orchestrator.demand import DemandSettings
 from orchestrator.drivers.base import Driver
 from orchestrator.drivers.fenced import FencedDriver
+from orchestrator.drivers.nvml import NvmlNode
+from orchestrator.drivers.pool import PoolDriver
 from orchestrator.drivers.simulated import SimulatedNode
 from orchestrator.follower import follower_server
 from orchestrator.leases import LeaseSettings
+from orchestrator.partition_kinds import kind_of
 from orchestrator.policy import Policy
 from orchestrator.store import Store
 from orchestrator.store.leadership import HOPELESS_S, Leadership, leadership_of, while_leading
@@ -60,6 +70,8 @@ class ControlSettings:
     """0 picks a free one; `serve` reports it."""
     gpu: str = "GH200-96GB"
     n_gpus: int = 1
+    partition: str = "mig"
+    """How simulated GPUs are divided: `mig`, `mps`, `green` or `whole`."""
     mig_create_ms: float = 250.0
     """Wall time, assumed."""
     mig_destroy_ms: float = 150.0
@@ -77,11 +89,67 @@ class ControlSettings:
     demand: DemandSettings = field(default_factory=DemandSettings)
     alarm: AlarmSettings = field(default_factory=AlarmSettings)
 
+    @property
+    def delays_s(self) -> tuple[float, float]:
+        """Seconds to make (or resize) and to remove one partition."""
+        if self.partition != "mig":
+            return kind_of(self.partition).change_ms / 1000.0, 0.0
+        return self.mig_create_ms / 1000.0, self.mig_destroy_ms / 1000.0
+
+
+NodeOpener = Callable[[ControlSettings, Clock, int], AbstractAsyncContextManager[Driver]]
+"""Opens the driver of the node, or of all of them, for the orchestrator of an epoch (0: the only
+one there is); leaving the context closes the driver, and the node stays as it is."""
+
+
+@contextlib.asynccontextmanager
+async def open_simulated(settings: ControlSettings, clock: Clock, _: int) -> AsyncIterator[Driver]:
+    """One simulated node within this process; see `NodeOpener`."""
+    yield SimulatedNode(
+        settings.state_dir / "simulated-node.json",
+        settings.gpu,
+        settings.n_gpus,
+        kind=settings.partition,
+        delays_s=settings.delays_s,
+        clock=clock,
+    )
+
+
+def open_nvml(_: ControlSettings, __: Clock, ___: int) -> AbstractAsyncContextManager[Driver]:
+    """This host's NVIDIA GPUs; see `NodeOpener` and `nvml_node`."""
+    return nvml_node()
+
+
+@contextlib.asynccontextmanager
+async def nvml_node() -> AsyncIterator[Driver]:
+    """This host's NVIDIA GPUs.
+
+    Raises:
+        ConfigError: there is no driver, or no GPU.
+    """
+    try:
+        node = NvmlNode()
+    except UnavailableError as error:
+        raise ConfigError(
+            f"node.driver is nvml, but this host has no NVIDIA driver: {error.message}",
+            remedy="install NVIDIA's driver, or set node.driver to simulated",
+        ) from error
+    try:
+        if not await node.gpus():
+            raise ConfigError(
+                "node.driver is nvml, but this host's driver finds no GPU",
+                remedy="see nvidia-smi, or set node.driver to simulated",
+            )
+        yield node
+    finally:
+        node.close()
+
 
 async def serve(
     settings: ControlSettings,
     stop: asyncio.Event,
     on_ready: Callable[[int], None] | None = None,
+    open_node: NodeOpener = open_simulated,
 ) -> None:
     """Runs the control plane until `stop` is set; `on_ready` gets the bound gRPC port.
 
@@ -104,7 +172,8 @@ async def serve(
             return
         led = replace(settings, port=port)
         with _telling_that_it_is_over(leadership):
-            async with running(led, lead=lead_of(epoch, leadership)) as (_, port):
+            lead = lead_of(epoch, leadership)
+            async with running(led, lead=lead, open_node=open_node) as (_, port):
                 if on_ready is not None:
                     on_ready(port)
                 if why := await while_leading(leadership, stop):
@@ -176,18 +245,24 @@ async def _lead(
 
 @contextlib.asynccontextmanager
 async def running(
-    settings: ControlSettings, clock: Clock | None = None, lead: Lead | None = None
+    settings: ControlSettings,
+    clock: Clock | None = None,
+    lead: Lead | None = None,
+    open_node: NodeOpener = open_simulated,
 ) -> AsyncIterator[tuple[ControlPlane, int]]:
     """The control plane and its bound port, running while the context is open.
 
     Without a `lead` nobody else may use the database.
     """
+    clock = clock or SystemClock()
     async with contextlib.AsyncExitStack() as stack:
         store = Store(database_url(settings))
         stack.callback(store.close)
         if lead is not None:
             store.follow(lead.epoch, lead.hope)
-        control = build(settings, store, clock or SystemClock(), lead)
+        opened = open_node(settings, clock, lead.epoch if lead is not None else 0)
+        node = await stack.enter_async_context(opened)
+        control = build(settings, store, clock, node, lead)
         guard = Guard(store, control.clock)
         server = grpc.aio.server(interceptors=(guard,), options=(("grpc.so_reuseport", 0),))
         names = add_servicers(control, server)
@@ -217,29 +292,27 @@ async def running(
 
 
 def build(
-    settings: ControlSettings, store: Store, clock: Clock, lead: Lead | None = None
+    settings: ControlSettings, store: Store, clock: Clock, node: Driver, lead: Lead | None = None
 ) -> ControlPlane:
-    """The control plane over a simulated node."""
-    delays_s = (settings.mig_create_ms / 1000.0, settings.mig_destroy_ms / 1000.0)
-    node: Driver = SimulatedNode(
-        settings.state_dir / "simulated-node.json",
-        settings.gpu,
-        settings.n_gpus,
-        delays_s=delays_s,
-        clock=clock,
-    )
-    if lead is not None:
-        node = FencedDriver(node, lead.require)
+    """The control plane over a node, or over a pool of them."""
+    driver = node if lead is None else FencedDriver(node, lead.require)
     options = ControlOptions(
         site=settings.site,
         site_started_s=settings.site_started_s,
-        change_s=sum(delays_s),
+        change_s=sum(settings.delays_s),
         interval_s=settings.interval_ms / 1000.0,
         leases=settings.leases,
         demand=settings.demand,
         alarm=settings.alarm,
     )
-    return ControlPlane(store, node, clock, settings.policy, options)
+    control = ControlPlane(store, driver, clock, settings.policy, options)
+    if isinstance(node, PoolDriver):
+        node.tell = functools.partial(_record, control)
+    return control
+
+
+def _record(control: ControlPlane, kind: str, message: str, severity: str) -> None:
+    control.log.record(kind, message, severity)
 
 
 async def _add_health(server: grpc.aio.Server, names: tuple[str, ...]) -> None:

@@ -40,7 +40,7 @@ class NodeConfig(_Section):
     """The GPU node. `simulated` obeys the real geometry, placement rules and delays."""
 
     driver: Literal["simulated", "nvml"] = "simulated"
-    """`nvml`: this host's NVIDIA GPUs as they are; the keys below are for simulated ones."""
+    """`nvml`: this host's NVIDIA GPUs, which `gpu` and `n_gpus` must name."""
     partition: Literal["mig", "mps", "green", "whole"] = "mig"
     """How simulated GPUs are divided. Real ones are by MIG where an administrator has switched
     it on; where not, each is one whole partition."""
@@ -50,6 +50,13 @@ class NodeConfig(_Section):
     """Assumed time to create one GPU instance with its compute instance."""
     mig_destroy_ms: float = Field(default=150.0, ge=0.0)
     """Assumed time to destroy one GPU instance."""
+    cluster: str = Field(default="", pattern=r"^(|auto|[^\s:/]+:[0-9]{1,5})$")
+    """Several hosts: address of a Ray cluster (`host:port` of its head, or `auto`). Each of its
+    nodes that was started with the resource `airan_node` is a GPU node, of the kind above; empty:
+    this machine is the only one."""
+    lost_after_s: float = Field(default=3.0, ge=0.5, le=600.0)
+    """A node of the cluster that has not answered for this long is lost: what ran there is
+    planned anew elsewhere."""
 
 
 class ControlConfig(_Section):

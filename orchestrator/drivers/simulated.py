@@ -43,7 +43,8 @@ class SimulatedNode:
     the GPUs are divided: `mig`, `mps`, `green` or `whole`. `delays_s` are the wall seconds that
     creating (or resizing) and destroying take; None: what `partition_kinds` has for the kind. A
     change goes on when this process dies in the middle of it, as it would in a real driver, but
-    for a resizing, which then has not taken place.
+    for a resizing, which then has not taken place. `name` stands for the host's; a named node has
+    the same GPUs again should its file be lost, and no other has them.
 
     Raises:
         NotFoundError: the geometry table has no such product.
@@ -62,18 +63,24 @@ class SimulatedNode:
         kind: str = "mig",
         delays_s: tuple[float, float] | None = None,
         clock: Clock | None = None,
+        name: str = "",
     ) -> None:
         self.faults = Faults()
-        self.node = socket.gethostname()
+        self.node = name or socket.gethostname()
         self._create_s, self._destroy_s = delays_s or board.delays_s(kind)
         self._kind = kind
         self._clock = clock or SystemClock()
         self._path = path
         products = [*gpus] if gpus else [gpu] * n_gpus
         self._geometries = {product: board.geometry(product, kind) for product in products}
-        self._state = self._load(products)
+        self._state = self._load(products, name)
         self._gpus: dict[str, dict[str, Any]] = {row["uuid"]: row for row in self._state["gpus"]}
         self._save()
+
+    @property
+    def change_s(self) -> float:
+        """Wall seconds that making (or resizing) and removing a partition take, together."""
+        return self._create_s + self._destroy_s
 
     # --- GpuInventory
 
@@ -290,7 +297,7 @@ class SimulatedNode:
         for uuid, gpu in self._gpus.items():
             board.integrate(gpu, busy[uuid] / self._geometry(uuid).sm_count, now_s)
 
-    def _load(self, products: Sequence[str]) -> dict[str, Any]:
+    def _load(self, products: Sequence[str], name: str) -> dict[str, Any]:
         now_s = self._clock.now_s()
         if self._path is not None and self._path.exists():
             state: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
@@ -300,7 +307,7 @@ class SimulatedNode:
                 rows = zip(state["gpus"], products, strict=True)
                 whole = [board.new_row(gpu["uuid"], one, now_s) | gpu for gpu, one in rows]
                 return state | {"gpus": whole}
-        names = [f"GPU-{uuids.uuid4()}" for _ in products]
+        names = [f"GPU-{_gpu_number(name, i)}" for i in range(len(products))]
         return {
             "simulated": True,
             "kind": self._kind,
@@ -346,6 +353,10 @@ class SimulatedNode:
     def _live(row: dict[str, Any]) -> tuple[int, ...]:
         pids = row["pids"].items()
         return tuple(int(pid) for pid, start_s in pids if processes.is_alive(int(pid), start_s))
+
+
+def _gpu_number(name: str, index: int) -> uuids.UUID:
+    return uuids.uuid5(uuids.NAMESPACE_DNS, f"{index}.{name}") if name else uuids.uuid4()
 
 
 def _placement(row: dict[str, Any]) -> Placement:

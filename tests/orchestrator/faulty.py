@@ -19,7 +19,7 @@ from orchestrator.drivers.simulated import XID_FELL_OFF_THE_BUS, SimulatedNode
 from orchestrator.executor import ExecutorSettings
 from orchestrator.geometry import Geometry
 from orchestrator.leases import LeaseSettings
-from orchestrator.mig import MigGeometry, Placement
+from orchestrator.mig import Placement
 from orchestrator.plan import Plan, Target
 from orchestrator.policy import Policy
 from orchestrator.store import Store, StoredPlan
@@ -104,7 +104,7 @@ class Effects:
         if self.what == f"fails {when}":
             raise UnavailableError(f"effect {self.count} fails {when} it is made (injected)")
         if self.what == "refuses" and when == "before":
-            raise PermanentError("MIG mode is off (injected)")
+            raise PermanentError("the driver refuses for good (injected)")
         if self.what == f"hangs {when}":
             await asyncio.Event().wait()
         if self.what == "loses the GPU" and when == "before":
@@ -140,6 +140,10 @@ class FaultyDriver:
     async def destroy(self, uuid: str) -> None:
         await self._effects.call(self._node.destroy(uuid))
 
+    async def resize(self, uuid: str, profile: str, start: int) -> GpuInstance:
+        part: GpuInstance = await self._effects.call(self._node.resize(uuid, profile, start))
+        return part
+
     async def attach(self, uuid: str, pid: int) -> None:
         await self._effects.call(self._node.attach(uuid, pid))
 
@@ -154,13 +158,17 @@ class FaultyDriver:
 class Rig:
     """A node and a store, emptied first, that outlive the control planes over them."""
 
-    def __init__(self, store: Store, *, n_gpus: int = 1, policy: Policy = POLICY) -> None:
+    def __init__(
+        self, store: Store, *, n_gpus: int = 1, policy: Policy = POLICY, kind: str = "mig"
+    ) -> None:
         self.store, self.policy = store, policy
         with Database.writing(store._database) as db:
             for table in METADATA.sorted_tables:
                 db.execute(table.delete())
         self.clock = ManualClock(STARTED_S)
-        self.node = SimulatedNode(None, GPU, n_gpus, delays_s=(0.0, 0.0), clock=self.clock)
+        self.node = SimulatedNode(
+            None, GPU, n_gpus, kind=kind, delays_s=(0.0, 0.0), clock=self.clock
+        )
         self.uuids = [info.uuid for info in at_once(self.node.gpus())]
         self.violations: list[str] = []
         self.needed_sms = 0
@@ -222,8 +230,9 @@ class Rig:
         """Stores a plan, a split for each GPU, as the planner would."""
         newest = self.store.newest_plan()
         parent = newest.plan.generation if newest else 0
-        geometry, targets = MigGeometry.load(GPU), []
+        targets = []
         for gpu_uuid, split in zip(self.uuids, splits, strict=False):
+            geometry = self.node.geometry(gpu_uuid)
             for (name, start), role in sorted(split.items(), key=lambda item: item[0][1]):
                 profile = geometry.profile(name)
                 place = Placement(start, profile.size, name)
@@ -306,4 +315,4 @@ class Rig:
         assert {lease.partition_id for lease, _ in self.store.leases()} <= lendable
         for gpu_uuid in self.uuids:
             places = [one.placement for one in there if one.gpu_uuid == gpu_uuid]
-            MigGeometry.load(GPU).check(places)
+            self.node.geometry(gpu_uuid).check(places)

@@ -1,4 +1,5 @@
-"""What every driver must do; run over the simulated node and over NVML's recorded answers.
+"""What every driver must do; run over the simulated node, over NVML's recorded answers, and
+over a pool whose node fences epochs.
 
 The read-only half runs on this machine's GPUs too, where it has some."""
 
@@ -9,7 +10,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -19,16 +20,19 @@ from airan.core.errors import (
     InUseError,
     InvalidInputError,
     NotFoundError,
+    PermanentError,
     UnavailableError,
 )
 from orchestrator.drivers.base import Driver, GpuInventory
+from orchestrator.drivers.epoch import EpochDriver, EpochGate
 from orchestrator.drivers.nvml import NvmlNode
+from orchestrator.drivers.pool import PoolDriver
 from orchestrator.drivers.simulated import SimulatedNode
 from orchestrator.mig import MigGeometry
 from tests.orchestrator.recorded_nvml import RecordedNvml
 
 Start = Callable[[], "subprocess.Popen[bytes]"]
-KINDS = ("simulated", "recorded NVML")
+KINDS = ("simulated", "recorded NVML", "pool")
 
 
 @dataclass
@@ -55,6 +59,14 @@ def simulated_rig(path: Path) -> Rig:
     )
 
 
+def pool_rig(path: Path) -> Rig:
+    """The simulated node of an epoch, in a pool."""
+    rig = simulated_rig(path)
+    host = socket.gethostname()
+    fenced = EpochDriver(rig.driver, EpochGate(host, path / "epoch"), 1)
+    return replace(rig, driver=PoolDriver({host: fenced}))
+
+
 def recorded_rig(timeout_s: float = 30.0) -> Rig:
     nvml = RecordedNvml()
 
@@ -68,7 +80,9 @@ def recorded_rig(timeout_s: float = 30.0) -> Rig:
 
 @pytest.fixture(params=KINDS)
 def rig(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Rig]:
-    made = simulated_rig(tmp_path) if request.param == "simulated" else recorded_rig(0.5)
+    rigs = {"simulated": simulated_rig, "pool": pool_rig}
+    make = rigs.get(request.param)
+    made = make(tmp_path) if make else recorded_rig(0.5)
     yield made
     made.release()
     if isinstance(made.driver, NvmlNode):
@@ -83,8 +97,9 @@ def driver(rig: Rig) -> Driver:
 @pytest.fixture(params=[*KINDS, pytest.param("this machine's NVML", marks=pytest.mark.gpu)])
 def inventory(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[GpuInventory]:
     """For the read-only half, which a real GPU keeps too: nothing here changes it."""
-    if request.param == "simulated":
-        yield simulated_rig(tmp_path).driver
+    if request.param in ("simulated", "pool"):
+        made = simulated_rig(tmp_path) if request.param == "simulated" else pool_rig(tmp_path)
+        yield made.driver
         return
     try:
         node = NvmlNode() if request.param == "this machine's NVML" else NvmlNode(RecordedNvml())
@@ -106,7 +121,7 @@ async def test_every_gpu_is_known_with_its_host_and_health(inventory: GpuInvento
     assert gpus
     assert len({gpu.uuid for gpu in gpus}) == len(gpus)
     for gpu in gpus:
-        assert gpu.simulated == isinstance(inventory, SimulatedNode)
+        assert gpu.simulated == isinstance(inventory, SimulatedNode | PoolDriver)
         assert gpu.node == socket.gethostname()
         assert gpu.mig_mode in ("enabled", "disabled", "unsupported")
         assert not gpu.lost
@@ -291,3 +306,15 @@ async def test_evicting_spares_the_control_process(driver: Driver) -> None:
     made = await driver.create(await gpu_of(driver), "3g.40gb", 4)
     await driver.attach(made.uuid, os.getpid())
     assert await driver.evict(made.uuid) == ()
+
+
+# --- moving borders
+
+
+async def test_a_mig_instance_keeps_its_size(driver: Driver) -> None:
+    made = await driver.create(await gpu_of(driver), "3g.40gb", 4)
+    with pytest.raises(PermanentError, match="create another"):
+        await driver.resize(made.uuid, "4g.40gb", 0)
+    with pytest.raises(NotFoundError):
+        await driver.resize("MIG-none", "4g.40gb", 0)
+    assert await driver.instances() == (made,)

@@ -4,7 +4,7 @@
 reviewed as a diff. A trace has the events that a command leads to, and what is there after it.
 Names that change from run to run are numbered. Commands:
 
-    pool NUMBER                     so many GPUs; starts the site anew
+    pool NUMBER [KIND]              so many GPUs, divided by MIG or so; starts the site anew
     policy KIND [field=value ...]   sets the policy
     demand SHARE                    what the cells need from now on
     look [NUMBER]                   so many looks, half a second apart, each with a report and,
@@ -77,9 +77,10 @@ class Scenario:
         self.acting = "first"
         self.rig = self._rig(1)
 
-    def _rig(self, n_gpus: int) -> Rig:
+    def _rig(self, n_gpus: int, kind: str = "mig") -> Rig:
         store = self.stores["first"]
-        rig = Rig(store, n_gpus=n_gpus, policy=Policy(headroom=0.1, min_lease_s=2.0, notice_ms=0))
+        policy = Policy(headroom=0.1, min_lease_s=2.0, notice_ms=0)
+        rig = Rig(store, n_gpus=n_gpus, policy=policy, kind=kind)
         self.names, self.seen = Names(), 0
         for gpu_uuid in rig.uuids:
             self.names(gpu_uuid)
@@ -101,9 +102,9 @@ class Scenario:
 
     # --- commands
 
-    async def do_pool(self, number: str) -> None:
+    async def do_pool(self, number: str, kind: str = "mig") -> None:
         await self.rig.close()
-        self.rig = self._rig(int(number))
+        self.rig = self._rig(int(number), kind)
         await self.rig.control.start()
 
     async def do_policy(self, kind: str, *words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 
@@ -161,10 +162,27 @@ async def test_mig_mode_is_never_switched_but_its_remedy_told() -> None:
     node = NvmlNode(RecordedNvml(mig=False))
     (gpu,) = await node.gpus()
     assert gpu.mig_mode == "disabled"
-    assert node.geometry(GPU_UUID).kind == "green"
-    assert await node.instances() == ()
+    assert node.geometry(GPU_UUID).kind == "whole"
     with pytest.raises(errors.PermanentError, match="nvidia-smi -i GPU -mig 1"):
         await node.create(GPU_UUID, "3g.40gb", 4)
+
+
+async def test_a_gpu_without_mig_is_one_partition_that_is_always_there() -> None:
+    node = NvmlNode(RecordedNvml(mig=False))
+    (gpu,) = await node.gpus()
+    (part,) = await node.instances()
+    assert (part.uuid, part.gpu_uuid, part.sm_count) == (gpu.uuid, gpu.uuid, gpu.sm_count)
+    node.geometry(gpu.uuid).check([part.placement])
+    with pytest.raises(errors.PermanentError, match="whole GPU"):
+        await node.destroy(part.uuid)
+    with pytest.raises(errors.PermanentError, match="no way to resize"):
+        await node.resize(part.uuid, "whole.132", 0)
+    await node.attach(part.uuid, os.getpid())
+    with pytest.raises(errors.InUseError, match=str(os.getpid())):
+        await node.destroy(part.uuid)
+    await node.detach(part.uuid, os.getpid())
+    assert await node.instances() == (part,)
+    node.close()
 
 
 async def test_half_an_instance_is_removed_again() -> None:
