@@ -132,7 +132,7 @@ def gather_cells(t: Any, s: Any, gpus: Any, n_gpus: int, random: Any) -> float:
             over += max(0, s.used[gpus[index]] - most[index])
         if not over:
             break
-        done = _best_exchange(t, s, gpus, n_gpus, most, n, random)
+        done = _exchange(t, s, gpus, n_gpus, most, n, random)
         if done == -np.inf:
             break
         change += done
@@ -176,7 +176,7 @@ def _any_level(t: Any, g: int, random: Any) -> int:
 
 
 @njit(nogil=True, cache=True)
-def _best_exchange(t: Any, s: Any, gpus: Any, n_gpus: int, most: Any, n: int, random: Any) -> float:
+def _exchange(t: Any, s: Any, gpus: Any, n_gpus: int, most: Any, n: int, random: Any) -> float:
     """Takes from a GPU with too many cells one of them, for one of another's or for none: mostly
     that which leaves the fewest SMs too many. Returns the score's change, minus infinity if none
     may be exchanged."""
@@ -185,70 +185,85 @@ def _best_exchange(t: Any, s: Any, gpus: Any, n_gpus: int, most: Any, n: int, ra
         first = (start + step) % n_gpus
         if s.used[gpus[first]] > most[first]:
             break
+    one, other = _best_pair(t, s, gpus, n_gpus, most, n, first, random)
+    if one < 0:
+        return -np.inf
+    c, d = s.moving[one], s.moving[other] if other < n else -1
+    to = s.slot[other] if other < n else other - n
+    change = -take_cell(t, s, c)
+    s.slot[one] = to
+    if d >= 0:
+        change -= take_cell(t, s, d)
+        s.slot[other] = first
+        change += put_cell(t, s, d, gpus[first])
+    return change + put_cell(t, s, c, gpus[to])
+
+
+@njit(nogil=True, cache=True)
+def _best_pair(
+    t: Any, s: Any, gpus: Any, n_gpus: int, most: Any, n: int, first: int, random: Any
+) -> Any:
+    """The cell to take from GPU number `first`, and the other cell to exchange it for or, from `n`
+    on, the GPU to put it on; -1 if there is none."""
+    # Looked at pair by pair: what is called with all the tables here would take ten times as long.
+    sms, speed, ok, site, node = t.cell_sms, t.speed, t.cell_ok, t.site, t.node
+    group, cap, limit, home = t.cell_group, t.group_cap, t.group_limit, t.cell_gpu
+    used, moving, slot, crowd, highest = s.used, s.moving, s.slot, s.crowd, t.most_ran
+    penalty, move_cost = t.costs[0], t.costs[1]
     a = gpus[first]
-    sms, speed, used, ok, site = t.cell_sms, t.speed, s.used, t.cell_ok, t.site
-    moving, slot = s.moving, s.slot
-    over_a = used[a] - most[first]
     best_one, best_other, best_cost = -1, -1, np.inf
     for one in range(n):
+        c = moving[one]
         if slot[one] != first:
             continue
-        c = moving[one]
         for other in range(n + n_gpus):
             to = slot[other] if other < n else other - n
             b = gpus[to]
             if to == first or not ok[c, site[b]]:
                 continue
-            less, more = sms[c, speed[a]], sms[c, speed[b]]
+            used_a, used_b = used[a] - sms[c, speed[a]], used[b] + sms[c, speed[b]]
             d = moving[other] if other < n else -1
             if d >= 0:
-                if not ok[d, site[a]]:
+                used_a += sms[d, speed[a]]
+                used_b -= sms[d, speed[b]]
+                if not ok[d, site[a]] or used_a > highest[t.kind[a]]:
                     continue
-                less -= sms[d, speed[a]]
-                more -= sms[d, speed[b]]
-            over_b = used[b] - most[to]
-            cost = max(0, over_a - less) - over_a + max(0, over_b + more) - max(0, over_b)
+            if used_b > highest[t.kind[b]]:
+                continue
+            cost = 1.0 * (max(0, used_a - most[first]) - used[a] + most[first])
+            cost += max(0, used_b - most[to]) - max(0, used[b] - most[to])
             if cost >= best_cost:
                 continue
-            wobble = 0.1 * draw(random, 20)
-            if cost + wobble < best_cost:
-                cost += wobble - _exchanged(t, s, c, d, a, b, False)
-                if cost < best_cost:
-                    best_one, best_other, best_cost = one, other, cost
-    if best_one < 0:
-        return -np.inf
-    to = s.slot[best_other] if best_other < n else best_other - n
-    d = s.moving[best_other] if best_other < n else -1
-    s.slot[best_one] = to
-    if d >= 0:
-        s.slot[best_other] = first
-    return _exchanged(t, s, s.moving[best_one], d, a, gpus[to], True)
+            cost += 0.1 * draw(random, 20) + _moves(home, move_cost, c, a, b)
+            same = node[a] == node[b] or (d >= 0 and group[c] == group[d])
+            if not same:
+                cost += penalty * _crowding(crowd, cap, limit, group[c], node[a], node[b])
+            if d >= 0:
+                cost += _moves(home, move_cost, d, b, a)
+                if not same:
+                    cost += penalty * _crowding(crowd, cap, limit, group[d], node[b], node[a])
+            if cost < best_cost:
+                best_one, best_other, best_cost = one, other, cost
+    return best_one, best_other
 
 
 @njit(nogil=True, cache=True)
-def _exchanged(t: Any, s: Any, c: int, d: int, a: int, b: int, stays: bool) -> float:
-    """What the score gains if cell `c` goes from `a` to `b` and cell `d`, unless it is -1, from
-    `b` to `a`; minus infinity if one may not. Only done if it `stays`."""
-    change = -take_cell(t, s, c)
-    if d >= 0:
-        change -= take_cell(t, s, d)
-    able = cell_cost(t, s, c, b) < np.inf
-    if able:
-        change += put_cell(t, s, c, b)
-        if d >= 0 and cell_cost(t, s, d, a) == np.inf:
-            able = False
-            take_cell(t, s, c)
-        elif d >= 0:
-            change += put_cell(t, s, d, a)
-            if not stays:
-                take_cell(t, s, d)
-        if able and not stays:
-            take_cell(t, s, c)
-    if not able or not stays:
-        put_cell(t, s, c, a)
-        if d >= 0:
-            put_cell(t, s, d, b)
-    return change if able else -np.inf
+def _moves(home: Any, cost: float, c: int, old: int, new: int) -> float:
+    """What more the cell's move costs on the new GPU than on the old."""
+    if home[c] < 0:
+        return 0.0
+    return cost * ((home[c] != new) - (home[c] != old))
+
+
+@njit(nogil=True, cache=True)
+def _crowding(crowd: Any, cap: Any, limit: Any, group: int, old: int, new: int) -> float:
+    """How many more cells of the group are too many once one goes from node `old` to `new`;
+    infinite if it may not."""
+    if group < 0:
+        return 0.0
+    if crowd[new, group] >= limit[group]:
+        return np.inf
+    return 1.0 * (crowd[new, group] >= cap[group]) - (crowd[old, group] > cap[group])
 
 
 @njit(nogil=True, cache=True)

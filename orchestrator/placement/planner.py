@@ -35,7 +35,7 @@ class PlannerSettings:
     effort: float = 1.0
     """Times the usual number of steps."""
     most_steps: int = 30_000
-    work: int = 20_000_000
+    work: int = 18_000_000
     """Steps times what there is to place are limited to it."""
     round_steps: int = 8_000
     threshold: float = 1.0
