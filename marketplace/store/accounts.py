@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from airan.core.errors import InvalidInputError, NotFoundError
 from marketplace.keys import key_hash, new_key, shown_prefix
+from marketplace.store.connect import writing
 from marketplace.store.schema import keys, tenants
 
 
@@ -36,7 +37,7 @@ class Accounts:
         """
         row = {"id": "ten_" + secrets.token_hex(8), "name": name, "created_s": now_s}
         try:
-            with self._engine.begin() as connection:
+            with writing(self._engine) as connection:
                 connection.execute(insert(tenants).values(row))
         except IntegrityError as error:
             raise InvalidInputError("name", f"tenant {name!r} exists already") from error
@@ -62,7 +63,7 @@ class Accounts:
             "prefix": shown_prefix(key),
             "created_s": now_s,
         }
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             connection.execute(insert(keys).values(row | {"sha256": key_hash(key)}))
         return row | {"key": key}
 
@@ -85,7 +86,7 @@ class Accounts:
         """
         query = update(keys).where(keys.c.id == key_id)
         query = query.values(revoked_s=keys.c.revoked_s).returning(keys.c.revoked_s)
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             row = connection.execute(query).first()
             if row is None:
                 raise NotFoundError(f"key {key_id!r} does not exist")

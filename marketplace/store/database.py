@@ -8,9 +8,12 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
+from sqlalchemy.exc import SQLAlchemyError
+
+from airan.core.errors import UnavailableError
 from marketplace.store.accounts import Accounts
+from marketplace.store.connect import open_database
 from marketplace.store.ledger import Ledger
-from marketplace.store.schema import open_database
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,9 +37,18 @@ class Database:
         """Runs `work` in the store's thread and waits for it.
 
         Cancelling the waiting does not undo the work.
+
+        Raises:
+            UnavailableError: the database cannot be read or written.
         """
         done = asyncio.wrap_future(self._thread.submit(work, *args, **kwargs))
-        return await asyncio.shield(done)
+        try:
+            return await asyncio.shield(done)
+        except SQLAlchemyError as error:
+            log.error("the store failed: %s", error)
+            raise UnavailableError(
+                "the marketplace's database failed", remedy="try again in a few seconds"
+            ) from error
 
     def post(self, work: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
         """Has `work` done soon; a failure is logged."""

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, func, insert, select, update
 
 from marketplace.money import MICRO_USD_PER_USD, Price
+from marketplace.store.connect import writing
 from marketplace.store.schema import events, jobs, tenants, usage
 
 OPEN_STATES = ("queued", "running", "preempted")
@@ -45,7 +46,7 @@ class Ledger:
 
     def add_job(self, row: dict[str, Any], now_s: float) -> None:
         """Stores a new job: id, kind, tenant_id, key_id, model, request, input_tokens."""
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             connection.execute(
                 insert(jobs).values(
                     row | {"state": "queued", "created_s": now_s, "updated_s": now_s}
@@ -89,7 +90,7 @@ class Ledger:
         }
         query = update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(OPEN_STATES))
         owner = (jobs.c.tenant_id, jobs.c.key_id, jobs.c.model)
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             row = connection.execute(query.values(values).returning(*owner)).first()
             if row is None:
                 return False
@@ -117,7 +118,7 @@ class Ledger:
             updated_s=now_s,
         )
         left = select(jobs).where(jobs.c.state.in_(OPEN_STATES)).order_by(jobs.c.created_s)
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             connection.execute(ended)
             return [dict(row) for row in connection.execute(left).mappings()]
 
@@ -178,7 +179,7 @@ class Ledger:
     ) -> None:
         """Appends an event."""
         row = {"kind": kind, "message": message, "time_s": now_s, "severity": severity}
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             connection.execute(insert(events).values(row | {"job_id": job_id}))
 
     def list_events(self, after_seq: int, limit: int) -> list[dict[str, Any]]:
@@ -189,7 +190,7 @@ class Ledger:
 
     def _update_open(self, job_id: str, **values: Any) -> None:
         query = update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(OPEN_STATES))
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             connection.execute(query.values(values))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from airan.core.errors import UnavailableError
 from marketplace.models import pull
 from tests.marketplace.site import MODEL, FakeControl, running_agent
+from tests.orchestrator import postgres
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +34,26 @@ async def agent_url(model_path: Path, control: FakeControl) -> AsyncIterator[str
     """A real llama.cpp under an engine agent that leases from `control`."""
     async with running_agent(model_path, control) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_socket() -> Iterator[str]:
+    """A PostgreSQL of these tests' own, started at the first use."""
+    with postgres.cluster() as folder:
+        yield folder
+
+
+@pytest.fixture
+def postgres_url(postgres_socket: str) -> Iterator[str]:
+    """A fresh PostgreSQL database."""
+    with postgres.database(postgres_socket) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh database of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'market.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url

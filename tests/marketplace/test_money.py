@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from marketplace.keys import key_hash, new_key, shown_prefix
 from marketplace.money import Price, micro_usd
 from marketplace.store.accounts import Accounts
+from marketplace.store.connect import open_database
 from marketplace.store.ledger import Ledger, Outcome, pack_ids, unpack_ids
-from marketplace.store.schema import open_database
 
 PRICE = Price.from_usd(0.01, 0.03)
 TOKENS = st.integers(0, 5000)

@@ -1,0 +1,58 @@
+"""Opens the marketplace's database, SQLite or PostgreSQL, in the newest schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from alembic.util import CommandError
+
+from airan.core.errors import ConfigError
+from marketplace.store import migrate
+from orchestrator.store.database import engine_of
+from orchestrator.store.migrate import alone
+
+
+def open_database(url: str) -> sa.Engine:
+    """Opens the database and brings its tables up to date.
+
+    SQLite runs in WAL mode with full synchronisation: what was committed survives a crash.
+
+    Raises:
+        ConfigError: the URL is no database's, it cannot be opened, or a newer airan wrote it.
+    """
+    # A server that was restarted is noticed before a request is lost on the old connection.
+    engine = engine_of(url, pool_pre_ping=True)
+    name = engine.url.set(query={}).render_as_string(hide_password=True)
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _configure_sqlite)
+    try:
+        migrate.upgrade(engine)
+    except sa.exc.SQLAlchemyError as error:
+        engine.dispose()
+        raise ConfigError(
+            f"database {name} cannot be opened: {error}",
+            remedy="check the path and its permissions, or that the server runs",
+        ) from error
+    except CommandError as error:
+        engine.dispose()
+        raise ConfigError(
+            f"database {name} was written by a newer airan ({error})",
+            remedy="update airan, or give it another state folder",
+        ) from error
+    return engine
+
+
+@contextmanager
+def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that writes: on SQLite it is alone from its start, so that it never has to
+    give up because of what another one wrote meanwhile."""
+    with alone(engine).begin() as db:
+        yield db
+
+
+def _configure_sqlite(connection: Any, _: Any) -> None:
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")

@@ -1,0 +1,10 @@
+"""Tables of the marketplace's database, a file a subject. Money is micro-USD, times Unix seconds.
+
+A new table needs a migration too: tests compare what the migrations make with what is here.
+"""
+
+from marketplace.store.schema.accounts import keys, tenants
+from marketplace.store.schema.base import metadata
+from marketplace.store.schema.jobs import events, jobs, usage
+
+__all__ = ["events", "jobs", "keys", "metadata", "tenants", "usage"]
