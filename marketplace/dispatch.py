@@ -329,7 +329,9 @@ class Dispatcher:
         prompt_ids = job.prompt_ids or []
         resumed = job.preemptions > 0
         job.begin_turn()
-        self._db.post(self._db.ledger.set_running, job.id, self._clock.now_s(), len(prompt_ids))
+        if job.kind == "async":
+            now_s = self._clock.now_s()
+            self._db.post(self._db.ledger.set_running, job.id, now_s, len(prompt_ids))
         if job.n_left <= 0:
             turn.reason = "length"
             return

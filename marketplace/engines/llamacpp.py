@@ -14,6 +14,10 @@ from marketplace.engines.base import FinishReason, SamplingParams, TokenChunk
 
 _SEED_RANGE = 2**32 - 1
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30.0, sock_read=120.0)
+_KEPT_S = 3.0
+"""How long an idle connection is kept: less than the 5 s after which llama.cpp closes it."""
+_TRIES = 4
+_ASKING = 2
 _OK, _BAD_REQUEST, _UNPROCESSABLE = 200, 400, 422
 _FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 
@@ -32,6 +36,7 @@ class LlamaCppEngine:
         self._prefill = asyncio.Lock()
         self._cached: dict[int, list[int]] = {}
         self._session: aiohttp.ClientSession | None = None
+        self._stream_session: aiohttp.ClientSession | None = None
 
     async def generate(
         self, prompt_token_ids: Sequence[int], params: SamplingParams, *, slot: int
@@ -44,7 +49,9 @@ class LlamaCppEngine:
         body |= {"stream": True, "return_tokens": True, "n_predict": params.max_tokens}
         n_generated = respelled = 0
         try:
-            async with self._http.post("/completion", json=body) as response:
+            # On a connection of its own, which the server cannot have closed just now, and whose
+            # end, wherever it comes, stops the engine.
+            async with self._streams.post("/completion", json=body) as response:
                 if response.status != _OK:
                     raise _refusal(response.status, await response.read())
                 held = self._cached[slot] = prompt
@@ -89,17 +96,26 @@ class LlamaCppEngine:
 
     async def aclose(self) -> None:
         """See Engine.aclose."""
-        if self._session is not None:
-            await self._session.close()
+        for session in (self._session, self._stream_session):
+            if session is not None:
+                await session.close()
+
+    @property
+    def _streams(self) -> aiohttp.ClientSession:
+        if self._stream_session is None:
+            connector = aiohttp.TCPConnector(limit=0, force_close=True)
+            self._stream_session = aiohttp.ClientSession(
+                self.url, timeout=_TIMEOUT, connector=connector
+            )
+        return self._stream_session
 
     @property
     def _http(self) -> aiohttp.ClientSession:
         """Made at its first use, within the event loop it belongs to."""
         if self._session is None:
-            # As many connections as there are slots: the dispatcher counts those.
-            self._session = aiohttp.ClientSession(
-                self.url, timeout=_TIMEOUT, connector=aiohttp.TCPConnector(limit=0)
-            )
+            # An open connection takes one of the few threads of llama.cpp's server.
+            connector = aiohttp.TCPConnector(limit=_ASKING, keepalive_timeout=_KEPT_S)
+            self._session = aiohttp.ClientSession(self.url, timeout=_TIMEOUT, connector=connector)
         return self._session
 
     async def _feed(self, prompt: list[int], slot: int) -> None:
@@ -112,7 +128,7 @@ class LlamaCppEngine:
         for end in range(start + self._piece, len(prompt), self._piece):
             body = {"prompt": prompt[:end], "id_slot": slot, "cache_prompt": True, "n_predict": 0}
             async with self._prefill:
-                await self._post("/completion", body)
+                await self._fed(body)
             self._cached[slot] = prompt[:end]
 
     async def _chunk(self, message: Mapping[str, Any], n_before: int, respelled: int) -> TokenChunk:
@@ -130,15 +146,37 @@ class LlamaCppEngine:
         reason = _finish_reason(message) if final else None
         return TokenChunk(text, ids, n_generated + respelled, reason)
 
-    async def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    async def _fed(self, body: Mapping[str, Any]) -> None:
         try:
-            async with self._http.post(path, json=body) as response:
+            async with self._streams.post("/completion", json=body) as response:
                 answer = await response.read()
                 if response.status != _OK:
                     raise _refusal(response.status, answer)
+        except _FAILURES as error:
+            raise self._lost(error) from error
+
+    async def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            status, answer = await self._answer(path, body)
+            if status != _OK:
+                raise _refusal(status, answer)
             return dict(json.loads(answer))
         except (*_FAILURES, json.JSONDecodeError) as error:
             raise self._lost(error) from error
+
+    async def _answer(self, path: str, body: Mapping[str, Any]) -> tuple[int, bytes]:
+        for tries_left in range(_TRIES - 1, -1, -1):
+            try:
+                async with self._http.post(path, json=body) as response:
+                    return response.status, await response.read()
+            except aiohttp.ClientConnectorError:
+                raise
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                # The server has just closed the connection, which had been idle. To ask again
+                # changes nothing.
+                if not tries_left:
+                    raise
+        raise AssertionError("unreachable")
 
     def _lost(self, error: Exception) -> UnavailableError:
         return UnavailableError(
