@@ -13,7 +13,14 @@ from starlette.responses import JSONResponse, Response
 
 from airan.core.clock import Clock, SystemClock
 from airan.core.errors import AiranError
-from marketplace.gateway import admin_api, errors, nvcf_api, openai_api
+from marketplace.gateway import (
+    admin_api,
+    completions_api,
+    embeddings_api,
+    errors,
+    nvcf_api,
+    openai_api,
+)
 from marketplace.gateway.edge import EdgeMiddleware, request_counter
 from marketplace.gateway.runtime import Runtime
 from marketplace.gateway.settings import GatewaySettings
@@ -47,7 +54,7 @@ def build_app(
     app.state.runtime = runtime
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
-    for module in (openai_api, nvcf_api, admin_api):
+    for module in (openai_api, completions_api, embeddings_api, nvcf_api, admin_api):
         app.include_router(module.build_router(runtime))
     _add_probes(app, runtime)
     app.add_middleware(
