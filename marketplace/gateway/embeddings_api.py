@@ -40,21 +40,30 @@ def build_router(runtime: Runtime) -> APIRouter:
     @router.post("/embeddings")
     async def create_embeddings(request: Request) -> Response:
         _, values = await runtime.read_body(request)
-        check_encodable(values)
-        try:
-            body = _Body.model_validate(values)
-        except ValidationError as error:
-            raise explain(error) from error
-        engine = await runtime.dispatcher.pool.wait_for_client(
-            body.model, runtime.settings.engine_wait_s
-        )
-        if engine is None:
-            raise UnavailableError(
-                f"no engine for {body.model} can be reached", remedy="try again in a few seconds"
-            )
-        return JSONResponse(await _embed(engine, body))
+        return JSONResponse(await answer_embeddings(runtime, values))
 
     return router
+
+
+async def answer_embeddings(runtime: Runtime, values: dict[str, Any]) -> dict[str, Any]:
+    """The answer to a decoded body.
+
+    Raises:
+        InvalidInputError: a parameter is wrong, or the model has no embeddings.
+        UnavailableError: no engine for the model can be reached.
+    """
+    check_encodable(values)
+    try:
+        body = _Body.model_validate(values)
+    except ValidationError as error:
+        raise explain(error) from error
+    pool = runtime.dispatcher.pool
+    engine = await pool.wait_for_client(body.model, runtime.settings.engine_wait_s)
+    if engine is None:
+        raise UnavailableError(
+            f"no engine for {body.model} can be reached", remedy="try again in a few seconds"
+        )
+    return await _embed(engine, body)
 
 
 def encoded(vector: list[float], encoding: Literal["float", "base64"]) -> list[float] | str:

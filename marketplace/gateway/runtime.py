@@ -252,7 +252,24 @@ async def read_json(request: Request, limit_bytes: int) -> Any:
     """The request's body, decoded.
 
     Raises:
-        ApiError: 400 if it is no JSON, 413 if it is longer than `limit_bytes`.
+        ApiError: 400 if it is no JSON, 413 if it is longer than `limit_bytes`, 415 if it says
+            that it is something else.
+    """
+    declared_type = request.headers.get("content-type", "application/json")
+    if "json" not in declared_type.lower():
+        raise ApiError(415, f"The body must be application/json, not {declared_type[:100]}.")
+    body = await read_bytes(request, limit_bytes)
+    try:
+        return json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"The body is no JSON: {error}", code="invalid_json") from error
+
+
+async def read_bytes(request: Request, limit_bytes: int) -> bytes:
+    """The request's body.
+
+    Raises:
+        ApiError: 413 if it is longer than `limit_bytes`, 400 if it ends too early.
     """
     too_large = ApiError(413, f"The body is longer than {limit_bytes} bytes.")
     declared = request.headers.get("content-length", "0")
@@ -266,10 +283,7 @@ async def read_json(request: Request, limit_bytes: int) -> Any:
                 raise too_large
     except ClientDisconnect as error:
         raise ApiError(400, "The connection ended within the body.") from error
-    try:
-        return json.loads(bytes(body), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"The body is no JSON: {error}", code="invalid_json") from error
+    return bytes(body)
 
 
 def _refuse_constant(name: str) -> Any:
