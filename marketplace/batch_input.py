@@ -33,8 +33,8 @@ def read_batch_input(
     if not raw:
         return [], [_error(_Bad("empty_file", "The input file holds no request."), None)]
     if len(raw) > max_lines:
-        text = f"The input file holds {len(raw)} requests; at most {max_lines} are allowed."
-        return [], [_error(_Bad("too_many_requests", text), None)]
+        problem = f"The input file holds {len(raw)} requests; at most {max_lines} are allowed."
+        return [], [_error(_Bad("too_many_requests", problem), None)]
     lines: list[BatchLine] = []
     errors: list[dict[str, Any]] = []
     seen: set[str] = set()

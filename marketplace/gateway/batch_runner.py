@@ -142,10 +142,12 @@ class BatchRunner:
             asyncio.create_task(self._worker(document, principal, left)) for _ in range(_AT_ONCE)
         ]
         ending = asyncio.create_task(cancelled.wait())
-        everything = asyncio.gather(*workers)
+        everything: asyncio.Future[Any] = asyncio.gather(*workers)
         try:
             await asyncio.wait(
-                {everything, ending}, timeout=n_left, return_when=asyncio.FIRST_COMPLETED
+                set[asyncio.Future[Any]]((everything, ending)),
+                timeout=n_left,
+                return_when=asyncio.FIRST_COMPLETED,
             )
             if everything.done():
                 await everything

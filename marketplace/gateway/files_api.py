@@ -95,7 +95,7 @@ async def save_file(
         "id": file_id,
         "tenant_id": tenant_id,
         "purpose": purpose,
-        "filename": name[:_MAX_NAME],
+        "filename": "".join(filter(str.isprintable, name))[:_MAX_NAME] or "file",
         "size_bytes": len(content),
         "created_s": runtime.clock.now_s(),
     }

@@ -111,6 +111,9 @@ class Batches:
             db.execute(query.where(responses.c.tenant_id == tenant_id))
 
     def _one(self, table: Table, row_id: str, tenant_id: str) -> dict[str, Any] | None:
+        # PostgreSQL refuses even to look for a text with a NUL.
+        if "\x00" in row_id:
+            return None
         query = select(table).where(table.c.id == row_id, table.c.tenant_id == tenant_id)
         with self._engine.connect() as db:
             row = db.execute(query).mappings().first()
