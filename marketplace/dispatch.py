@@ -162,7 +162,11 @@ class Dispatcher:
                         f"no engine for {request.model} can be reached",
                         remedy="try again in a few seconds",
                     )
-                text = await engine.apply_template(request.messages)
+                if request.prompt_token_ids:
+                    return list(request.prompt_token_ids)
+                text = request.prompt
+                if text is None:
+                    text = await engine.apply_template(request.messages)
                 return await engine.tokenize(text, parse_special=True)
             except UnavailableError:
                 # The engine may have been restarted a moment ago, at another address.
@@ -420,6 +424,8 @@ class Dispatcher:
             outcome = Outcome("failed", 0, 0, error_code="internal_error", error_message=message)
         self._meter.finished(outcome)
         job.outcome = outcome
+        if state == "completed" and job.request.response_schema is not None and job.text:
+            job.feed.put_nowait(job.text)
         job.feed.put_nowait(outcome)
         job.done.set()
 

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 
 from airan.core.errors import InvalidInputError, UnavailableError
-from marketplace.engines.base import FinishReason, SamplingParams, TokenChunk
+from marketplace.engines.base import FinishReason, SamplingParams, TokenChunk, TokenLogprob
 
 _SEED_RANGE = 2**32 - 1
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30.0, sock_read=120.0)
@@ -19,6 +19,8 @@ _KEPT_S = 3.0
 _TRIES = 4
 _ASKING = 2
 _OK, _BAD_REQUEST, _UNPROCESSABLE = 200, 400, 422
+_IMPOSSIBLE = -9999.0
+_NOT_SUPPORTED = 501
 _FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 
 
@@ -76,6 +78,11 @@ class LlamaCppEngine:
         """See Engine.tokenize."""
         body = {"content": text, "add_special": False, "parse_special": parse_special}
         return list((await self._post("/tokenize", body))["tokens"])
+
+    async def embed(self, token_ids: Sequence[int]) -> list[float]:
+        """See Engine.embed."""
+        answer = await self._post("/v1/embeddings", {"input": list(token_ids)})
+        return [float(value) for value in answer["data"][0]["embedding"]]
 
     async def health(self) -> bool:
         """See Engine.health."""
@@ -144,7 +151,8 @@ class LlamaCppEngine:
             ids = tuple(await self.tokenize(text, parse_special=False))
             respelled += len(ids) - n_new
         reason = _finish_reason(message) if final else None
-        return TokenChunk(text, ids, n_generated + respelled, reason)
+        logprobs = tuple(map(_logprob, message.get("completion_probabilities", ())))
+        return TokenChunk(text, ids, n_generated + respelled, reason, logprobs)
 
     async def _fed(self, body: Mapping[str, Any]) -> None:
         try:
@@ -204,8 +212,16 @@ def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     return min(len(left), len(right))
 
 
+def _logprob(values: Mapping[str, Any]) -> TokenLogprob:
+    # An impossible token has minus infinity, which JSON cannot spell.
+    logprob = values.get("logprob")
+    logprob = _IMPOSSIBLE if logprob is None else max(float(logprob), _IMPOSSIBLE)
+    top = tuple(map(_logprob, values.get("top_logprobs", ())))
+    return TokenLogprob(str(values["token"]), bytes(values["bytes"]), logprob, top)
+
+
 def _sampling(params: SamplingParams) -> dict[str, Any]:
-    return {
+    return _asked(params) | {
         "temperature": params.temperature,
         "top_p": params.top_p,
         "top_k": 0,
@@ -215,6 +231,16 @@ def _sampling(params: SamplingParams) -> dict[str, Any]:
         "seed": -1 if params.seed is None else params.seed % _SEED_RANGE,
         "samplers": ["penalties", "top_p", "temperature"],
     }
+
+
+def _asked(params: SamplingParams) -> dict[str, Any]:
+    body: dict[str, Any] = {}
+    if params.n_logprobs is not None:
+        # llama.cpp reports the token chosen only together with at least one alternative.
+        body["n_probs"] = max(params.n_logprobs, 1)
+    if params.json_schema is not None:
+        body["json_schema"] = params.json_schema
+    return body
 
 
 def _finish_reason(message: Mapping[str, Any]) -> FinishReason:
@@ -227,6 +253,8 @@ def _refusal(status: int, body: bytes) -> Exception:
         message = str(json.loads(body)["error"]["message"])
     except (ValueError, KeyError, TypeError):
         message = body[:200].decode(errors="replace")
+    if status == _NOT_SUPPORTED:
+        return InvalidInputError("model", f"the engine cannot do this: {message}")
     if status in (_BAD_REQUEST, _UNPROCESSABLE):
         return InvalidInputError("prompt", f"the engine refuses it: {message}")
     return UnavailableError(f"the engine answers {status}: {message}")

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from airan.core.errors import UnavailableError
 from marketplace.store.accounts import Accounts
+from marketplace.store.batches import Batches
 from marketplace.store.connect import open_database
 from marketplace.store.ledger import Ledger
 
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Database:
-    """`accounts` and `ledger` are blocking; reach them through call() and post().
+    """`accounts`, `ledger` and `batches` are blocking; reach them through call() and post().
 
     Calls run one after the other in the order given, so what was posted is stored before what is
     called later.
@@ -32,6 +33,7 @@ class Database:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self.accounts = Accounts(self._engine)
         self.ledger = Ledger(self._engine)
+        self.batches = Batches(self._engine)
 
     async def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs `work` in the store's thread and waits for it.

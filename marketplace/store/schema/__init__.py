@@ -5,6 +5,18 @@ A new table needs a migration too: tests compare what the migrations make with w
 
 from marketplace.store.schema.accounts import keys, tenants
 from marketplace.store.schema.base import metadata
+from marketplace.store.schema.batches import batch_lines, batches, files, responses
 from marketplace.store.schema.jobs import events, jobs, usage
 
-__all__ = ["events", "jobs", "keys", "metadata", "tenants", "usage"]
+__all__ = [
+    "batch_lines",
+    "batches",
+    "events",
+    "files",
+    "jobs",
+    "keys",
+    "metadata",
+    "responses",
+    "tenants",
+    "usage",
+]
