@@ -15,6 +15,7 @@ import jwt
 
 from airan.core.clock import Clock
 from airan.core.errors import AuthError, ConfigError, UnavailableError
+from marketplace.principal import Identity
 
 log = logging.getLogger(__name__)
 
@@ -50,17 +51,6 @@ class OidcSettings:
             )
         if not self.audience:
             raise ConfigError("the identity provider's audience is empty", remedy="set it")
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Whom a token speaks for."""
-
-    issuer: str
-    subject: str
-    email: str | None
-    email_verified: bool
-    expires_s: float
 
 
 class OidcVerifier:

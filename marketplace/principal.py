@@ -48,6 +48,17 @@ class Principal:
         return model in self.models or model.partition(":")[0] in self.models
 
 
+@dataclass(frozen=True)
+class Identity:
+    """Whom a login token of an identity provider speaks for."""
+
+    issuer: str
+    subject: str
+    email: str | None
+    email_verified: bool
+    expires_s: float
+
+
 def checked_scopes(scopes: list[str] | tuple[str, ...]) -> tuple[str, ...]:
     """The scopes in their usual order, each once.
 

@@ -12,6 +12,10 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
+
+import numpy as np
+import numpy.typing as npt
 
 from orchestrator.forecast import WEEK_S, ForecastSettings, SeasonalForecaster
 from orchestrator.plan import Demand
@@ -107,7 +111,8 @@ class DemandEstimator:
 
     def _recent(self, seconds: float) -> list[Sample]:
         from_s = self._samples[-1][0] - seconds
-        return [sample for sample in self._samples if sample[0] >= from_s]
+        newest_first = takewhile(lambda sample: sample[0] >= from_s, reversed(self._samples))
+        return list(newest_first)[::-1]
 
 
 def forecast(samples: Sequence[Sample], horizon_s: float, settings: DemandSettings) -> float:
@@ -115,16 +120,42 @@ def forecast(samples: Sequence[Sample], horizon_s: float, settings: DemandSettin
 
     `samples` are in order of time, at least one.
     """
-    errors = []
-    for index, (time_s, share) in enumerate(samples):
-        made_s = time_s - horizon_s
-        before = [one for one in samples[:index] if made_s - settings.fit_s <= one[0] <= made_s]
-        if len(before) >= settings.min_samples:
-            errors.append(share - _carried_on(before, time_s))
+    errors = _errors(samples, horizon_s, settings)
     last_s = samples[-1][0]
     fitted = [one for one in samples if one[0] >= last_s - settings.fit_s]
     expected = max(_carried_on(fitted, last_s), _carried_on(fitted, last_s + horizon_s))
     return min(1.0, max(0.0, expected + max(0.0, _quantile(errors, settings.quantile))))
+
+
+def _errors(
+    samples: Sequence[Sample], horizon_s: float, settings: DemandSettings
+) -> npt.NDArray[np.float64]:
+    """By how much each sample was above what the same rule had said `horizon_s` before it.
+
+    Samples with fewer than `min_samples` to go by are left out. All lines are fitted at once:
+    the windows lie one after the other in flat arrays.
+    """
+    times_s, shares = np.array(samples, np.float64).T
+    made_s = times_s - horizon_s
+    first = np.searchsorted(times_s, made_s - settings.fit_s, "left")
+    after = np.minimum(np.searchsorted(times_s, made_s, "right"), np.arange(len(samples)))
+    (judged,) = np.nonzero(after - first >= max(1, settings.min_samples))
+    if not len(judged):
+        return np.zeros(0)
+    first, n_before = first[judged], (after - first)[judged]
+    start = np.cumsum(n_before) - n_before
+    which = np.repeat(np.arange(len(judged)), n_before)
+    at = np.arange(len(which)) + (first - start)[which]
+    # Counted from the first of each window, so that no digits are lost to the date.
+    x, y = times_s[at] - times_s[first][which], shares[at]
+    mean_x, mean_y = np.add.reduceat(x, start) / n_before, np.add.reduceat(y, start) / n_before
+    x -= mean_x[which]
+    y -= mean_y[which]
+    spread = np.add.reduceat(x * x, start)
+    slope = np.add.reduceat(x * y, start) / np.where(spread > 0.0, spread, np.inf)
+    carried_on = mean_y + slope * (times_s[judged] - times_s[first] - mean_x)
+    found: npt.NDArray[np.float64] = shares[judged] - carried_on
+    return found
 
 
 def _carried_on(samples: Sequence[Sample], time_s: float) -> float:
@@ -138,11 +169,12 @@ def _carried_on(samples: Sequence[Sample], time_s: float) -> float:
     return mean + slope * (time_s - mean_s)
 
 
-def _quantile(values: Sequence[float], quantile: float) -> float:
+def _quantile(values: npt.NDArray[np.float64], quantile: float) -> float:
     """The smallest value that at least that part of the values does not exceed; 0 for none."""
-    if not values:
+    if not len(values):
         return 0.0
-    return sorted(values)[max(0, math.ceil(quantile * len(values)) - 1)]
+    rank = max(0, math.ceil(quantile * len(values)) - 1)
+    return float(np.partition(values, rank)[rank])
 
 
 def _assumed(share: float, horizon_s: float, source: str) -> Demand:

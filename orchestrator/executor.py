@@ -215,7 +215,10 @@ class Executor:
             own = await self._ran_pids()
             # Looked up last: it may have been lent since the inventory was read.
             if set(part.pids) - own and self._leases.on_partition(part.id) is None:
-                await self._evict(part.id, part.placement.profile)
+                gone = await self._driver.evict(part.id)
+                # Who never registered with the driver is left alone, and the partition to them.
+                if gone:
+                    self._tell_evicted(part.placement.profile, gone)
 
     async def _destroy(self, step: Step) -> None:
         try:
@@ -225,10 +228,10 @@ class Executor:
         except InUseError:
             # By now no lease and no cell is on it: whoever still is has lost the right to be.
             await self._detach(step.partition_id, await self._ran_pids())
-            await self._evict(step.partition_id, step.placement.profile)
+            gone = await self._driver.evict(step.partition_id)
+            self._tell_evicted(step.placement.profile, gone)
 
-    async def _evict(self, partition_id: str, profile: str) -> None:
-        gone = await self._driver.evict(partition_id)
+    def _tell_evicted(self, profile: str, gone: tuple[int, ...]) -> None:
         self._log.record(
             "partition.evicted",
             f"{profile} was in use without a lease, by process"

@@ -153,28 +153,44 @@ class LeaseManager:
             return held
         if self._blocked:
             raise CapacityError(f"no AI partition is leased out now: {self._blocked}")
-        free = [
+        refused = CapacityError(
+            f"no AI partition with {min_sm_count} SMs or more is free for this tenant",
+            remedy="watch the leases and ask again when one is offered",
+        )
+        tried: set[str] = set()
+        while part := self._largest(min_sm_count, tenant, tried):
+            tried.add(part.id)
+            lease = replace(self._new_lease(holder, pid, part, notice_ms), tenant=tenant)
+            try:
+                return await self._lend(lease, started_s)
+            except CapacityError as error:
+                # It has just gone, or is on a host that does not have the process.
+                refused = error
+        raise refused
+
+    def _largest(self, min_sm_count: int, tenant: str, tried: set[str]) -> Partition | None:
+        """The largest partition that the tenant may have now, but for those."""
+        free = (
             part
             for part in self.free()
-            if part.sm_count >= min_sm_count and self._leaves_reserved(part, tenant)
-        ]
-        if not free:
-            raise CapacityError(
-                f"no AI partition with {min_sm_count} SMs or more is free for this tenant",
-                remedy="watch the leases and ask again when one is offered",
-            )
-        lease = replace(self._new_lease(holder, pid, free[0], notice_ms), tenant=tenant)
+            if part.sm_count >= min_sm_count
+            and part.id not in tried
+            and self._leaves_reserved(part, tenant)
+        )
+        return next(free, None)
+
+    async def _lend(self, lease: Lease, started_s: float) -> Lease:
         live = _Live(lease, started_s, asyncio.Event())
         # Stored before the process is attached: after a crash in between, the lease is known.
         self._live[lease.id] = live
         self._store.put_lease(lease, started_s)
-        self._seen_s[holder] = max(
-            self._seen_s.get(holder, 0.0), self._later(self._settings.watch_grace_s)
+        self._seen_s[lease.holder] = max(
+            self._seen_s.get(lease.holder, 0.0), self._later(self._settings.watch_grace_s)
         )
         await self._attach(live)
         self._log.record(
             "lease.granted",
-            f"{holder} leases {lease.profile} ({lease.sm_count} SMs), lease {lease.id}",
+            f"{lease.holder} leases {lease.profile} ({lease.sm_count} SMs), lease {lease.id}",
         )
         self._publish("granted", lease)
         self._tell_offers()

@@ -115,9 +115,14 @@ async def open_simulated(settings: ControlSettings, clock: Clock, _: int) -> Asy
     )
 
 
+def open_nvml(_: ControlSettings, __: Clock, ___: int) -> AbstractAsyncContextManager[Driver]:
+    """This host's NVIDIA GPUs; see `NodeOpener` and `nvml_node`."""
+    return nvml_node()
+
+
 @contextlib.asynccontextmanager
-async def open_nvml(_: ControlSettings, __: Clock, ___: int) -> AsyncIterator[Driver]:
-    """This host's NVIDIA GPUs; see `NodeOpener`.
+async def nvml_node() -> AsyncIterator[Driver]:
+    """This host's NVIDIA GPUs.
 
     Raises:
         ConfigError: there is no driver, or no GPU.

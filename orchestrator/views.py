@@ -251,8 +251,8 @@ class LeaseEvent:
     """A change of a lease, or of what is on offer.
 
     A watch starts with one `snapshot` per live lease of the holder and closes the snapshot with
-    one whose `lease` is None; then come `offered` (lease None), `granted`, `revoked` (pause and
-    release before `deadline_s`) and `ended`.
+    one whose `lease` is None; then come `offered` (lease None), `granted`, `resized` (the lease
+    goes on with another size), `revoked` (pause and release before `deadline_s`) and `ended`.
     """
 
     kind: str

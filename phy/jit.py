@@ -5,7 +5,9 @@ Importing `phy` must stay quick, and Numba alone takes longer than all the rest 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import importlib.util
 import os
 import sys
 from functools import lru_cache
@@ -27,7 +29,27 @@ def kernels(name: str) -> ModuleType:
     if "NUMBA_CACHE_DIR" not in os.environ and not os.access(Path(__file__).parent, os.W_OK):
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "airan" / "numba"
         _set_cache_dir(str(cache))
+    _forget_stale(name)
     return importlib.import_module(name)
+
+
+def _forget_stale(name: str) -> None:
+    """Deletes what is cached of the module `name` and the kernels beside it if one of them has
+    changed since.
+
+    Numba itself looks only at the file in which a function stands, not at what it calls.
+    """
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        return
+    sources = list(Path(spec.origin).parent.glob("*_kernel.py"))
+    changed_s = max((one.stat().st_mtime for one in sources), default=0.0)
+    cache = Path(os.environ.get("NUMBA_CACHE_DIR", Path(spec.origin).parent))
+    for source in sources:
+        for index in cache.rglob(f"{source.stem}.*.nbi"):
+            with contextlib.suppress(OSError):  # Another process was faster, or it is not ours.
+                if index.stat().st_mtime < changed_s:
+                    index.unlink()
 
 
 def kernel_input(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -69,6 +69,9 @@ def _gaps(options: PlannerOptions, say: Callable[[str], None]) -> Iterator[Row]:
     gaps = [case.gap for case in cases]
     yield row("optimality_gap", 100.0 * max(gaps), "%", what)
     yield row("optimality_gap_mean", 100.0 * statistics.mean(gaps), "%", what)
+    of_proven = [case.gap for case in cases if case.optimum.is_proven]
+    if of_proven:
+        yield row("optimality_gap_proven", 100.0 * max(of_proven), "%", what)
     theirs_s = statistics.median(case.optimum.solve_s for case in cases)
     ours_s = statistics.median(case.ours_s for case in cases)
     yield row("plan_small_case_s", ours_s, "s", what, peer=(_PEER, theirs_s))

@@ -34,9 +34,7 @@ def list_gpus(
             for p in gpu.partitions
         ]
         title = f"{label}{gpu.name} {gpu.uuid}, {gpu.sm_count} SMs"
-        table(
-            f"{title}\n{health(gpu)}", ("partition", "role", "memory slices", "SMs", "state"), rows
-        )
+        table(f"{title}\n{health(gpu)}", ("partition", "role", "place", "SMs", "state"), rows)
 
 
 def health(gpu: GpuView) -> str:

@@ -9,7 +9,16 @@ from typing import Annotated
 import typer
 import yaml
 
-from airan.cli import bench, bench_link, bench_orchestrator, control, market, model, site
+from airan.cli import (
+    bench,
+    bench_gateway,
+    bench_link,
+    bench_orchestrator,
+    control,
+    market,
+    model,
+    site,
+)
 from airan.cli import context as cli_context
 from airan.cli.context import EXIT_CODES, Context
 from airan.cli.output import emit_json, errors
@@ -34,6 +43,7 @@ model.register(app)
 bench.register(app)
 bench_link.register(bench.bench_app)
 bench_orchestrator.register(bench.bench_app)
+bench_gateway.register(bench.bench_app)
 
 
 @app.callback()

@@ -39,4 +39,4 @@ def show_plan(
         for p in plan.partitions
     ]
     title = f"Plan {plan.generation} (after {plan.parent}), {plan.state}: {plan.reason}"
-    table(title, ("partition", "role", "memory slices", "SMs"), rows)
+    table(title, ("partition", "role", "place", "SMs"), rows)

@@ -40,7 +40,7 @@ class NodeConfig(_Section):
     """The GPU node. `simulated` obeys the real geometry, placement rules and delays."""
 
     driver: Literal["simulated", "nvml"] = "simulated"
-    """`nvml`: this host's NVIDIA GPUs as they are; the keys below are for simulated ones."""
+    """`nvml`: this host's NVIDIA GPUs, which `gpu` and `n_gpus` must name."""
     partition: Literal["mig", "mps", "green", "whole"] = "mig"
     """How simulated GPUs are divided. Real ones are by MIG where an administrator has switched
     it on; where not, each is one whole partition."""

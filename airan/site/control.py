@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from airan.core.config import ControlConfig
+from airan.core.config import ControlConfig, SiteConfig
 from airan.core.errors import ConfigError
 from airan.site.main import run_until_signal, service_main
 from airan.site.runtime import HOST, SiteRuntime
 from orchestrator.api.security import TlsFiles
 from orchestrator.demand import DemandSettings
+from orchestrator.drivers.pool import PoolSettings
 from orchestrator.forecast import ForecastSettings
 from orchestrator.policy import Policy
 from orchestrator.service import (
     ControlSettings,
+    NodeOpener,
     RemoteSettings,
     open_nvml,
     open_simulated,
@@ -66,8 +68,19 @@ def _remote(config: ControlConfig) -> RemoteSettings | None:
 def main(runtime: SiteRuntime) -> None:
     """Serves until stopped."""
     settings = settings_of(runtime)
-    opener = open_nvml if runtime.config.node.driver == "nvml" else open_simulated
-    run_until_signal(lambda stop: serve(settings, stop, open_node=opener))
+    open_node = _opener(runtime.config)
+    run_until_signal(lambda stop: serve(settings, stop, open_node=open_node))
+
+
+def _opener(config: SiteConfig) -> NodeOpener:
+    node = config.node
+    if not node.cluster:
+        return open_nvml if node.driver == "nvml" else open_simulated
+    # Ray takes a second to import, which only those with a cluster need to wait.
+    from airan.site.nodes import ClusterSettings, in_cluster
+
+    pool = PoolSettings(lost_after_s=node.lost_after_s)
+    return in_cluster(ClusterSettings(node.cluster, f"airan-{config.name}", pool, node.driver))
 
 
 if __name__ == "__main__":

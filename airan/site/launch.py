@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import time
@@ -25,6 +26,7 @@ from airan.site.runtime import SiteRuntime
 from airan.site.warden import AlreadyRunningError, Warden, hold, running
 from marketplace import models
 from orchestrator.mig import MigGeometry
+from orchestrator.service import nvml_node
 
 READY_S = 120.0
 Say = Callable[[str], None]
@@ -57,11 +59,28 @@ def end_leftovers(state_dir: Path) -> None:
 
 
 def check_gpu(config: SiteConfig) -> None:
-    """Raises ConfigError when the configured GPU is not known."""
+    """Raises ConfigError when the configured GPU is not known, or real ones are not there."""
+    if config.node.driver == "nvml" and not config.node.cluster:
+        asyncio.run(check_real_gpus(config))
+        return
     try:
         MigGeometry.load(config.node.gpu)
     except AiranError as error:
         raise ConfigError(f"node.gpu: {error.message}", remedy=error.remedy) from error
+
+
+async def check_real_gpus(config: SiteConfig) -> None:
+    """Raises ConfigError unless NVML finds the GPUs that `node.gpu` and `node.n_gpus` name: the
+    cells' needs are reckoned for those."""
+    async with nvml_node() as node:
+        found = [gpu.name for gpu in await node.gpus()]
+    wanted = [config.node.gpu] * config.node.n_gpus
+    if found != wanted:
+        raise ConfigError(
+            f"node.gpu and node.n_gpus say {', '.join(wanted)}, but this host has"
+            f" {', '.join(found)}",
+            remedy="name the GPUs that are there",
+        )
 
 
 def check_ran(config: SiteConfig) -> None:
@@ -129,10 +148,13 @@ def run_site(config: SiteConfig, say: Say) -> None:
 
 def describe(runtime: SiteRuntime) -> list[str]:
     """Where to find the site, in a few lines."""
-    ran = runtime.config.ran
+    ran, node = runtime.config.ran, runtime.config.node
+    where = f"by Ray at {node.cluster}" if node.cluster else "on this machine's CPU"
+    gpus = f"SIMULATED {node.gpu} {where};"
+    if node.driver == "nvml":
+        gpus = f"{node.gpu}; its cell is decoded on this machine's CPU;"
     return [
-        f"SIMULATED {runtime.config.node.gpu} on this machine's CPU; "
-        f"slot clock slowed {ran.slot_slowdown:g}x",
+        f"{gpus} slot clock slowed {ran.slot_slowdown:g}x",
         f"  dashboard      {runtime.dashboard_url}",
         f"  inference API  {runtime.gateway_url}/v1  (make a key: airan key create TENANT)",
         f"  control plane  {runtime.control_address} (gRPC airan.control.v1)",

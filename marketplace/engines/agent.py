@@ -96,6 +96,7 @@ class EngineAgent:
             confirm_timeout_s=settings.confirm_timeout_s,
         )
         self._keeper.on_granted = self._granted
+        self._keeper.on_resized = self._resized
         self._keeper.on_revoked = self._revoked
 
     @property
@@ -146,16 +147,23 @@ class EngineAgent:
             if self._keeper.lease is not lease:
                 # Revoked while the model was being loaded.
                 return
-        settings = self._settings
-        streams = allowed_streams(lease.sm_count, settings.sm_per_stream, settings.max_concurrent)
         await self._publish(
             phase="ready",
             lease_id=lease.id,
             sm_count=lease.sm_count,
-            max_concurrent=streams,
+            max_concurrent=self._streams(lease),
             deadline_s=0.0,
             url=self._host.url,
         )
+
+    async def _resized(self, lease: Lease) -> None:
+        """More or fewer requests at once; the dispatchers pause what is too much."""
+        if self._state.phase == "ready":
+            await self._publish(sm_count=lease.sm_count, max_concurrent=self._streams(lease))
+
+    def _streams(self, lease: Lease) -> int:
+        settings = self._settings
+        return allowed_streams(lease.sm_count, settings.sm_per_stream, settings.max_concurrent)
 
     async def _revoked(self, deadline_s: float) -> None:
         """Sends the dispatchers away, waits for idle slots, and stops llama.cpp if none comes."""

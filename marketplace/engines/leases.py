@@ -60,7 +60,8 @@ class LeaseSource(Protocol):
 class LeaseKeeper:
     """Holds at most one lease for `holder`.
 
-    `on_granted(lease)` is called when one was granted. `on_revoked(deadline_s)` must stop all work
+    `on_granted(lease)` is called when one was granted, `on_resized(lease)` when it has become
+    smaller or larger. `on_revoked(deadline_s)` must stop all work
     and return before the deadline (0: at once); only then is the lease released.
     """
 
@@ -85,6 +86,7 @@ class LeaseKeeper:
         self._revoked_early: dict[str, float] = {}
         self.lease: Lease | None = None
         self.on_granted: Callable[[Lease], Awaitable[None]] = _ignore
+        self.on_resized: Callable[[Lease], Awaitable[None]] = _ignore
         self.on_revoked: Callable[[float], Awaitable[None]] = _ignore
 
     async def run(self) -> None:
@@ -136,6 +138,9 @@ class LeaseKeeper:
                 await self._yield_up(held.id, event.deadline_s)
             elif event.kind == "ended" or lease.state == "ended":
                 await self._lose(held.id, "it was ended by the control plane")
+            elif lease.sm_count != held.sm_count:
+                self.lease = lease
+                await self.on_resized(lease)
         elif event.kind == "revoked" and lease.holder == self._holder:
             # The revocation can overtake the answer that grants the lease.
             self._revoked_early[lease.id] = event.deadline_s

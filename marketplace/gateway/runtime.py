@@ -9,14 +9,15 @@ import hmac
 import json
 import os
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from airan.core.clock import Clock
-from airan.core.errors import UnavailableError
-from marketplace.chat import parse_chat_request
+from airan.core.errors import InvalidInputError, UnavailableError
+from marketplace.chat import ChatRequest, parse_chat_request
+from marketplace.completions import parse_request
 from marketplace.dispatch import Dispatcher, ModelOffer
 from marketplace.gateway.errors import ApiError, invalid_api_key, model_not_found
 from marketplace.gateway.settings import GatewaySettings
@@ -146,7 +147,30 @@ class Runtime:
         if isinstance(name, str) and name not in self.offers:
             raise model_not_found(name, list(self.offers))
         chat = parse_chat_request(values)
+        if kind == "async" and chat.n_logprobs is not None:
+            raise InvalidInputError("logprobs", "are not kept for requests that are polled for")
         return Job(kind, principal, chat, self.clock.now_s(), started_s)
+
+    async def read_body(self, request: Request) -> tuple[Principal, dict[str, Any]]:
+        """Checks the key, then reads the body, which must be a JSON object.
+
+        Raises:
+            ApiError: 400, 401, 404 (unknown model) or 413.
+        """
+        principal = await self.authenticate(request)
+        values = await read_json(request, self.settings.max_body_bytes)
+        if not isinstance(values, dict):
+            raise InvalidInputError("body", "must be a JSON object")
+        name = values.get("model")
+        if isinstance(name, str) and name not in self.offers:
+            raise model_not_found(name, list(self.offers))
+        return principal, values
+
+    def job_of(
+        self, chat: ChatRequest, kind: Literal["sync", "async"], principal: Principal
+    ) -> Job:
+        """A job for a request that was checked already."""
+        return Job(kind, principal, chat, self.clock.now_s(), self.clock.monotonic_s())
 
     def keep(self, job: Job) -> None:
         """Has an asynchronous job found by its id while this process works on it."""
@@ -179,7 +203,7 @@ class Runtime:
         }
 
     def _go_on(self, row: dict[str, Any]) -> None:
-        chat = parse_chat_request(json.loads(row["request"]))
+        chat = parse_request(json.loads(row["request"]))
         job = Job(
             "async",
             Principal(row["tenant_id"], row["key_id"]),
@@ -228,7 +252,24 @@ async def read_json(request: Request, limit_bytes: int) -> Any:
     """The request's body, decoded.
 
     Raises:
-        ApiError: 400 if it is no JSON, 413 if it is longer than `limit_bytes`.
+        ApiError: 400 if it is no JSON, 413 if it is longer than `limit_bytes`, 415 if it says
+            that it is something else.
+    """
+    declared_type = request.headers.get("content-type", "application/json")
+    if "json" not in declared_type.lower():
+        raise ApiError(415, f"The body must be application/json, not {declared_type[:100]}.")
+    body = await read_bytes(request, limit_bytes)
+    try:
+        return json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"The body is no JSON: {error}", code="invalid_json") from error
+
+
+async def read_bytes(request: Request, limit_bytes: int) -> bytes:
+    """The request's body.
+
+    Raises:
+        ApiError: 413 if it is longer than `limit_bytes`, 400 if it ends too early.
     """
     too_large = ApiError(413, f"The body is longer than {limit_bytes} bytes.")
     declared = request.headers.get("content-length", "0")
@@ -242,10 +283,7 @@ async def read_json(request: Request, limit_bytes: int) -> Any:
                 raise too_large
     except ClientDisconnect as error:
         raise ApiError(400, "The connection ended within the body.") from error
-    try:
-        return json.loads(bytes(body), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"The body is no JSON: {error}", code="invalid_json") from error
+    return bytes(body)
 
 
 def _refuse_constant(name: str) -> Any:

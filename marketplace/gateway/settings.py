@@ -27,6 +27,8 @@ class GatewaySettings:
     temp_dir: Path | None = None
     """Ray's session files; None takes a short path of this site's own under /tmp."""
     max_body_bytes: int = 1 << 20
+    max_file_bytes: int = 64 << 20
+    max_batch_lines: int = 50_000
     max_waiting: int = 512
     engine_wait_s: float = 20.0
     """How long a request waits for an engine to appear before it is answered 503."""

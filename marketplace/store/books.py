@@ -27,6 +27,25 @@ from marketplace.store.schema import (
 CASH, REVENUE, REFUNDS, CREDITS = "site:cash", "site:revenue", "site:refunds", "site:credits"
 _MAX_AMOUNT = 10**15
 
+# Built once: to build a statement takes longer than to run it.
+_ADD_ENTRY, _ADD_TRANSACTION = sa.insert(ledger_entries), sa.insert(ledger_transactions)
+_BALANCE = sa.select(balances.c.amount_micro_usd)
+_BALANCE = _BALANCE.where(balances.c.account == sa.bindparam("account"))
+_LOCK_TENANT = sa.select(tenants.c.id).where(tenants.c.id == sa.bindparam("tenant"))
+_LOCK_TENANT = _LOCK_TENANT.with_for_update(key_share=True)
+
+
+def _add_to_balance(dialect: Any) -> Any:
+    add = dialect.insert(balances)
+    total = balances.c.amount_micro_usd + add.excluded.amount_micro_usd
+    return add.on_conflict_do_update(index_elements=["account"], set_={"amount_micro_usd": total})
+
+
+_ADD_TO_BALANCE = {
+    "sqlite": _add_to_balance(sqlite),
+    "postgresql": _add_to_balance(postgresql),
+}
+
 
 @dataclass(frozen=True)
 class Posting:
@@ -51,14 +70,13 @@ def prepaid(tenant_id: str) -> str:
 
 def lock_tenant(db: sa.Connection, tenant_id: str) -> None:
     """Makes all else that spends or limits the tenant's money wait until the transaction ends."""
-    query = sa.select(tenants.c.id).where(tenants.c.id == tenant_id)
-    db.execute(query.with_for_update(key_share=True))
+    if db.dialect.name != "sqlite":  # where whoever writes is alone anyway
+        db.execute(_LOCK_TENANT, {"tenant": tenant_id})
 
 
 def balance(db: sa.Connection, account: str) -> int:
     """An account's balance, micro-USD."""
-    query = sa.select(balances.c.amount_micro_usd).where(balances.c.account == account)
-    return int(db.execute(query).scalar() or 0)
+    return int(db.execute(_BALANCE, {"account": account}).scalar() or 0)
 
 
 def post(db: sa.Connection, posting: Posting, now_s: float) -> None:
@@ -71,18 +89,10 @@ def post(db: sa.Connection, posting: Posting, now_s: float) -> None:
     if not entries:
         return
     # The site's accounts last, always in the same order: no two writers wait for each other.
-    for account in sorted(entries, key=lambda name: (name.startswith("site:"), name)):
-        amount = entries[account]
-        row = {"transaction_id": posting.id, "account": account, "amount_micro_usd": amount}
-        db.execute(sa.insert(ledger_entries).values(row))
-        dialect = postgresql if db.dialect.name == "postgresql" else sqlite
-        add: Any = dialect.insert(balances).values(account=account, amount_micro_usd=amount)  # type: ignore[attr-defined]
-        total = balances.c.amount_micro_usd + amount
-        db.execute(
-            add.on_conflict_do_update(
-                index_elements=["account"], set_={"amount_micro_usd": total}
-            )
-        )
+    names = sorted(entries, key=lambda name: (name.startswith("site:"), name))
+    rows = [{"account": name, "amount_micro_usd": entries[name]} for name in names]
+    db.execute(_ADD_ENTRY, [row | {"transaction_id": posting.id} for row in rows])
+    db.execute(_ADD_TO_BALANCE[db.dialect.name], rows)
     row = {
         "id": posting.id,
         "kind": posting.kind,
@@ -90,7 +100,7 @@ def post(db: sa.Connection, posting: Posting, now_s: float) -> None:
         "time_s": now_s,
         "memo": posting.memo,
     }
-    db.execute(sa.insert(ledger_transactions).values(row))
+    db.execute(_ADD_TRANSACTION, row)
 
 
 def charge(db: sa.Connection, tenant_id: str, job_id: str, amount: int, now_s: float) -> None:
@@ -217,9 +227,7 @@ class Books:
         charged = {one: -amount for one, account, amount in log if account == REVENUE}
         for job in sorted(billed.keys() | charged.keys()):
             if billed.get(job, 0) != charged.get(job, 0):
-                problems.append(
-                    f"{job}: billed {billed.get(job, 0)}, booked {charged.get(job, 0)}"
-                )
+                problems.append(f"{job}: billed {billed.get(job, 0)}, booked {charged.get(job, 0)}")
         return {"entries": len(log), "balances": replayed, "problems": problems}
 
     def _receive(
@@ -289,9 +297,7 @@ def _found(db: sa.Connection, entry: str) -> dict[str, Any]:
     return row | {"amount_micro_usd": int(db.execute(amounts).scalar_one())}
 
 
-def _same(
-    known: dict[str, Any], tenant_id: str, amount: int | None, memo: str
-) -> dict[str, Any]:
+def _same(known: dict[str, Any], tenant_id: str, amount: int | None, memo: str) -> dict[str, Any]:
     differs = amount is not None and amount != known["amount_micro_usd"]
     if differs or known["tenant_id"] != tenant_id or known["memo"] != memo:
         raise InvalidInputError("reference", "is that of another transaction")

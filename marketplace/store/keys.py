@@ -132,14 +132,30 @@ class Keys:
             with writing(self._engine) as db:
                 change = sa.update(keys).where(keys.c.id == row["id"])
                 db.execute(change.values(last_used_s=now_s))
-        return Principal(
-            row["tenant_id"],
-            row["id"],
-            row["project_id"],
-            ALL_SCOPES if row["scopes"] is None else frozenset(row["scopes"].split()),
-            None if row["models"] is None else frozenset(json.loads(row["models"])),
-            row["expires_s"],
-        )
+        return _principal(row)
+
+    def principal(self, key_id: str) -> Principal:
+        """Whom a key spoke for when it began something that goes on, valid still or not.
+
+        Raises:
+            NotFoundError: there never was such a key.
+        """
+        with self._engine.connect() as db:
+            row = db.execute(sa.select(keys).where(keys.c.id == key_id)).mappings().first()
+        if row is None:
+            raise NotFoundError(f"key {key_id!r} does not exist")
+        return _principal(row)
+
+
+def _principal(row: Any) -> Principal:
+    return Principal(
+        row["tenant_id"],
+        row["id"],
+        row["project_id"],
+        ALL_SCOPES if row["scopes"] is None else frozenset(row["scopes"].split()),
+        None if row["models"] is None else frozenset(json.loads(row["models"])),
+        row["expires_s"],
+    )
 
 
 def _add(db: sa.Connection, values: dict[str, Any], now_s: float) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from airan.core.errors import InvalidInputError, NotFoundError
 from marketplace.billing.quotes import TIERS
-from marketplace.billing.spot import FULL_PERMILLE, spot_permille
+from marketplace.billing.spot import FULL_PERMILLE
 from marketplace.money import Price
 from marketplace.store.connect import writing
 from marketplace.store.schema import prices
@@ -72,7 +72,9 @@ class Prices:
         with writing(self._engine) as db:
             row["valid_until_s"] = db.execute(later).scalar()
             db.execute(end.values(valid_until_s=spec.valid_from_s))
-            row["id"] = db.execute(sa.insert(prices).values(row).returning(prices.c.id)).scalar_one()
+            row["id"] = db.execute(
+                sa.insert(prices).values(row).returning(prices.c.id)
+            ).scalar_one()
         return row
 
     def list(self, model: str | None = None) -> list[dict[str, Any]]:
@@ -97,25 +99,3 @@ class Prices:
         with writing(self._engine) as db:
             if not db.execute(change.values(valid_until_s=end)).rowcount:
                 raise NotFoundError(f"price {price_id} does not exist or holds no longer")
-
-
-def price_at(
-    db: sa.Connection, model: str, tier: str, time_s: float, level_permille: int
-) -> Price | None:
-    """What the price list asks at that time and spot level; None: it has no such price.
-
-    A tier that has no price of its own costs what `default` costs.
-    """
-    holds = (
-        prices.c.model == model,
-        prices.c.valid_from_s <= time_s,
-        sa.or_(prices.c.valid_until_s.is_(None), prices.c.valid_until_s > time_s),
-    )
-    for wanted in dict.fromkeys((tier, "default")):
-        query = sa.select(prices).where(prices.c.tier == wanted, *holds)
-        row = db.execute(query.order_by(prices.c.valid_from_s.desc(), prices.c.id.desc())).first()
-        if row is not None:
-            part = spot_permille(level_permille, row.spot_floor_permille)
-            full = (row.input_micro_usd_per_1k, row.output_micro_usd_per_1k)
-            return Price(*((amount * part + 500) // FULL_PERMILLE for amount in full))
-    return None

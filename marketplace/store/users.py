@@ -8,8 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from airan.core.errors import InvalidInputError, NotFoundError
-from marketplace.oidc import Identity
-from marketplace.principal import ROLE_SCOPES, Principal
+from marketplace.principal import ROLE_SCOPES, Identity, Principal
 from marketplace.store.accounts import new_id, tenant_id_of
 from marketplace.store.connect import writing
 from marketplace.store.schema import tenants, users
@@ -78,9 +77,7 @@ class Users:
         The first login finds the person by a verified e-mail address and notes issuer and
         subject; from then on these alone count, whatever becomes of the address.
         """
-        known = sa.and_(
-            users.c.issuer == identity.issuer, users.c.subject == identity.subject
-        )
+        known = sa.and_(users.c.issuer == identity.issuer, users.c.subject == identity.subject)
         with writing(self._engine) as db:
             row = db.execute(sa.select(users).where(known)).mappings().first()
             if row is None and identity.email is not None and identity.email_verified:

@@ -31,7 +31,7 @@ def _log(kind: str, message: str, severity: str) -> None:
 class PoolDriver:
     """The nodes that `nodes` names, and those that join later. Belongs to one event loop."""
 
-    tell: Callable[[str, str, str], None]
+    tell: Callable[[str, str, str], object]
     """Called from within readings with what has happened to nodes: kind (`node.joined`,
     `node.lost`, `node.back`, `node.doubled`), message, severity."""
 
@@ -96,7 +96,7 @@ class PoolDriver:
 
     def geometry(self, gpu_uuid: str) -> Geometry:
         """See `GpuInventory`."""
-        return self._of_gpu(gpu_uuid).driver.geometry(gpu_uuid)
+        return self._of_gpu(gpu_uuid).geometry(gpu_uuid)
 
     async def instances(self) -> tuple[GpuInstance, ...]:
         """See `GpuInventory`; by node. A lost one has none."""

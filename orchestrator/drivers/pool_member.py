@@ -9,13 +9,15 @@ While it is silent a task of its own asks it, so that nobody waits for it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from airan.core.clock import Clock
-from airan.core.errors import UnavailableError
+from airan.core.errors import NotFoundError, UnavailableError
 from orchestrator.drivers.base import Driver, GpuInfo, GpuInstance
+from orchestrator.geometry import Geometry
 
 T = TypeVar("T")
 
@@ -46,6 +48,7 @@ class Member:
         self.name, self.driver = name, driver
         self._clock, self._settings, self._tell = clock, settings, tell
         self._gpus: tuple[GpuInfo, ...] = ()
+        self._geometries: dict[str, Geometry] = {}
         self._instances: tuple[GpuInstance, ...] = ()
         self._homes: dict[str, str] = {}
         self._silent_s: float | None = None
@@ -75,6 +78,16 @@ class Member:
             replace(info, lost=True, power_w=None, energy_j=None, temperature_c=None)
             for info in self._gpus
         )
+
+    def geometry(self, gpu_uuid: str) -> Geometry:
+        """How one of its GPUs may be divided, by what it last told.
+
+        Raises:
+            NotFoundError: no geometry is known for it.
+        """
+        if gpu_uuid not in self._geometries:
+            raise NotFoundError(f"there is no geometry for GPU {gpu_uuid} of node {self.name}")
+        return self._geometries[gpu_uuid]
 
     def instances(self) -> tuple[GpuInstance, ...]:
         """Its GPU instances as it last told; of a lost node none."""
@@ -169,8 +182,14 @@ class Member:
         return ""
 
     async def _take_gpus(self) -> None:
-        found = await self.driver.gpus()
+        driver = self.driver
+        found = await driver.gpus()
         self._gpus = tuple(replace(info, node=self.name) for info in found)
+        self._geometries = {}
+        for info in found:
+            # One that nobody knows how to divide has none.
+            with contextlib.suppress(NotFoundError):
+                self._geometries[info.uuid] = driver.geometry(info.uuid)
 
     async def _take_instances(self) -> None:
         self._instances = await self.driver.instances()

@@ -24,7 +24,7 @@ _Table = namedtuple(
     " choice_first choice weight engine_least n_running",
 )
 _State = namedtuple(
-    "_State", "cell engine part division used crowd free_sms free_mib waiting moving chosen"
+    "_State", "cell engine part division used crowd free_sms free_mib waiting moving slot chosen"
 )
 
 
@@ -35,7 +35,7 @@ class PlannerSettings:
     effort: float = 1.0
     """Times the usual number of steps."""
     most_steps: int = 30_000
-    work: int = 20_000_000
+    work: int = 18_000_000
     """Steps times what there is to place are limited to it."""
     round_steps: int = 8_000
     threshold: float = 1.0
@@ -139,6 +139,7 @@ def _empty_state(tables: Tables) -> Any:
         free_mib=np.zeros((n_gpus, parts), np.int64),
         waiting=np.zeros(n_engines, np.int64),
         moving=np.zeros(n_cells, np.int64),
+        slot=np.zeros(n_cells, np.int64),
         chosen=np.zeros(n_gpus, np.bool_),
     )
 

@@ -54,3 +54,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_an_unknown_environment_variable_is_refused() -> None:
     with pytest.raises(ConfigError, match="rann: unknown key"):
         config.load(None, {"AIRAN_RANN__N_PRB": "51"})
+
+
+@pytest.mark.parametrize("address", ["", "auto", "10.0.0.1:6379", "head.example:6379"])
+def test_a_cluster_is_named_by_the_address_of_its_head(address: str) -> None:
+    assert config.load(None, {"AIRAN_NODE__CLUSTER": address or "''"}).node.cluster == address
+
+
+@pytest.mark.parametrize("address", ["head", "ray://head:10001", "head:port"])
+def test_what_is_no_address_of_a_cluster_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"node\.cluster"):
+        config.load(None, {"AIRAN_NODE__CLUSTER": address})

@@ -110,6 +110,12 @@ class FakeControl:
             self._send(FakeLeaseEvent("revoked", revoking, deadline_s))
             await asyncio.wait_for(released.wait(), notice_s + 15)
 
+    def resize(self, sm_count: int) -> None:
+        """Moves the border of the partition that is held."""
+        for lease in list(self.held.values()):
+            self.held[lease.id] = resized = replace(lease, sm_count=sm_count)
+            self._send(FakeLeaseEvent("resized", resized))
+
     def offer(self) -> None:
         self.free = True
         self._send(FakeLeaseEvent("offered", None, free_ai_partitions=1))

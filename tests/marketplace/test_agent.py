@@ -38,9 +38,12 @@ async def occupy(llama_url: str, prompt: str = "The sea", n_tokens: int = 800) -
     ids = await engine.tokenize(prompt, parse_special=False)
 
     async def generate() -> None:
-        while True:
-            async for _ in engine.generate(ids, SamplingParams(n_tokens), slot=0):
-                pass
+        try:
+            while True:
+                async for _ in engine.generate(ids, SamplingParams(n_tokens), slot=0):
+                    pass
+        finally:
+            await engine.aclose()
 
     return asyncio.create_task(generate())
 
@@ -74,6 +77,25 @@ async def test_an_idle_engine_gives_a_revoked_lease_back_long_before_the_deadlin
     assert (await get_state(agent_url))["phase"] == "no_lease"
     control.offer()
     assert (await wait_for_phase(agent_url, "ready"))["lease_id"] == "lease-2"
+
+
+async def test_a_resized_lease_goes_on_with_another_number_of_streams(
+    agent_url: str, control: FakeControl
+) -> None:
+    before = await wait_for_phase(agent_url, "ready")
+
+    async def resized_to(sm_count: int) -> dict:
+        async def reached() -> dict | None:
+            state = await get_state(agent_url)
+            return state if state["sm_count"] == sm_count else None
+
+        control.resize(sm_count)
+        return await eventually(reached, 5.0)
+
+    smaller = await resized_to(16)
+    assert (smaller["phase"], smaller["lease_id"]) == ("ready", before["lease_id"])
+    assert smaller["max_concurrent"] == 1
+    assert (await resized_to(64))["max_concurrent"] == before["max_concurrent"]
 
 
 async def test_watchers_hear_of_a_revocation_at_once(agent_url: str, control: FakeControl) -> None:

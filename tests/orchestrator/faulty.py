@@ -19,7 +19,7 @@ from orchestrator.drivers.simulated import XID_FELL_OFF_THE_BUS, SimulatedNode
 from orchestrator.executor import ExecutorSettings
 from orchestrator.geometry import Geometry
 from orchestrator.leases import LeaseSettings
-from orchestrator.mig import MigGeometry, Placement
+from orchestrator.mig import Placement
 from orchestrator.plan import Plan, Target
 from orchestrator.policy import Policy
 from orchestrator.store import Store, StoredPlan
@@ -104,7 +104,7 @@ class Effects:
         if self.what == f"fails {when}":
             raise UnavailableError(f"effect {self.count} fails {when} it is made (injected)")
         if self.what == "refuses" and when == "before":
-            raise PermanentError("MIG mode is off (injected)")
+            raise PermanentError("the driver refuses for good (injected)")
         if self.what == f"hangs {when}":
             await asyncio.Event().wait()
         if self.what == "loses the GPU" and when == "before":
@@ -230,8 +230,9 @@ class Rig:
         """Stores a plan, a split for each GPU, as the planner would."""
         newest = self.store.newest_plan()
         parent = newest.plan.generation if newest else 0
-        geometry, targets = MigGeometry.load(GPU), []
+        targets = []
         for gpu_uuid, split in zip(self.uuids, splits, strict=False):
+            geometry = self.node.geometry(gpu_uuid)
             for (name, start), role in sorted(split.items(), key=lambda item: item[0][1]):
                 profile = geometry.profile(name)
                 place = Placement(start, profile.size, name)

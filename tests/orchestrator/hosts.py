@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from airan.core.clock import Clock
-from airan.core.errors import UnavailableError
+from airan.core.errors import NotFoundError, UnavailableError
 from orchestrator.drivers.base import GpuInfo, GpuInstance
 from orchestrator.drivers.pool import PoolSettings
 from orchestrator.drivers.simulated import SimulatedNode
@@ -19,14 +19,23 @@ SETTINGS = PoolSettings(read_limit_s=0.05, lost_after_s=LOST_AFTER_S, probe_s=0.
 
 
 class Host:
-    """A simulated node behind a network: `hangs` answers nothing until `up`, `refuses` fails
-    every call at once."""
+    """A simulated node behind a network: `hangs` leaves every call unanswered, `refuses` fails
+    every call at once. One that `knows_nothing_yet` has no geometry before its GPUs are read, as
+    a node behind an agent."""
 
     def __init__(
-        self, name: str, path: Path | None = None, *, n_gpus: int = 1, clock: Clock | None = None
+        self,
+        name: str,
+        path: Path | None = None,
+        *,
+        clock: Clock | None = None,
+        knows_nothing_yet: bool = False,
     ) -> None:
-        self.node = SimulatedNode(path, GPU, n_gpus, delays_s=(0.0, 0.0), clock=clock, name=name)
+        self.node = SimulatedNode(path, GPU, delays_s=(0.0, 0.0), clock=clock, name=name)
+        self._knows = not knows_nothing_yet
         self.asked = 0
+        self.is_far = False
+        """Has none of this machine's processes."""
         self._refuses = False
         self._up = asyncio.Event()
         self._up.set()
@@ -52,9 +61,13 @@ class Host:
         return self.node
 
     async def gpus(self) -> tuple[GpuInfo, ...]:
-        return await (await self._pass()).gpus()
+        found = await (await self._pass()).gpus()
+        self._knows = True
+        return found
 
     def geometry(self, gpu_uuid: str) -> Geometry:
+        if not self._knows:
+            raise NotFoundError(f"nothing is known of {gpu_uuid} yet")
         return self.node.geometry(gpu_uuid)
 
     async def instances(self) -> tuple[GpuInstance, ...]:
@@ -66,8 +79,14 @@ class Host:
     async def destroy(self, uuid: str) -> None:
         await (await self._pass()).destroy(uuid)
 
+    async def resize(self, uuid: str, profile: str, start: int) -> GpuInstance:
+        return await (await self._pass()).resize(uuid, profile, start)
+
     async def attach(self, uuid: str, pid: int) -> None:
-        await (await self._pass()).attach(uuid, pid)
+        node = await self._pass()
+        if self.is_far:
+            raise NotFoundError(f"there is no process {pid} to attach to {uuid}")
+        await node.attach(uuid, pid)
 
     async def detach(self, uuid: str, pid: int) -> None:
         await (await self._pass()).detach(uuid, pid)

@@ -36,16 +36,16 @@ def can_give(gpu: str, n_gpus: int, ran_sms: int) -> bool:
     return n_gpus * max(ran for ran, _ in splits(gpu)) >= ran_sms
 
 
-def free_slices(pieces: Iterable[tuple[int, int]]) -> int:
-    """Slices that no (start, size) covers.
+def free_slices(pieces: Iterable[tuple[int, int]], positions: int = MEMORY_SLICES) -> int:
+    """Slices, or SMs of a GPU divided without MIG, that no (start, size) covers.
 
     Raises:
         ValueError: two cover the same one, or one lies outside the GPU.
     """
-    painted = [False] * MEMORY_SLICES
+    painted = [False] * positions
     for start, size in pieces:
         for position in range(start, start + size):
-            if position >= MEMORY_SLICES or painted[position]:
+            if position >= positions or painted[position]:
                 raise ValueError(f"slice {position} is not free for ({start}, {size})")
             painted[position] = True
     return painted.count(False)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from orchestrator.demand import DemandEstimator, DemandSettings, forecast
+from orchestrator.demand import DemandEstimator, DemandSettings, Sample, forecast
 
 SETTINGS = DemandSettings()
 
@@ -86,3 +88,53 @@ def test_shares_stay_shares() -> None:
 def test_a_report_from_the_past_is_ignored() -> None:
     estimator = fed([(5.0, 0.5), (4.0, 0.9)])
     assert estimator.last_share == 0.5
+
+
+def line_through(samples: list[Sample], time_s: float) -> float:
+    mean_s = math.fsum(one[0] for one in samples) / len(samples)
+    mean = math.fsum(one[1] for one in samples) / len(samples)
+    spread = math.fsum((one[0] - mean_s) ** 2 for one in samples)
+    covariance = math.fsum((one[0] - mean_s) * (one[1] - mean) for one in samples)
+    return mean + (covariance / spread if spread else 0.0) * (time_s - mean_s)
+
+
+def plainly_forecast(samples: list[Sample], horizon_s: float, settings: DemandSettings) -> float:
+    """Sample by sample, looking at all that went before each."""
+    errors = []
+    for index, (time_s, share) in enumerate(samples):
+        made_s = time_s - horizon_s
+        before = [one for one in samples[:index] if made_s - settings.fit_s <= one[0] <= made_s]
+        if len(before) >= settings.min_samples:
+            errors.append(share - line_through(before, time_s))
+    rank = max(0, math.ceil(settings.quantile * len(errors)) - 1)
+    margin = max(0.0, sorted(errors)[rank]) if errors else 0.0
+    last_s = samples[-1][0]
+    fitted = [one for one in samples if one[0] >= last_s - settings.fit_s]
+    expected = max(line_through(fitted, last_s), line_through(fitted, last_s + horizon_s))
+    return min(1.0, max(0.0, expected + margin))
+
+
+@given(
+    gaps_ms=st.lists(st.integers(1, 2000), min_size=1, max_size=60),
+    shares=st.lists(st.floats(0.0, 1.0), min_size=60, max_size=60),
+    horizon_s=st.sampled_from([0.0, 0.5, 2.2, 8.0, 30.0]),
+    min_samples=st.integers(1, 5),
+)
+def test_fitting_all_lines_at_once_forecasts_what_fitting_each_alone_does(
+    gaps_ms: list[int], shares: list[float], horizon_s: float, min_samples: int
+) -> None:
+    time_ms, samples = 1_800_000_000_000, []
+    for gap_ms, share in zip(gaps_ms, shares, strict=False):
+        time_ms += gap_ms
+        samples.append((time_ms / 1000.0, share))
+    settings = DemandSettings(min_samples=min_samples)
+    plain = plainly_forecast(samples, horizon_s, settings)
+    # The plain way counts seconds since 1970, which leaves it seven digits behind the point.
+    assert forecast(samples, horizon_s, settings) == pytest.approx(plain, abs=1e-6)
+
+
+def test_the_forecast_of_many_samples_is_the_plain_one() -> None:
+    samples = [(1.8e9 + 0.05 * k, 0.4 + 0.3 * math.sin(k / 40) * math.cos(k)) for k in range(400)]
+    for horizon_s in (0.0, 2.2, 8.0):
+        plain = plainly_forecast(samples, horizon_s, SETTINGS)
+        assert forecast(samples, horizon_s, SETTINGS) == pytest.approx(plain, abs=1e-7)

@@ -304,7 +304,18 @@ async def test_an_operators_revocation_needs_a_reason_and_a_lease(
 async def test_a_partition_lost_while_it_is_lent_leaves_no_lease_behind(
     bench: Bench, start_process: Start
 ) -> None:
-    await bench.node.destroy(bench.parts[0].id)
+    for part in bench.parts:
+        await bench.node.destroy(part.id)
     with pytest.raises(CapacityError, match="was lost"):
         await grant(bench, "a", start_process().pid)
     assert bench.leases.live() == ()
+
+
+async def test_where_the_largest_partition_has_just_gone_the_next_is_lent(
+    bench: Bench, start_process: Start
+) -> None:
+    gone, left = bench.parts
+    await bench.node.destroy(gone.id)
+    lease = await grant(bench, "a", start_process().pid)
+    assert lease.partition_id == left.id
+    assert bench.leases.live() == (lease,)

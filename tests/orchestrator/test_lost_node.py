@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from airan.core.errors import CapacityError
 from orchestrator.control import ControlPlane
 from orchestrator.drivers.pool import PoolDriver
 from orchestrator.plan import role_sms
@@ -168,3 +169,34 @@ async def test_a_short_silence_moves_nothing(site: TwoHosts, start_process: Star
     assert site.control.leases.find(lease).state == "active"
     assert holder.poll() is None
     assert site.store.newest_plan() == plan
+
+
+async def test_an_ai_partition_in_use_without_a_lease_is_not_on_offer_until_it_is_cleared(
+    site: TwoHosts, start_process: Start
+) -> None:
+    await site.begin(0.25)
+    part, *_ = site.control.leases.free()
+    stray = start_process()
+    await site.pool.attach(part.id, stray.pid)
+    await site.control.reconcile()
+    assert part.id not in {one.id for one in site.control.leases.free()}
+    await site.control.tick()
+    assert stray.wait(timeout=10) == -9
+    await site.control.tick()
+    assert part.id in {one.id for one in site.control.leases.free()}
+
+
+async def test_a_holder_gets_a_partition_of_its_own_host_though_others_are_larger(
+    site: TwoHosts, start_process: Start
+) -> None:
+    await site.begin(0.1)
+    largest, *_ = site.control.leases.free()
+    gpus = {info.uuid: info.node for info in await site.pool.gpus()}
+    assert gpus[largest.gpu_uuid] == "b"
+    site.hosts["b"].is_far = True
+    lease = await site.control.leases.acquire("engine", start_process().pid, 0, 50)
+    assert gpus[lease.gpu_uuid] == "a"
+    assert site.control.leases.live() == (lease,)
+    with pytest.raises(CapacityError, match="no process"):
+        await site.control.leases.acquire("another", start_process().pid, 0, 50)
+    assert site.control.leases.live() == (lease,)

@@ -16,6 +16,7 @@ from airan.core.errors import ConfigError, NotFoundError, NotLeaderError, Unavai
 from orchestrator.drivers.epoch import EpochDriver, EpochGate
 from orchestrator.drivers.pool import PoolDriver, PoolSettings
 from orchestrator.drivers.simulated import SimulatedNode
+from orchestrator.mig import MigGeometry
 from tests.orchestrator.hosts import GPU, LOST_AFTER_S, SETTINGS, Host, until
 
 Start = Callable[[], "subprocess.Popen[bytes]"]
@@ -221,6 +222,16 @@ async def test_a_node_may_come_back_through_another_driver(rig: Rig) -> None:
     await rig.pool.gpus()
     await until(lambda: not rig.pool.lost_nodes, "b is back")
     assert [info.lost for info in await rig.pool.gpus()] == [False, False, False]
+
+
+async def test_the_geometry_of_a_silent_node_is_known_through_another_driver_too(rig: Rig) -> None:
+    gpu, geometry = await rig.gpu("b"), MigGeometry.load(GPU)
+    successor = Host("b", knows_nothing_yet=True)
+    successor.refuses()
+    rig.pool.put("b", successor)
+    (info,) = [one for one in await rig.pool.gpus() if one.node == "b"]
+    assert (info.uuid, info.lost) == (gpu, False)
+    assert rig.pool.geometry(gpu) == geometry
 
 
 async def test_a_node_may_be_lost_and_come_back_many_times(rig: Rig) -> None:

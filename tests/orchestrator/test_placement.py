@@ -46,7 +46,7 @@ def engine(number: int, sms: int = 16, **fields: object) -> FleetEngine:
 
 @pytest.mark.parametrize(
     ("kind", "seed"),
-    [("loose", 5), ("mixed", 5), ("green", 2), ("residency", 6), ("reserved", 5), ("tight", 7)],
+    [("loose", 5), ("mixed", 5), ("green", 2), ("residency", 6), ("reserved", 6), ("tight", 7)],
 )
 def test_the_planner_comes_near_the_optimum(kind: str, seed: int) -> None:
     fleet = small_case(kind, seed)

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from airan.core.errors import AiranError, CapacityError, InUseError, UnavailableError
 from orchestrator.drivers.simulated import XID_FELL_OFF_THE_BUS
-from orchestrator.mig import MEMORY_SLICES, Layout, MigGeometry
+from orchestrator.geometry import Geometry
+from orchestrator.mig import Layout, MigGeometry
 from orchestrator.plan import Demand, Gpu, Inventory, Partition, plan, role_sms
 from orchestrator.policy import Policy
+from orchestrator.shares import ShareGeometry
 from orchestrator.steps import least_ran_sms, steps
 from orchestrator.store import Store
 from tests.orchestrator import naive
@@ -97,9 +99,11 @@ class Story:
             self.rig.node.heal(gpu_uuid)
         else:
             for one in at_once(self.rig.node.instances()):
-                with contextlib.suppress(InUseError):
+                kind = self.rig.node.geometry(one.gpu_uuid).kind
+                small = ("1g.12gb", one.placement.start) if kind == "mig" else (f"{kind}.8", 0)
+                with contextlib.suppress(InUseError, CapacityError):
                     await self.rig.node.destroy(one.uuid)
-                    await self.rig.node.create(one.gpu_uuid, "1g.12gb", one.placement.start)
+                    await self.rig.node.create(one.gpu_uuid, *small)
                     return
 
     async def look(self) -> None:
@@ -132,14 +136,20 @@ class Story:
         self.rig.check()
         alive = self.alive()
         inventory = await self.rig.control.observer.inventory()
+        sizes = {part.id: (part.sm_count, part.memory_mib) for part in inventory.partitions}
+        for lease in self.rig.control.leases.live():
+            assert (lease.sm_count, lease.memory_mib) == sizes[lease.partition_id]
         for gpu_uuid in alive:
             on = [part.placement for part in inventory.partitions if part.gpu_uuid == gpu_uuid]
-            free = naive.free_slices((one.start, one.size) for one in on)
-            assert sum(one.size for one in on) + free == MEMORY_SLICES
+            positions = self.rig.node.geometry(gpu_uuid).positions
+            free = naive.free_slices(((one.start, one.size) for one in on), positions)
+            assert sum(one.size for one in on) + free == positions
         if not alive:
             return
         assert self.rig.newest().state == "applied"
-        if naive.can_give(GPU, len(alive), self.floor()):
+        # Without MIG the RAN can have every SM, but not an AI's part that cannot be divided.
+        mig = self.rig.node.geometry(alive[0]).kind == "mig"
+        if not mig or naive.can_give(GPU, len(alive), self.floor()):
             assert role_sms(inventory.partitions, "ran") >= self.floor()
 
 
@@ -158,11 +168,21 @@ def store() -> Iterator[Store]:
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-@given(n_gpus=st.integers(1, 2), first=policies, happened=st.lists(events, min_size=1, max_size=8))
+@given(
+    kind=st.sampled_from(("mig", "mig", "green", "mps")),
+    n_gpus=st.integers(1, 2),
+    first=policies,
+    happened=st.lists(events, min_size=1, max_size=8),
+)
 async def test_whatever_happens_the_ran_has_its_floor_and_nothing_leaks(
-    store: Store, start_process: Any, n_gpus: int, first: Policy, happened: list[Event]
+    store: Store,
+    start_process: Any,
+    kind: str,
+    n_gpus: int,
+    first: Policy,
+    happened: list[Event],
 ) -> None:
-    rig = Rig(store, n_gpus=n_gpus, policy=first)
+    rig = Rig(store, n_gpus=n_gpus, policy=first, kind=kind)
     story = Story(rig, start_process)
     await rig.control.start()
     await story.look()
@@ -182,23 +202,33 @@ def test_the_naive_allocator_finds_every_split_that_the_planner_knows() -> None:
         naive.free_slices([(0, 4), (3, 1)])
 
 
-LAYOUTS = MigGeometry.load(GPU).layouts()
 ROLES = st.lists(st.sampled_from(("ran", "ai", "free")), min_size=7, max_size=7)
+GEOMETRIES: tuple[Geometry, ...] = (
+    MigGeometry.load(GPU),
+    *(ShareGeometry(GPU, kind, 132, 97871) for kind in ("green", "mps", "whole")),
+)
+DIVIDED = {
+    one: st.tuples(st.just(one), st.sampled_from(one.layouts()), ROLES) for one in GEOMETRIES
+}
+LAYOUTS = st.one_of(
+    *(st.lists(one, min_size=1, max_size=2) for one in DIVIDED.values()),
+    # One host may have MIG enabled on some of its GPUs only.
+    st.lists(st.one_of(*DIVIDED.values()), min_size=2, max_size=2),
+)
 
 
 @settings(max_examples=120, deadline=None)
 @given(
     policy=policies,
     drained=st.booleans(),
-    there=st.lists(st.tuples(st.sampled_from(LAYOUTS), ROLES), min_size=1, max_size=2),
+    there=LAYOUTS,
     demand=SHARES,
 )
 def test_no_plan_takes_the_ran_below_its_floor_on_the_way(
-    policy: Policy, drained: bool, there: list[tuple[Layout, list[str]]], demand: float
+    policy: Policy, drained: bool, there: list[tuple[Geometry, Layout, list[str]]], demand: float
 ) -> None:
-    geometry = MigGeometry.load(GPU)
     gpus, parts = [], []
-    for number, (layout, roles) in enumerate(there):
+    for number, (geometry, layout, roles) in enumerate(there):
         gpus.append(Gpu(f"GPU-{number}", geometry, drained and number == 1))
         for place, role in zip(layout, roles, strict=False):
             sms, name = geometry.profile(place.profile).sm_count, f"{number}/{place.start}"

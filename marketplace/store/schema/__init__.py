@@ -5,6 +5,7 @@ A new table needs a migration too: tests compare what the migrations make with w
 
 from marketplace.store.schema.accounts import keys, projects, tenants, users
 from marketplace.store.schema.base import metadata
+from marketplace.store.schema.batches import batch_lines, batches, files, responses
 from marketplace.store.schema.jobs import events, jobs, usage
 from marketplace.store.schema.money import (
     balances,
@@ -20,9 +21,12 @@ from marketplace.store.schema.money import (
 
 __all__ = [
     "balances",
+    "batch_lines",
+    "batches",
     "budget_periods",
     "budgets",
     "events",
+    "files",
     "jobs",
     "keys",
     "ledger_entries",
@@ -33,6 +37,7 @@ __all__ = [
     "quota_windows",
     "quotas",
     "reservations",
+    "responses",
     "tenants",
     "usage",
     "users",

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0002"
-down_revision = "0001"
+down_revision = "0011"
 
 _KEY_COLUMNS = {
     "project_id": sa.String(32),

@@ -1,0 +1,186 @@
+"""What stands between the clients and the engine: nothing, airan, airan on Ray Serve, LiteLLM."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+from airan.bench.gateway.client import Target
+from airan.bench.gateway.engine import MODEL
+from airan.core.errors import UnavailableError
+
+_START_S = 120.0
+_HTTP_OK = 200
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A gateway that runs."""
+
+    target: Target
+    processes: Callable[[], list[psutil.Process]]
+
+    def cpu_s(self) -> float:
+        """CPU seconds of its processes so far."""
+        return sum(_quietly(lambda one: sum(one.cpu_times()[:2]), one) for one in self.processes())
+
+    def memory_mib(self) -> float:
+        """Memory that its processes have for themselves."""
+        return sum(
+            _quietly(lambda one: one.memory_full_info().uss / 2**20, one)
+            for one in self.processes()
+        )
+
+
+def _quietly(read: Callable[[psutil.Process], float], process: psutil.Process) -> float:
+    try:
+        return read(process)
+    except psutil.Error:
+        return 0.0
+
+
+@contextmanager
+def engine(token_ms: float) -> Iterator[int]:
+    """The simulated engine's port."""
+    command = [sys.executable, "-m", "airan.bench.gateway.engine", str(token_ms)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+@contextmanager
+def direct(engine_port: int) -> Iterator[Arm]:
+    """No gateway."""
+    yield Arm(Target("engine alone", engine_port, "none", MODEL), list)
+
+
+@contextmanager
+def airan(engine_port: int, *, on_ray: bool) -> Iterator[Arm]:
+    """Our gateway, in one process or on Ray Serve, as `airan up` runs it."""
+    with tempfile.TemporaryDirectory(prefix="airan-bench-") as folder:
+        admin_key, port = secrets.token_hex(16), _free_port()
+        command = [sys.executable, "-m", "airan.bench.gateway.ours", folder, str(port)]
+        command += [str(engine_port), "ray" if on_ray else "alone"]
+        environment = os.environ | {"AIRAN_BENCH_ADMIN_KEY": admin_key}
+        with _running(command, environment, port, "/readyz") as process:
+            key = _new_key(port, admin_key)
+            name = "airan on Ray Serve" if on_ray else "airan"
+            yield Arm(Target(name, port, key, MODEL), lambda: _ours(process, folder))
+
+
+@contextmanager
+def litellm(engine_port: int, program: Path) -> Iterator[Arm]:
+    """LiteLLM's proxy, one worker."""
+    with tempfile.TemporaryDirectory(prefix="airan-bench-") as folder:
+        key, port = "sk-" + secrets.token_hex(16), _free_port()
+        config = Path(folder) / "config.yaml"
+        config.write_text(
+            "model_list:\n"
+            f"  - model_name: {MODEL}\n"
+            "    litellm_params:\n"
+            f"      model: openai/{MODEL}\n"
+            f"      api_base: http://127.0.0.1:{engine_port}/v1\n"
+            "      api_key: none\n"
+            "litellm_settings:\n"
+            "  telemetry: false\n"
+            f"general_settings:\n  master_key: {key}\n",
+            encoding="utf-8",
+        )
+        command = [str(program), "--config", str(config), "--port", str(port)]
+        command += ["--host", "127.0.0.1", "--num_workers", "1"]
+        environment = os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+        with _running(command, environment, port, "/health/liveliness") as process:
+            target = Target(version_of(program), port, key, MODEL)
+            yield Arm(target, lambda: _tree(psutil.Process(process)))
+
+
+def version_of(program: Path) -> str:
+    """LiteLLM with its version, as its own environment has it."""
+    python = program.parent / "python"
+    ask = "import importlib.metadata as m; print(m.version('litellm'))"
+    done = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=False)
+    return f"LiteLLM {done.stdout.strip() or 'of unknown version'}"
+
+
+@contextmanager
+def _running(
+    command: list[str], environment: dict[str, str], port: int, path: str
+) -> Iterator[int]:
+    """Starts a server; its pid, once it answers."""
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output
+        )
+        try:
+            _wait(process, port, path, output.fileno())
+            yield process.pid
+        finally:
+            tree = _tree(psutil.Process(process.pid)) if process.poll() is None else []
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(20.0)
+            for one in tree:
+                with contextlib.suppress(psutil.Error):
+                    one.kill()
+            process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], port: int, path: str, output: int) -> None:
+    until_s = time.monotonic() + _START_S
+    with httpx.Client(trust_env=False, timeout=2.0) as http:
+        while time.monotonic() < until_s and process.poll() is None:
+            with contextlib.suppress(httpx.HTTPError):
+                if http.get(f"http://127.0.0.1:{port}{path}").status_code == _HTTP_OK:
+                    return
+            time.sleep(0.2)
+    os.lseek(output, 0, os.SEEK_SET)
+    tail = os.read(output, 1 << 20)[-2000:].decode(errors="replace")
+    raise UnavailableError(f"the gateway at port {port} does not answer: {tail}")
+
+
+def _new_key(port: int, admin_key: str) -> str:
+    headers = {"authorization": f"Bearer {admin_key}"}
+    base = f"http://127.0.0.1:{port}/admin/v1"
+    with httpx.Client(trust_env=False, timeout=30.0, headers=headers) as http:
+        http.post(f"{base}/tenants", json={"name": "bench"}).raise_for_status()
+        made = http.post(f"{base}/keys", json={"tenant": "bench", "name": "bench"})
+        made.raise_for_status()
+        return str(made.json()["key"])
+
+
+def _tree(process: psutil.Process) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [process, *process.children(recursive=True)]
+    return []
+
+
+def _ours(pid: int, folder: str) -> list[psutil.Process]:
+    """Its process, or those of Ray that its session started, wherever they hang."""
+    found = {one.pid: one for one in _tree(psutil.Process(pid))}
+    for one in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if one.environ().get("AIRAN_BENCH_FOLDER") == folder:
+                found[one.pid] = one
+    return list(found.values())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
