@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import jwt
 
 from airan.core.clock import Clock
-from airan.core.errors import AuthError, ConfigError, UnavailableError
+from airan.core.errors import AuthError, UnavailableError
+from marketplace.gateway.settings import OidcSettings
 from marketplace.principal import Identity
 
 log = logging.getLogger(__name__)
@@ -25,32 +25,6 @@ _REQUIRED = ["exp", "iat", "iss", "aud", "sub"]
 _NO_TIMES = {"verify_exp": False, "verify_nbf": False, "verify_iat": False}
 _MAX_TOKEN_CHARACTERS = 16_384
 _LOGIN_REMEDY = "log in again at the identity provider"
-
-
-@dataclass(frozen=True)
-class OidcSettings:
-    """The identity provider, and for whom its tokens must be meant."""
-
-    issuer: str
-    """Its URL, letter for letter as in its tokens."""
-    audience: str
-    """Our client id with it."""
-    leeway_s: float = 30.0
-    """How far its clock and ours may differ."""
-    keys_valid_s: float = 3600.0
-    """How long its keys are used without asking again; an unknown one is asked for at once."""
-    ask_again_s: float = 30.0
-    """Unknown keys do not make us ask more often than this."""
-
-    def __post_init__(self) -> None:
-        local = ("http://127.0.0.1", "http://localhost", "http://[::1]")
-        if not self.issuer.startswith(("https://", *local)):
-            raise ConfigError(
-                f"the identity provider {self.issuer!r} is not reached by https",
-                remedy="give its https:// address",
-            )
-        if not self.audience:
-            raise ConfigError("the identity provider's audience is empty", remedy="set it")
 
 
 class OidcVerifier:

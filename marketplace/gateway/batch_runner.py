@@ -15,7 +15,13 @@ from marketplace.billing.limits import LimitError
 from marketplace.chat import completion, parse_chat_request, usage_object
 from marketplace.completions import parse_completion_request, text_choice, text_completion
 from marketplace.gateway.embeddings_api import answer_embeddings
-from marketplace.gateway.errors import ApiError, from_airan, from_outcome, model_not_found
+from marketplace.gateway.errors import (
+    ApiError,
+    from_airan,
+    from_outcome,
+    model_not_found,
+    not_allowed,
+)
 from marketplace.gateway.files_api import content_path, save_file
 from marketplace.gateway.runtime import Runtime
 from marketplace.jobs import Job
@@ -188,6 +194,8 @@ class BatchRunner:
             name = line.body.get("model")
             if isinstance(name, str) and name not in runtime.offers:
                 raise model_not_found(name, list(runtime.offers))
+            if isinstance(name, str) and not principal.may_use(name):
+                raise not_allowed(f"use the model {name!r}")
             if document["endpoint"] == "/v1/embeddings":
                 return 200, await answer_embeddings(runtime, line.body)
             return await self._complete(document, principal, line)
