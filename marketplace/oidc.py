@@ -21,8 +21,13 @@ log = logging.getLogger(__name__)
 
 _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
 """Signatures by a key pair only: a secret that we shared could sign tokens itself."""
-_REQUIRED = ["exp", "iat", "iss", "aud", "sub"]
-_NO_TIMES = {"verify_exp": False, "verify_nbf": False, "verify_iat": False}
+_OPTIONS: Any = {
+    "require": ["exp", "iat", "iss", "aud", "sub"],
+    # The times are compared with our own clock.
+    "verify_exp": False,
+    "verify_nbf": False,
+    "verify_iat": False,
+}
 _MAX_TOKEN_CHARACTERS = 16_384
 _LOGIN_REMEDY = "log in again at the identity provider"
 
@@ -58,7 +63,7 @@ class OidcVerifier:
                 algorithms=list(_ALGORITHMS),
                 audience=self._settings.audience,
                 issuer=self._settings.issuer,
-                options={"require": _REQUIRED, **_NO_TIMES},  # type: ignore[typeddict-item]
+                options=_OPTIONS,
             )
         except jwt.PyJWTError as error:
             raise AuthError(f"the login token is refused: {error}", remedy=_LOGIN_REMEDY) from error

@@ -38,7 +38,7 @@ class NewBudget(Body):
     period: Period = "month"
     limit_micro_usd: MicroUsd
     hard: bool = True
-    alerts_percent: list[int] = list(DEFAULT_ALERTS)
+    alerts_percent: list[int] = Field(default_factory=lambda: list(DEFAULT_ALERTS))
 
 
 class NewQuota(Body):

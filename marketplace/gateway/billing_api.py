@@ -122,10 +122,8 @@ async def usage_response(
         InvalidInputError: one of these is wrong.
     """
     asked = request.query_params
-    span = time_range(
-        *(_number(asked.get(name), name) for name in ("start_time", "end_time")),
-        runtime.clock.now_s(),
-    )
+    start_s, end_s = (_number(asked.get(name), name) for name in ("start_time", "end_time"))
+    span = time_range(start_s, end_s, runtime.clock.now_s())
     groups = [name for text in asked.getlist("group_by") for name in text.split(",")]
     if len(groups) > _MAX_GROUPS:
         raise InvalidInputError("group_by", f"names at most {_MAX_GROUPS} columns")

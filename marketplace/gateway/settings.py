@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from airan.core.errors import ConfigError
 from marketplace.dispatch import ModelOffer
@@ -25,8 +26,9 @@ class OidcSettings:
     """Unknown keys do not make us ask more often than this."""
 
     def __post_init__(self) -> None:
-        local = ("http://127.0.0.1", "http://localhost", "http://[::1]")
-        if not self.issuer.startswith(("https://", *local)):
+        parts = urlsplit(self.issuer)
+        local = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
+        if not local and (parts.scheme != "https" or not parts.hostname):
             raise ConfigError(
                 f"the identity provider {self.issuer!r} is not reached by https",
                 remedy="give its https:// address",

@@ -84,7 +84,7 @@ class Statements:
             if query.project_id is not None:
                 asked = asked.where(usage.c.project_id == query.project_id)
             if columns:
-                names = [sa.column(column.name) for column in columns]
+                names: list[Any] = [sa.column(column.name) for column in columns]
                 asked = asked.group_by(*names).order_by(*names)
             rows = [_plain(row) for row in db.execute(asked).mappings()]
         rows = [row for row in rows if row["requests"]]

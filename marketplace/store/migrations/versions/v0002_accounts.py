@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0002"
 down_revision = "0011"
 
-_KEY_COLUMNS = {
+_KEY_COLUMNS: dict[str, Any] = {
     "project_id": sa.String(32),
     "scopes": sa.Text(),
     "models": sa.Text(),

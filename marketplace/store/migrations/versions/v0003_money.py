@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0003"
 down_revision = "0002"
 
-_USAGE_COLUMNS = {
+_USAGE_COLUMNS: dict[str, Any] = {
     "project_id": sa.String(32),
     "tier": sa.String(8),
     "input_micro_usd_per_1k": sa.BigInteger(),
