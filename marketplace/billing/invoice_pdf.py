@@ -16,13 +16,13 @@ _TOP, _BOTTOM, _STEP = 0.93, 0.08, 0.021
 _COLUMNS = (
     ("Project", _LEFT, "left"),
     ("Model", 0.22, "left"),
-    ("Tier", 0.50, "left"),
-    ("Requests", 0.64, "right"),
-    ("Tokens in", 0.73, "right"),
+    ("Tier", 0.47, "left"),
+    ("Requests", 0.61, "right"),
+    ("Tokens in", 0.71, "right"),
     ("Tokens out", 0.82, "right"),
     ("USD", _RIGHT, "right"),
 )
-_WIDTHS = (16, 34, 9)
+_WIDTHS = (16, 30, 9)
 """Characters of a text column."""
 
 
@@ -106,7 +106,7 @@ class _Page:
             last = number == len(sums) - 1
             self.y -= 0.4 * _STEP if last else 0.0
             weight = "bold" if last else "normal"
-            self._text(0.64, name, weight=weight)
+            self._text(0.60, name, weight=weight)
             self._text(_RIGHT, usd_text(abs(amount) if last else amount), ha="right", weight=weight)
             self.y -= _STEP
 
