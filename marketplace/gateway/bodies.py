@@ -42,7 +42,7 @@ class KeyBody(Body):
 
     name: Name = "default"
     project: Name | None = None
-    scopes: list[str] = Field(default_factory=lambda: list(DEFAULT_SCOPES))
+    scopes: list[str] = Field(default_factory=lambda: list[str](DEFAULT_SCOPES))
     models: list[Id] | None = None
     expires_s: Time | None = None
 
