@@ -14,7 +14,14 @@ from marketplace.money import Price
 from marketplace.store.accounts import new_id, tenant_id_of
 from marketplace.store.books import charge, lock_tenant
 from marketplace.store.connect import writing
-from marketplace.store.limits import Held, budget_states, give_back, held_for, take
+from marketplace.store.limits import (
+    Held,
+    budget_states,
+    give_back,
+    held_for,
+    limits_of,
+    take,
+)
 from marketplace.store.schema import (
     budget_periods,
     budgets,
@@ -29,8 +36,8 @@ from marketplace.store.schema import (
 
 # Built once: to build a statement takes longer than to run it.
 _ADD_JOB, _ADD_RESERVATION, _ADD_USAGE = sa.insert(jobs), sa.insert(reservations), sa.insert(usage)
-_RESERVATION = sa.select(reservations).where(reservations.c.job_id == sa.bindparam("job"))
 _END_RESERVATION = sa.delete(reservations).where(reservations.c.job_id == sa.bindparam("job"))
+_END_RESERVATION = _END_RESERVATION.returning(*reservations.c)
 
 
 class Billing:
@@ -163,7 +170,8 @@ def settle(
         release(db, job["id"], tenant_id, now_s)
         return
     lock_tenant(db, tenant_id)
-    row = db.execute(_RESERVATION, {"job": job["id"]}).mappings().first()
+    limits = limits_of(db, tenant_id)
+    row = db.execute(_END_RESERVATION, {"job": job["id"]}).mappings().first()
     quoted: dict[str, Any] = {
         "tier": "default",
         "input_micro_usd_per_1k": price.input_micro_usd_per_1k,
@@ -175,8 +183,7 @@ def settle(
         price = Price(row["input_micro_usd_per_1k"], row["output_micro_usd_per_1k"])
     amount = price.amount_micro_usd(*tokens)
     if row is not None:
-        give_back(db, _held(row), sum(tokens), amount, now_s)
-        db.execute(_END_RESERVATION, {"job": job["id"]})
+        give_back(db, _held(row), limits, (sum(tokens), amount), now_s)
     bill = {
         "job_id": job["id"],
         "tenant_id": tenant_id,
@@ -188,16 +195,15 @@ def settle(
         "created_s": now_s,
     }
     db.execute(_ADD_USAGE, bill | quoted)
-    charge(db, tenant_id, job["id"], amount, now_s)
+    charge(db, (tenant_id, job["id"]), amount, limits.prepaid_micro_usd, now_s)
 
 
 def release(db: sa.Connection, job_id: str, tenant_id: str, now_s: float) -> None:
     """A job ended that is not billed: what was set aside for it is free again."""
     lock_tenant(db, tenant_id)
-    row = db.execute(_RESERVATION, {"job": job_id}).mappings().first()
+    row = db.execute(_END_RESERVATION, {"job": job_id}).mappings().first()
     if row is not None:
-        give_back(db, _held(row), 0, 0, now_s)
-        db.execute(_END_RESERVATION, {"job": job_id})
+        give_back(db, _held(row), limits_of(db, tenant_id), (0, 0), now_s)
 
 
 def _held(row: Any) -> Held:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from airan.core.errors import InvalidInputError, NotFoundError
 from marketplace.store.accounts import tenant_id_of
-from marketplace.store.connect import writing
+from marketplace.store.connect import upserts, writing
 from marketplace.store.schema import (
     balances,
     ledger_entries,
@@ -35,16 +34,7 @@ _LOCK_TENANT = sa.select(tenants.c.id).where(tenants.c.id == sa.bindparam("tenan
 _LOCK_TENANT = _LOCK_TENANT.with_for_update(key_share=True)
 
 
-def _add_to_balance(dialect: Any) -> Any:
-    add = dialect.insert(balances)
-    total = balances.c.amount_micro_usd + add.excluded.amount_micro_usd
-    return add.on_conflict_do_update(index_elements=["account"], set_={"amount_micro_usd": total})
-
-
-_ADD_TO_BALANCE = {
-    "sqlite": _add_to_balance(sqlite),
-    "postgresql": _add_to_balance(postgresql),
-}
+_ADD_TO_BALANCE = upserts(balances, add="amount_micro_usd")
 
 
 @dataclass(frozen=True)
@@ -103,9 +93,16 @@ def post(db: sa.Connection, posting: Posting, now_s: float) -> None:
     db.execute(_ADD_TRANSACTION, row)
 
 
-def charge(db: sa.Connection, tenant_id: str, job_id: str, amount: int, now_s: float) -> None:
-    """Books a job: from what is prepaid as far as that goes, the rest is owed."""
-    paid = min(amount, max(0, -balance(db, prepaid(tenant_id))))
+def charge(
+    db: sa.Connection, job: tuple[str, str], amount: int, prepaid_micro_usd: int, now_s: float
+) -> None:
+    """Books a job, given by its tenant's id and its own.
+
+    It is paid from `prepaid_micro_usd`, the tenant's prepaid money, as far as that goes; the rest
+    is owed.
+    """
+    tenant_id, job_id = job
+    paid = min(amount, max(0, prepaid_micro_usd))
     entries = {
         prepaid(tenant_id): paid,
         receivable(tenant_id): amount - paid,

@@ -21,8 +21,10 @@ from marketplace.billing.limits import (
     period_start_s,
 )
 from marketplace.billing.quotes import Ask
-from marketplace.store.books import balance, prepaid
+from marketplace.store.books import prepaid
+from marketplace.store.connect import upserts
 from marketplace.store.schema import (
+    balances,
     budget_periods,
     budgets,
     events,
@@ -36,10 +38,28 @@ from marketplace.store.schema import (
 _BUDGETS = sa.select(budgets).where(budgets.c.tenant_id == sa.bindparam("tenant"))
 _BUDGETS = _BUDGETS.order_by(budgets.c.id)
 _QUOTAS = sa.select(quotas).where(quotas.c.tenant_id == sa.bindparam("tenant"))
-_REASONS = {
-    "requests": "requests a {}",
-    "tokens": "tokens a {}",
-}
+
+
+def _by_key(table: sa.Table) -> Any:
+    keys = [column == sa.bindparam(column.name) for column in table.primary_key]
+    return sa.select(table).where(*keys)
+
+
+# Built once: to build a statement takes longer than to run it.
+_LIMITS = sa.select(
+    sa.exists().where(quotas.c.tenant_id == sa.bindparam("tenant")).label("quotas"),
+    sa.exists().where(budgets.c.tenant_id == sa.bindparam("tenant")).label("budgets"),
+    sa.select(tenants.c.terms)
+    .where(tenants.c.id == sa.bindparam("tenant"))
+    .scalar_subquery()
+    .label("terms"),
+    sa.select(balances.c.amount_micro_usd)
+    .where(balances.c.account == sa.bindparam("prepaid"))
+    .scalar_subquery()
+    .label("prepaid"),
+)
+_WINDOW, _PERIOD = _by_key(quota_windows), _by_key(budget_periods)
+_PUT = {table: upserts(table) for table in (quota_windows, budget_periods)}
 
 
 @dataclass(frozen=True)
@@ -59,10 +79,28 @@ class Held:
         return {"tenant": self.tenant_id, "project": self.project_id, "key": self.key_id}
 
 
+@dataclass(frozen=True)
+class TenantLimits:
+    """Which kinds of limits a tenant has at all, and what it has prepaid."""
+
+    quotas: bool
+    budgets: bool
+    prepaid_only: bool
+    prepaid_micro_usd: int
+
+
 def held_for(ask: Ask, amount_micro_usd: int, now_s: float) -> Held:
     """What is to be set aside for a job."""
     who = ask.principal
     return Held(who.tenant_id, who.project_id, who.key_id, amount_micro_usd, ask.n_tokens, now_s)
+
+
+def limits_of(db: sa.Connection, tenant_id: str) -> TenantLimits:
+    """Looks up at once what a tenant's jobs must be checked for."""
+    row = db.execute(_LIMITS, {"tenant": tenant_id, "prepaid": prepaid(tenant_id)}).one()
+    return TenantLimits(
+        bool(row.quotas), bool(row.budgets), row.terms == "prepaid", -(row.prepaid or 0)
+    )
 
 
 def take(db: sa.Connection, held: Held) -> RateLimit:
@@ -72,9 +110,11 @@ def take(db: sa.Connection, held: Held) -> RateLimit:
         QuotaExceededError: a quota has no room for it.
         BudgetExceededError: a hard budget or the prepaid account has no room for it.
     """
-    rate_limit, windows = _check_quotas(db, held)
-    periods = _check_budgets(db, held)
-    _check_prepaid(db, held)
+    limits = limits_of(db, held.tenant_id)
+    rate_limit, windows = _check_quotas(db, held) if limits.quotas else (RateLimit(), [])
+    periods = _check_budgets(db, held) if limits.budgets else []
+    if limits.prepaid_only:
+        _check_prepaid(db, held, limits.prepaid_micro_usd)
     for window in windows:
         _put(db, quota_windows, window)
     for period in periods:
@@ -82,18 +122,22 @@ def take(db: sa.Connection, held: Held) -> RateLimit:
     return rate_limit
 
 
-def give_back(db: sa.Connection, held: Held, used_tokens: int, spent: int, now_s: float) -> None:
+def give_back(
+    db: sa.Connection, held: Held, limits: TenantLimits, used: tuple[int, int], now_s: float
+) -> None:
     """The job ended: what it did not use is free again, what it cost is spent.
 
-    Called before the job's reservation is deleted and its bill is written.
+    `used`: tokens and micro-USD. Called when the job's reservation is deleted already, and before
+    its bill is written.
     """
-    for budget in _matching(db, _BUDGETS, held):
-        period = _period(db, budget, held.created_s)
+    used_tokens, spent = used
+    for budget in _matching(db, _BUDGETS, held) if limits.budgets else ():
+        period = _period(db, budget, held.created_s, held.amount_micro_usd)
         period["reserved_micro_usd"] -= held.amount_micro_usd
         period["spent_micro_usd"] += spent
         _alert(db, budget, period, now_s)
         _put(db, budget_periods, period)
-    for quota in _matching(db, _QUOTAS, held):
+    for quota in _matching(db, _QUOTAS, held) if limits.quotas else ():
         for name, width_s in WINDOWS_S.items():
             window = _window(db, quota, name, held.created_s)
             # What was set aside in a window that is over is of no account any more.
@@ -128,8 +172,8 @@ def _check_quotas(db: sa.Connection, held: Held) -> tuple[RateLimit, list[dict[s
                     continue
                 left = limit - window[kind]
                 if needed > left:
-                    what = _REASONS[kind].format(name)
-                    text = f"{whose} {limit} {what} has {max(left, 0)} left, {needed} are needed"
+                    text = f"{whose} {limit} {kind} a {name} has {max(left, 0)} left"
+                    text += f", {needed} are needed"
                     refusal = refusal or (text, reset_s)
                 rate_limit = rate_limit.tightened(
                     kind, limit, left if needed > left else left - needed, reset_s
@@ -168,14 +212,11 @@ def _check_budgets(db: sa.Connection, held: Held) -> list[dict[str, Any]]:
     return periods
 
 
-def _check_prepaid(db: sa.Connection, held: Held) -> None:
-    terms = sa.select(tenants.c.terms).where(tenants.c.id == held.tenant_id)
-    if db.execute(terms).scalar() != "prepaid":
-        return
+def _check_prepaid(db: sa.Connection, held: Held, prepaid_micro_usd: int) -> None:
     reserved = sa.select(sa.func.coalesce(sa.func.sum(reservations.c.amount_micro_usd), 0))
     reserved = reserved.where(reservations.c.tenant_id == held.tenant_id)
     n_reserved = int(db.execute(reserved).scalar_one())
-    left = -balance(db, prepaid(held.tenant_id)) - n_reserved
+    left = prepaid_micro_usd - n_reserved
     if held.amount_micro_usd > left:
         raise BudgetExceededError(
             f"the prepaid account has {max(left, 0)} micro-USD left, this request can cost "
@@ -199,19 +240,21 @@ def _n_open(db: sa.Connection, quota: Any) -> int:
 def _window(db: sa.Connection, quota: Any, name: str, time_s: float) -> dict[str, Any]:
     start_s = float(time_s // WINDOWS_S[name] * WINDOWS_S[name])
     key = {"scope": quota["scope"], "scope_id": quota["scope_id"], "window": name}
-    query = sa.select(quota_windows).where(*_is(quota_windows, key))
-    row = db.execute(query).mappings().first()
+    row = db.execute(_WINDOW, key).mappings().first()
     # A clock that was set back must not open a window anew.
     if row is None or row["start_s"] < start_s:
         return key | {"start_s": start_s, "requests": 0, "tokens": 0}
     return dict(row)
 
 
-def _period(db: sa.Connection, budget: Any, time_s: float) -> dict[str, Any]:
-    """The row of the budget's period; counted from the bills and reservations if it is new."""
+def _period(db: sa.Connection, budget: Any, time_s: float, ending: int = 0) -> dict[str, Any]:
+    """The row of the budget's period; counted from the bills and reservations if it is new.
+
+    `ending`: what was reserved for a job whose reservation was deleted just now, micro-USD.
+    """
     start_s = period_start_s(budget["period"], time_s)
     key = {"budget_id": budget["id"], "start_s": start_s}
-    row = db.execute(sa.select(budget_periods).where(*_is(budget_periods, key))).mappings().first()
+    row = db.execute(_PERIOD, key).mappings().first()
     if row is not None:
         return dict(row)
     end_s = period_end_s(budget["period"], time_s)
@@ -222,7 +265,8 @@ def _period(db: sa.Connection, budget: Any, time_s: float) -> dict[str, Any]:
         )
         sums.append(int(db.execute(query).scalar_one()))
     spent, reserved = sums
-    found = {"spent_micro_usd": spent, "reserved_micro_usd": reserved, "alerted_percent": 0}
+    found = {"spent_micro_usd": spent, "reserved_micro_usd": reserved + ending}
+    found["alerted_percent"] = 0
     return key | found
 
 
@@ -251,11 +295,5 @@ def _owner(table: sa.Table, limit: Any) -> sa.ColumnElement[bool]:
     )
 
 
-def _is(table: sa.Table, key: dict[str, Any]) -> list[sa.ColumnElement[bool]]:
-    return [table.c[name] == value for name, value in key.items()]
-
-
 def _put(db: sa.Connection, table: sa.Table, row: dict[str, Any]) -> None:
-    key = {column.name: row[column.name] for column in table.primary_key}
-    if not db.execute(sa.update(table).where(*_is(table, key)).values(row)).rowcount:
-        db.execute(sa.insert(table).values(row))
+    db.execute(_PUT[table][db.dialect.name], row)

@@ -29,7 +29,9 @@ class Cli:
 
     async def __call__(self, *words: str) -> str:
         """What the command prints; its error is raised."""
-        result = await asyncio.to_thread(CliRunner(env={"COLUMNS": "200"}).invoke, app, [*self.options, *words])
+        result = await asyncio.to_thread(
+            CliRunner(env={"COLUMNS": "200"}).invoke, app, [*self.options, *words]
+        )
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         assert result.exit_code == 0, result.output
