@@ -36,8 +36,11 @@ from marketplace.store.schema import (
 
 # Built once: to build a statement takes longer than to run it.
 _ADD_JOB, _ADD_RESERVATION, _ADD_USAGE = sa.insert(jobs), sa.insert(reservations), sa.insert(usage)
-_END_RESERVATION = sa.delete(reservations).where(reservations.c.job_id == sa.bindparam("job"))
-_END_RESERVATION = _END_RESERVATION.returning(*reservations.c)
+_END_RESERVATION = (
+    sa.delete(reservations)
+    .where(reservations.c.job_id == sa.bindparam("job"))
+    .returning(*reservations.c)
+)
 
 
 class Billing:

@@ -61,7 +61,7 @@ def upserts(table: sa.Table, add: str = "") -> dict[str, Any]:
     """
     found = {}
     for name, dialect in (("sqlite", sqlite), ("postgresql", postgresql)):
-        insert: Any = dialect.insert(table)  # type: ignore[attr-defined]
+        insert: Any = dialect.insert(table)
         keys = [column.name for column in table.primary_key]
         changes = {
             column.name: insert.excluded[column.name]
