@@ -13,7 +13,7 @@ from marketplace.billing.quotes import Ask, Reservation
 from marketplace.money import Price
 from marketplace.store.accounts import new_id, tenant_id_of
 from marketplace.store.books import charge, lock_tenant
-from marketplace.store.connect import writing
+from marketplace.store.connect import reading, writing
 from marketplace.store.limits import (
     Held,
     budget_states,
@@ -86,7 +86,7 @@ class Billing:
             sa.select(quotas.c.tenant_id),
             sa.select(tenants.c.id).where(tenants.c.terms == "prepaid"),
         )
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             return frozenset(db.execute(sa.union(*queries)).scalars())
 
     def set_budget(self, tenant: str, spec: BudgetSpec, now_s: float) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class Billing:
         Raises:
             NotFoundError: there is no such tenant.
         """
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             return budget_states(db, tenant_id_of(db, tenant), now_s)
 
     def set_quota(self, tenant: str, spec: QuotaSpec) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class Billing:
         Raises:
             NotFoundError: there is no such tenant.
         """
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             query = sa.select(quotas).where(quotas.c.tenant_id == tenant_id_of(db, tenant))
             rows = db.execute(query.order_by(quotas.c.scope, quotas.c.scope_id)).mappings()
             return [dict(row) for row in rows]
