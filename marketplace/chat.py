@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
 from airan.core.errors import InvalidInputError
-from marketplace.engines.base import SamplingParams
+from marketplace.engines.base import SamplingParams, TokenLogprob
+from marketplace.json_schema import check_schema
 
 MAX_STOPS = 4
 MAX_MESSAGES = 1024
+MAX_TOP_LOGPROBS = 20
+
+ServiceTier = Literal["priority", "default", "flex"]
 
 # Parameters of OpenAI's schema whose named values change nothing here; any other value is refused.
 _HARMLESS: dict[str, tuple[Any, ...]] = {
     "n": (None, 1),
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
     "logit_bias": (None, {}),
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
     "parallel_tool_calls": (None, True, False),
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
-    "response_format": (None, {"type": "text"}),
     "modalities": (None, ["text"]),
-    "service_tier": (None, "auto", "default"),
     "store": (None, False),
     "reasoning_effort": (None,),
     "verbosity": (None,),
@@ -60,6 +61,23 @@ class _StreamOptions(_Strict):
     include_obfuscation: StrictBool = False
 
 
+class _TextFormat(_Strict):
+    type: Literal["text", "json_object"]
+
+
+class _JsonSchema(_Strict):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: StrictBool | None = None
+
+
+class _SchemaFormat(_Strict):
+    type: Literal["json_schema"]
+    json_schema: _JsonSchema
+
+
+_Format = Annotated[_TextFormat | _SchemaFormat, Field(discriminator="type")]
 _Stop = Annotated[str, Field(min_length=1, max_length=256)]
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
@@ -77,6 +95,10 @@ class _Body(_Strict):
     stop: _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS)] | None = None
     presence_penalty: Annotated[_Number, Field(ge=-2.0, le=2.0)] | None = None
     frequency_penalty: Annotated[_Number, Field(ge=-2.0, le=2.0)] | None = None
+    logprobs: StrictBool | None = None
+    top_logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    response_format: _Format | None = None
+    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +118,14 @@ class ChatRequest:
     frequency_penalty: float
     body: str
     """The request as received, as JSON; what a durable job is stored as."""
+    prompt: str | None = None
+    """Raw text to be continued, instead of messages."""
+    prompt_token_ids: tuple[int, ...] = ()
+    """The same as tokens."""
+    service_tier: ServiceTier = "default"
+    n_logprobs: int | None = None
+    response_schema: dict[str, Any] | None = None
+    """JSON schema of the answer. Such an answer is delivered whole, at its end."""
 
     def sampling(self, max_tokens: int, resumptions: int) -> SamplingParams:
         """The engine's parameters. A resumed sampled answer goes on with another seed: the state
@@ -110,6 +140,8 @@ class ChatRequest:
             seed,
             self.presence_penalty,
             self.frequency_penalty,
+            self.n_logprobs,
+            self.response_schema,
         )
 
 
@@ -121,19 +153,16 @@ def parse_chat_request(values: Any) -> ChatRequest:
     """
     if not isinstance(values, dict):
         raise InvalidInputError("body", "must be a JSON object")
-    _check_encodable(values)
-    known = dict(values)
-    for key in _IGNORED:
-        known.pop(key, None)
-    for key, harmless in _HARMLESS.items():
-        if key in known and not _is_one_of(value := known.pop(key), harmless):
-            raise InvalidInputError(key, f"the value {_short(value)} is not supported here")
+    check_encodable(values)
+    known = without_harmless(values, _HARMLESS)
     try:
         body = _Body.model_validate(known)
     except ValidationError as error:
-        raise _explain(error) from error
+        raise explain(error) from error
     if body.stream_options is not None and not body.stream:
         raise InvalidInputError("stream_options", "is only allowed when stream is true")
+    if body.top_logprobs is not None and not body.logprobs:
+        raise InvalidInputError("top_logprobs", "is only allowed when logprobs is true")
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
     return ChatRequest(
         model=body.model,
@@ -148,7 +177,36 @@ def parse_chat_request(values: Any) -> ChatRequest:
         presence_penalty=_default(body.presence_penalty, 0.0),
         frequency_penalty=_default(body.frequency_penalty, 0.0),
         body=json.dumps(values),
+        service_tier=tier_of(body.service_tier),
+        n_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        response_schema=_schema(body.response_format),
     )
+
+
+def tier_of(asked: str | None) -> ServiceTier:
+    """The tier a request runs at; OpenAI's `auto` leaves the choice to us."""
+    return asked if asked in ("priority", "flex") else "default"  # type: ignore[return-value]
+
+
+def _schema(answer: _TextFormat | _SchemaFormat | None) -> dict[str, Any] | None:
+    if isinstance(answer, _SchemaFormat):
+        return check_schema(answer.json_schema.schema_ or {"type": "object"})
+    return {"type": "object"} if answer is not None and answer.type == "json_object" else None
+
+
+def without_harmless(
+    values: dict[str, Any], harmless: dict[str, tuple[Any, ...]]
+) -> dict[str, Any]:
+    """The parameters but those that change nothing here.
+
+    Raises:
+        InvalidInputError: one of them has a value that would change something.
+    """
+    known = {key: value for key, value in values.items() if key not in _IGNORED}
+    for key, accepted in harmless.items():
+        if key in known and not _is_one_of(value := known.pop(key), accepted):
+            raise InvalidInputError(key, f"the value {_short(value)} is not supported here")
+    return known
 
 
 def completion(
@@ -167,6 +225,19 @@ def completion(
     }
 
 
+def logprobs_object(tokens: Sequence[TokenLogprob], n_top: int) -> dict[str, Any]:
+    """A chat choice's `logprobs` in OpenAI's form."""
+
+    def entry(token: TokenLogprob) -> dict[str, Any]:
+        return {"token": token.text, "bytes": list(token.data), "logprob": token.logprob}
+
+    content = [
+        entry(token) | {"top_logprobs": [entry(other) for other in token.top[:n_top]]}
+        for token in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
 def completion_id(job_id: str) -> str:
     """The public id of a job's answer."""
     return "chatcmpl-" + job_id.replace("-", "")
@@ -182,7 +253,7 @@ def usage_object(input_tokens: int, output_tokens: int, preemptions: int) -> dic
     }
 
 
-def _check_encodable(values: dict[str, Any]) -> None:
+def check_encodable(values: dict[str, Any]) -> None:
     """JSON can spell half a surrogate pair; no tokenizer and no database takes one."""
     try:
         json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
@@ -213,7 +284,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _explain(error: ValidationError) -> InvalidInputError:
+def explain(error: ValidationError) -> InvalidInputError:
     first = error.errors()[0]
     # Alternatives of a union and their constraints are pydantic's words, not the client's.
     path = [part for part in first["loc"] if isinstance(part, int) or part.isidentifier()]

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from marketplace.chat import ChatRequest
-from marketplace.engines.base import TokenChunk
-from marketplace.store.accounts import Principal
+from marketplace.engines.base import TokenChunk, TokenLogprob
+from marketplace.principal import Principal
 from marketplace.store.ledger import Outcome
 
 JobState = Literal["queued", "running", "preempted", "completed", "failed", "cancelled"]
@@ -83,6 +83,8 @@ class Job:
     """All text generated, stop sequences and all."""
     text: str = ""
     """The answer so far."""
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    """Of every token generated, if they were asked for."""
     n_withheld: int = 0
     """Tokens of a character that `max_tokens` cut in two: generated, but no text."""
     pauses: list[Pause] = field(default_factory=list)
@@ -115,7 +117,10 @@ class Job:
 
     def restore(self, token_ids: list[int], text: str, preemptions: int) -> None:
         """Takes over what a stored job had."""
-        self.token_ids, self.preemptions = token_ids, preemptions
+        self.preemptions = preemptions
+        if self.request.response_schema is not None:
+            return
+        self.token_ids = token_ids
         self._n_before_turn = len(token_ids)
         self._take(text)
         if preemptions:
@@ -131,6 +136,7 @@ class Job:
         """Adds what the engine generated; True when a stop sequence ends the answer."""
         self.token_ids.extend(chunk.token_ids)
         self._n_in_turn = chunk.n_generated
+        self.logprobs.extend(chunk.logprobs)
         if chunk.token_ids:
             self.setbacks = 0
         if chunk.text:
@@ -147,11 +153,28 @@ class Job:
         self.preemptions += 1
         n_reported = self._n_before_turn + self._n_in_turn
         self.pauses.append(Pause(tuple(self.token_ids), self.text, n_reported))
+        if self.request.response_schema is not None:
+            self._start_over()
         self.feed.put_nowait(WAITING)
+
+    def answer_logprobs(self) -> list[TokenLogprob]:
+        """Those of the answer's tokens: what a stop sequence cut off is left out."""
+        kept, n_bytes, n_text = 0, 0, len(self.text.encode())
+        while kept < len(self.logprobs) and n_bytes < n_text:
+            n_bytes += len(self.logprobs[kept].data)
+            kept += 1
+        return self.logprobs[:kept]
 
     def tokens_lost(self) -> int:
         """Tokens generated before a pause that the present answer does not contain."""
         return max((_missing(pause, self) for pause in self.pauses), default=0)
+
+    def _start_over(self) -> None:
+        """An engine cannot take up a JSON schema in the middle, and nothing was delivered yet."""
+        self.token_ids, self.raw_text, self.text = [], "", ""
+        self.logprobs = []
+        self.n_withheld = 0
+        self._stops = StopMatcher(self.request.stops)
 
     def _take(self, text: str) -> None:
         self.raw_text += text
@@ -160,7 +183,8 @@ class Job:
     def _deliver(self, text: str) -> None:
         if text:
             self.text += text
-            self.feed.put_nowait(text)
+            if self.request.response_schema is None:
+                self.feed.put_nowait(text)
 
 
 def _missing(pause: Pause, job: Job) -> int:

@@ -23,6 +23,20 @@ class SamplingParams:
     seed: int | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    n_logprobs: int | None = None
+    """How many alternatives to report for each token; None reports no log probabilities at all."""
+    json_schema: Mapping[str, Any] | None = None
+    """What the answer has to satisfy, from its first token on."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token's natural log probability before sampling, and its likeliest alternatives."""
+
+    text: str
+    data: bytes
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +51,7 @@ class TokenChunk:
     token_ids: tuple[int, ...]
     n_generated: int
     finish_reason: FinishReason | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Engine(Protocol):
@@ -60,6 +75,14 @@ class Engine(Protocol):
 
     async def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
         """Text -> token ids, none added; `parse_special` reads control tokens like <|im_end|>."""
+        ...
+
+    async def embed(self, token_ids: Sequence[int]) -> list[float]:
+        """The text's embedding.
+
+        Raises:
+            InvalidInputError: the engine was not started for embeddings.
+        """
         ...
 
     async def health(self) -> bool:

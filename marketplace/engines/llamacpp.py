@@ -10,11 +10,17 @@ from typing import Any
 import aiohttp
 
 from airan.core.errors import InvalidInputError, UnavailableError
-from marketplace.engines.base import FinishReason, SamplingParams, TokenChunk
+from marketplace.engines.base import FinishReason, SamplingParams, TokenChunk, TokenLogprob
 
 _SEED_RANGE = 2**32 - 1
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30.0, sock_read=120.0)
+_KEPT_S = 3.0
+"""How long an idle connection is kept: less than the 5 s after which llama.cpp closes it."""
+_TRIES = 4
+_ASKING = 2
 _OK, _BAD_REQUEST, _UNPROCESSABLE = 200, 400, 422
+_IMPOSSIBLE = -9999.0
+_NOT_SUPPORTED = 501
 _FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 
 
@@ -32,6 +38,7 @@ class LlamaCppEngine:
         self._prefill = asyncio.Lock()
         self._cached: dict[int, list[int]] = {}
         self._session: aiohttp.ClientSession | None = None
+        self._stream_session: aiohttp.ClientSession | None = None
 
     async def generate(
         self, prompt_token_ids: Sequence[int], params: SamplingParams, *, slot: int
@@ -44,7 +51,9 @@ class LlamaCppEngine:
         body |= {"stream": True, "return_tokens": True, "n_predict": params.max_tokens}
         n_generated = respelled = 0
         try:
-            async with self._http.post("/completion", json=body) as response:
+            # On a connection of its own, which the server cannot have closed just now, and whose
+            # end, wherever it comes, stops the engine.
+            async with self._streams.post("/completion", json=body) as response:
                 if response.status != _OK:
                     raise _refusal(response.status, await response.read())
                 held = self._cached[slot] = prompt
@@ -70,6 +79,11 @@ class LlamaCppEngine:
         body = {"content": text, "add_special": False, "parse_special": parse_special}
         return list((await self._post("/tokenize", body))["tokens"])
 
+    async def embed(self, token_ids: Sequence[int]) -> list[float]:
+        """See Engine.embed."""
+        answer = await self._post("/v1/embeddings", {"input": list(token_ids)})
+        return [float(value) for value in answer["data"][0]["embedding"]]
+
     async def health(self) -> bool:
         """See Engine.health."""
         try:
@@ -89,17 +103,26 @@ class LlamaCppEngine:
 
     async def aclose(self) -> None:
         """See Engine.aclose."""
-        if self._session is not None:
-            await self._session.close()
+        for session in (self._session, self._stream_session):
+            if session is not None:
+                await session.close()
+
+    @property
+    def _streams(self) -> aiohttp.ClientSession:
+        if self._stream_session is None:
+            connector = aiohttp.TCPConnector(limit=0, force_close=True)
+            self._stream_session = aiohttp.ClientSession(
+                self.url, timeout=_TIMEOUT, connector=connector
+            )
+        return self._stream_session
 
     @property
     def _http(self) -> aiohttp.ClientSession:
         """Made at its first use, within the event loop it belongs to."""
         if self._session is None:
-            # As many connections as there are slots: the dispatcher counts those.
-            self._session = aiohttp.ClientSession(
-                self.url, timeout=_TIMEOUT, connector=aiohttp.TCPConnector(limit=0)
-            )
+            # An open connection takes one of the few threads of llama.cpp's server.
+            connector = aiohttp.TCPConnector(limit=_ASKING, keepalive_timeout=_KEPT_S)
+            self._session = aiohttp.ClientSession(self.url, timeout=_TIMEOUT, connector=connector)
         return self._session
 
     async def _feed(self, prompt: list[int], slot: int) -> None:
@@ -112,7 +135,7 @@ class LlamaCppEngine:
         for end in range(start + self._piece, len(prompt), self._piece):
             body = {"prompt": prompt[:end], "id_slot": slot, "cache_prompt": True, "n_predict": 0}
             async with self._prefill:
-                await self._post("/completion", body)
+                await self._fed(body)
             self._cached[slot] = prompt[:end]
 
     async def _chunk(self, message: Mapping[str, Any], n_before: int, respelled: int) -> TokenChunk:
@@ -128,17 +151,40 @@ class LlamaCppEngine:
             ids = tuple(await self.tokenize(text, parse_special=False))
             respelled += len(ids) - n_new
         reason = _finish_reason(message) if final else None
-        return TokenChunk(text, ids, n_generated + respelled, reason)
+        logprobs = tuple(map(_logprob, message.get("completion_probabilities", ())))
+        return TokenChunk(text, ids, n_generated + respelled, reason, logprobs)
 
-    async def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    async def _fed(self, body: Mapping[str, Any]) -> None:
         try:
-            async with self._http.post(path, json=body) as response:
+            async with self._streams.post("/completion", json=body) as response:
                 answer = await response.read()
                 if response.status != _OK:
                     raise _refusal(response.status, answer)
+        except _FAILURES as error:
+            raise self._lost(error) from error
+
+    async def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            status, answer = await self._answer(path, body)
+            if status != _OK:
+                raise _refusal(status, answer)
             return dict(json.loads(answer))
         except (*_FAILURES, json.JSONDecodeError) as error:
             raise self._lost(error) from error
+
+    async def _answer(self, path: str, body: Mapping[str, Any]) -> tuple[int, bytes]:
+        for tries_left in range(_TRIES - 1, -1, -1):
+            try:
+                async with self._http.post(path, json=body) as response:
+                    return response.status, await response.read()
+            except aiohttp.ClientConnectorError:
+                raise
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                # The server has just closed the connection, which had been idle. To ask again
+                # changes nothing.
+                if not tries_left:
+                    raise
+        raise AssertionError("unreachable")
 
     def _lost(self, error: Exception) -> UnavailableError:
         return UnavailableError(
@@ -166,8 +212,16 @@ def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     return min(len(left), len(right))
 
 
+def _logprob(values: Mapping[str, Any]) -> TokenLogprob:
+    # An impossible token has minus infinity, which JSON cannot spell.
+    logprob = values.get("logprob")
+    logprob = _IMPOSSIBLE if logprob is None else max(float(logprob), _IMPOSSIBLE)
+    top = tuple(map(_logprob, values.get("top_logprobs", ())))
+    return TokenLogprob(str(values["token"]), bytes(values["bytes"]), logprob, top)
+
+
 def _sampling(params: SamplingParams) -> dict[str, Any]:
-    return {
+    return _asked(params) | {
         "temperature": params.temperature,
         "top_p": params.top_p,
         "top_k": 0,
@@ -177,6 +231,16 @@ def _sampling(params: SamplingParams) -> dict[str, Any]:
         "seed": -1 if params.seed is None else params.seed % _SEED_RANGE,
         "samplers": ["penalties", "top_p", "temperature"],
     }
+
+
+def _asked(params: SamplingParams) -> dict[str, Any]:
+    body: dict[str, Any] = {}
+    if params.n_logprobs is not None:
+        # llama.cpp reports the token chosen only together with at least one alternative.
+        body["n_probs"] = max(params.n_logprobs, 1)
+    if params.json_schema is not None:
+        body["json_schema"] = params.json_schema
+    return body
 
 
 def _finish_reason(message: Mapping[str, Any]) -> FinishReason:
@@ -189,6 +253,8 @@ def _refusal(status: int, body: bytes) -> Exception:
         message = str(json.loads(body)["error"]["message"])
     except (ValueError, KeyError, TypeError):
         message = body[:200].decode(errors="replace")
+    if status == _NOT_SUPPORTED:
+        return InvalidInputError("model", f"the engine cannot do this: {message}")
     if status in (_BAD_REQUEST, _UNPROCESSABLE):
         return InvalidInputError("prompt", f"the engine refuses it: {message}")
     return UnavailableError(f"the engine answers {status}: {message}")

@@ -13,7 +13,20 @@ from starlette.responses import JSONResponse, Response
 
 from airan.core.clock import Clock, SystemClock
 from airan.core.errors import AiranError
-from marketplace.gateway import admin_api, errors, nvcf_api, openai_api
+from marketplace.gateway import (
+    admin_api,
+    admin_money_api,
+    batches_api,
+    billing_api,
+    completions_api,
+    embeddings_api,
+    errors,
+    files_api,
+    nvcf_api,
+    openai_api,
+    responses_api,
+)
+from marketplace.gateway.batch_runner import BatchRunner
 from marketplace.gateway.edge import EdgeMiddleware, request_counter
 from marketplace.gateway.runtime import Runtime
 from marketplace.gateway.settings import GatewaySettings
@@ -25,6 +38,19 @@ _HANDLERS = {
     HTTPException: errors.answer_http_exception,
     RequestValidationError: errors.answer_validation_error,
 }
+
+_ROUTERS = (
+    openai_api,
+    completions_api,
+    embeddings_api,
+    responses_api,
+    files_api,
+    batches_api,
+    nvcf_api,
+    billing_api,
+    admin_api,
+    admin_money_api,
+)
 
 
 def build_app(
@@ -40,14 +66,18 @@ def build_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await runtime.start()
+        runner = BatchRunner(runtime)
+        app.state.batch_runner = runner
+        await runner.start()
         yield
+        await runner.stop()
         await runtime.stop()
 
     app = FastAPI(title="airan marketplace", lifespan=lifespan, redirect_slashes=False)
     app.state.runtime = runtime
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
-    for module in (openai_api, nvcf_api, admin_api):
+    for module in _ROUTERS:
         app.include_router(module.build_router(runtime))
     _add_probes(app, runtime)
     app.add_middleware(

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from marketplace.chat import completion, usage_object
+from marketplace.chat import completion, logprobs_object, usage_object
 from marketplace.gateway.errors import from_outcome, model_not_found
 from marketplace.gateway.runtime import Runtime
 from marketplace.gateway.streaming import ChatStream, wait_for_job
@@ -42,9 +42,12 @@ def build_router(runtime: Runtime) -> APIRouter:
             raise from_outcome(outcome) if outcome else RuntimeError("a job ended without outcome")
         usage = usage_object(outcome.input_tokens, outcome.output_tokens, job.preemptions)
         reason = outcome.finish_reason or "stop"
-        return JSONResponse(
-            completion(job.id, job.request.model, job.created_s, job.text, reason, usage)
-        )
+        answer = completion(job.id, job.request.model, job.created_s, job.text, reason, usage)
+        answer["service_tier"] = job.request.service_tier
+        if job.request.n_logprobs is not None:
+            logprobs = logprobs_object(job.answer_logprobs(), job.request.n_logprobs)
+            answer["choices"][0]["logprobs"] = logprobs
+        return JSONResponse(answer)
 
     return router
 

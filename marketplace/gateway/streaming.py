@@ -10,7 +10,7 @@ from fastapi import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from marketplace.chat import completion_id, usage_object
+from marketplace.chat import completion_id, logprobs_object, usage_object
 from marketplace.gateway.errors import from_outcome
 from marketplace.gateway.runtime import Runtime
 from marketplace.jobs import FeedItem, Job, Waiting
@@ -37,6 +37,7 @@ class ChatStream(Response):
             "object": "chat.completion.chunk",
             "created": int(job.created_s),
             "model": job.request.model,
+            "service_tier": job.request.service_tier,
         }
         if job.request.include_usage:
             start["usage"] = None
@@ -46,6 +47,7 @@ class ChatStream(Response):
             self._chunk([_choice({"content": "\0"}, None)]), ensure_ascii=False
         ).split('"\\u0000"')
         self._head, self._tail = "data: " + head, tail + "\n\n"
+        self._n_logprobs_sent = 0
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         """Sends the answer as it grows."""
@@ -79,7 +81,9 @@ class ChatStream(Response):
     def _encode(self, items: list[FeedItem]) -> tuple[bytes, bool]:
         parts: list[bytes] = []
         for item in items:
-            if isinstance(item, str):
+            if isinstance(item, str) and self._job.request.n_logprobs is not None:
+                parts.append(self._text_with_logprobs(item))
+            elif isinstance(item, str):
                 parts.append((self._head + json.dumps(item) + self._tail).encode())
             elif isinstance(item, Outcome):
                 parts.append(self._end(item))
@@ -87,6 +91,13 @@ class ChatStream(Response):
             else:
                 parts.append(_KEEP_ALIVE)
         return b"".join(parts), False
+
+    def _text_with_logprobs(self, text: str) -> bytes:
+        tokens = self._job.answer_logprobs()
+        fresh, self._n_logprobs_sent = tokens[self._n_logprobs_sent :], len(tokens)
+        choice = _choice({"content": text}, None)
+        choice["logprobs"] = logprobs_object(fresh, self._job.request.n_logprobs or 0)
+        return self._event(self._chunk([choice]))
 
     def _end(self, outcome: Outcome) -> bytes:
         if outcome.state != "completed":

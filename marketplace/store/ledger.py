@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, func, insert, select, update
 
 from marketplace.money import MICRO_USD_PER_USD, Price
+from marketplace.store.billing import release, settle
 from marketplace.store.connect import writing
 from marketplace.store.schema import events, jobs, tenants, usage
 
@@ -38,6 +39,29 @@ class Outcome:
         return self.state == "completed" or (self.state == "cancelled" and self.output_tokens > 0)
 
 
+# Built once: to build a statement takes longer than to run it.
+_ADD_JOB, _ADD_EVENT = insert(jobs), insert(events)
+_FINISHED = (
+    "state",
+    "input_tokens",
+    "output_tokens",
+    "tokens_lost",
+    "finish_reason",
+    "text",
+    "generated_ids",
+    "ttft_ms",
+    "error_code",
+    "error_message",
+    "updated_s",
+)
+_FINISH_JOB = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("job_id"), jobs.c.state.in_(OPEN_STATES))
+    .values({name: bindparam(f"new_{name}") for name in _FINISHED})
+    .returning(jobs.c.id, jobs.c.tenant_id, jobs.c.key_id, jobs.c.model, jobs.c.updated_s)
+)
+
+
 class Ledger:
     """All calls are blocking and safe from several threads."""
 
@@ -46,12 +70,9 @@ class Ledger:
 
     def add_job(self, row: dict[str, Any], now_s: float) -> None:
         """Stores a new job: id, kind, tenant_id, key_id, model, request, input_tokens."""
+        row = row | {"state": "queued", "created_s": now_s, "updated_s": now_s}
         with writing(self._engine) as connection:
-            connection.execute(
-                insert(jobs).values(
-                    row | {"state": "queued", "created_s": now_s, "updated_s": now_s}
-                )
-            )
+            connection.execute(_ADD_JOB, row)
 
     def set_running(self, job_id: str, now_s: float, input_tokens: int) -> None:
         """Notes that an engine works on the job."""
@@ -73,39 +94,29 @@ class Ledger:
     def finish(self, job_id: str, outcome: Outcome, price: Price, now_s: float) -> bool:
         """Ends the job and bills it in one transaction; False if it had ended already.
 
-        A job that ended stays as it ended: finishing twice bills once.
+        A job that ended stays as it ended: finishing twice bills once. `price` is for a job that
+        was accepted without a quote, by an earlier airan.
         """
         values = {
-            "state": outcome.state,
-            "input_tokens": outcome.input_tokens,
-            "output_tokens": outcome.output_tokens,
-            "tokens_lost": outcome.tokens_lost,
-            "finish_reason": outcome.finish_reason,
-            "text": outcome.text,
-            "generated_ids": None,
-            "ttft_ms": outcome.ttft_ms,
-            "error_code": outcome.error_code,
-            "error_message": outcome.error_message,
-            "updated_s": now_s,
+            "new_state": outcome.state,
+            "new_input_tokens": outcome.input_tokens,
+            "new_output_tokens": outcome.output_tokens,
+            "new_tokens_lost": outcome.tokens_lost,
+            "new_finish_reason": outcome.finish_reason,
+            "new_text": outcome.text,
+            "new_generated_ids": None,
+            "new_ttft_ms": outcome.ttft_ms,
+            "new_error_code": outcome.error_code,
+            "new_error_message": outcome.error_message,
+            "new_updated_s": now_s,
+            "job_id": job_id,
         }
-        query = update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(OPEN_STATES))
-        owner = (jobs.c.tenant_id, jobs.c.key_id, jobs.c.model)
         with writing(self._engine) as connection:
-            row = connection.execute(query.values(values).returning(*owner)).first()
+            row = connection.execute(_FINISH_JOB, values).first()
             if row is None:
                 return False
-            if outcome.billed:
-                bill = {
-                    "job_id": job_id,
-                    **dict(row._mapping),
-                    "input_tokens": outcome.input_tokens,
-                    "output_tokens": outcome.output_tokens,
-                    "amount_micro_usd": price.amount_micro_usd(
-                        outcome.input_tokens, outcome.output_tokens
-                    ),
-                    "created_s": now_s,
-                }
-                connection.execute(insert(usage).values(bill))
+            tokens = (outcome.input_tokens, outcome.output_tokens) if outcome.billed else None
+            settle(connection, dict(row._mapping), tokens, price)
         return True
 
     def recover(self, now_s: float) -> list[dict[str, Any]]:
@@ -119,7 +130,8 @@ class Ledger:
         )
         left = select(jobs).where(jobs.c.state.in_(OPEN_STATES)).order_by(jobs.c.created_s)
         with writing(self._engine) as connection:
-            connection.execute(ended)
+            for row in connection.execute(ended.returning(jobs.c.id, jobs.c.tenant_id)).all():
+                release(connection, row.id, row.tenant_id, now_s)
             return [dict(row) for row in connection.execute(left).mappings()]
 
     def job(self, job_id: str) -> dict[str, Any] | None:
@@ -180,7 +192,7 @@ class Ledger:
         """Appends an event."""
         row = {"kind": kind, "message": message, "time_s": now_s, "severity": severity}
         with writing(self._engine) as connection:
-            connection.execute(insert(events).values(row | {"job_id": job_id}))
+            connection.execute(_ADD_EVENT, row | {"job_id": job_id})
 
     def list_events(self, after_seq: int, limit: int) -> list[dict[str, Any]]:
         """Events with a greater number than `after_seq`, oldest first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,10 @@ def downgrade(engine: sa.Engine, revision: str) -> None:
         command.downgrade(_config(db), revision)
 
 
+@functools.lru_cache(maxsize=32)
 def alone(engine: sa.Engine) -> sa.Engine:
     """The engine with transactions that write: on SQLite one at a time, from their start."""
+    # Kept, because an engine with options takes longer to make than a transaction.
     return engine.execution_options(alone=True)
 
 

@@ -118,9 +118,10 @@ def test_a_lease_carries_one_request_for_every_16_sms(sm_count: int, streams: in
     ("change", "field"),
     [
         ({"n": 2}, "n"),
-        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": 1}, "logprobs"),
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "yaml"}}, "response_format"),
+        ({"top_logprobs": 2}, "top_logprobs"),
         ({"stop": ["a"] * 5}, "stop"),
         ({"stop": ""}, "stop"),
         ({"temperature": 3}, "temperature"),
@@ -172,3 +173,17 @@ def test_no_json_value_breaks_the_check(values: Any) -> None:
     for body in (values, REQUEST | {"messages": values}, REQUEST | {"stop": values, "n": values}):
         with contextlib.suppress(InvalidInputError):
             assert parse_chat_request(body).messages
+
+
+def test_a_json_answer_starts_over_after_a_pause_and_is_delivered_whole() -> None:
+    job = new_job(response_format={"type": "json_object"})
+    job.begin_turn()
+    job.record(TokenChunk('{"a', (1, 2), 2))
+    job.pause()
+    assert job.n_left == job.max_tokens
+    job.begin_turn()
+    job.record(TokenChunk('{"b": 1}', (3, 4, 5), 3, "stop"))
+    assert job.text == '{"b": 1}'
+    assert job.tokens_lost() == 2
+    while not job.feed.empty():
+        assert not isinstance(job.feed.get_nowait(), str)

@@ -1,0 +1,215 @@
+"""OpenAI's responses: /v1/responses, with background work that outlives its connection."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from airan.core.errors import UnavailableError
+from marketplace.chat import parse_chat_request
+from marketplace.gateway.errors import ApiError, from_outcome
+from marketplace.gateway.runtime import Runtime
+from marketplace.gateway.streaming import wait_for_job
+from marketplace.jobs import Job
+from marketplace.responses import (
+    closing_events,
+    events_between,
+    parse_response_request,
+    response_object,
+)
+from marketplace.store.accounts import Principal
+from marketplace.store.ledger import OPEN_STATES, Outcome
+
+Document = dict[str, Any]
+
+
+class _Feeds:
+    """Lets several streams follow one job: its feed has one reader."""
+
+    def __init__(self) -> None:
+        self._changed: dict[str, asyncio.Condition] = {}
+        self._readers: set[asyncio.Task[None]] = set()
+
+    def follow(self, job: Job) -> asyncio.Condition:
+        """What is notified at every change of the job."""
+        changed = self._changed.get(job.id)
+        if changed is None:
+            changed = self._changed[job.id] = asyncio.Condition()
+            reader = asyncio.create_task(self._read(job, changed))
+            self._readers.add(reader)
+            reader.add_done_callback(self._readers.discard)
+        return changed
+
+    async def _read(self, job: Job, changed: asyncio.Condition) -> None:
+        ended = False
+        while not ended:
+            ended = isinstance(await job.feed.get(), Outcome)
+            async with changed:
+                changed.notify_all()
+        del self._changed[job.id]
+
+
+def build_router(runtime: Runtime) -> APIRouter:
+    """The routes under /v1/responses."""
+    router = APIRouter(prefix="/v1/responses", tags=["openai"])
+    feeds = _Feeds()
+
+    @router.post("")
+    async def create(request: Request) -> Response:
+        principal, values = await runtime.read_body(request)
+        job, document, stream = await _begin(runtime, principal, values)
+        if stream:
+            events = _events(runtime, feeds, document, job, -1)
+            return StreamingResponse(events, media_type="text/event-stream")
+        if not document["background"]:
+            await wait_for_job(runtime, request, job)
+            if job.outcome is not None and job.outcome.state == "failed":
+                raise from_outcome(job.outcome)
+        return JSONResponse(_of_job(document, job))
+
+    @router.get("/{response_id}")
+    async def retrieve(
+        response_id: str,
+        request: Request,
+        stream: bool = False,
+        starting_after: Annotated[int, Query(ge=-1)] = -1,
+    ) -> Response:
+        row = await _find(runtime, await runtime.authenticate(request), response_id)
+        job = runtime.async_jobs.get(row["job_id"])
+        if stream:
+            events = _events(runtime, feeds, row["document"], job or row["job_id"], starting_after)
+            return StreamingResponse(events, media_type="text/event-stream")
+        return JSONResponse(await _stored(runtime, row["document"], row["job_id"]))
+
+    @router.post("/{response_id}/cancel")
+    async def cancel(response_id: str, request: Request) -> dict[str, Any]:
+        row = await _find(runtime, await runtime.authenticate(request), response_id)
+        if not row["document"]["background"]:
+            raise ApiError(400, "Only a background response can be cancelled.")
+        await _cancel(runtime, row["job_id"])
+        return await _stored(runtime, row["document"], row["job_id"])
+
+    @router.delete("/{response_id}")
+    async def delete(response_id: str, request: Request) -> dict[str, Any]:
+        principal = await runtime.authenticate(request)
+        row = await _find(runtime, principal, response_id)
+        await _cancel(runtime, row["job_id"])
+        await runtime.db.call(runtime.db.batches.delete_response, response_id, principal.tenant_id)
+        return {"id": response_id, "object": "response", "deleted": True}
+
+    return router
+
+
+async def _begin(
+    runtime: Runtime, principal: Principal, values: dict[str, Any]
+) -> tuple[Job, Document, bool]:
+    """Checks and submits a request; stored before its client hears of it if it is to be."""
+    asked = parse_response_request(values)
+    earlier: list[dict[str, str]] = []
+    if asked.previous_id is not None:
+        before = await _find(runtime, principal, asked.previous_id)
+        answer = await runtime.db.call(runtime.db.ledger.job, before["job_id"])
+        if answer is None or answer["state"] != "completed":
+            raise ApiError(400, "That response is not complete.", param="previous_response_id")
+        text = {"role": "assistant", "content": answer["text"] or ""}
+        earlier = [*before["document"]["messages"], text]
+    chat = parse_chat_request(asked.chat_body(earlier))
+    job = runtime.job_of(chat, "async" if asked.store else "sync", principal)
+    document: Document = {
+        "id": "resp_" + secrets.token_hex(16),
+        "created_s": job.created_s,
+        "background": asked.background,
+        "store": asked.store,
+        "service_tier": chat.service_tier,
+        "values": {key: value for key, value in values.items() if key != "input"},
+        "messages": earlier + asked.messages,
+    }
+    try:
+        await runtime.dispatcher.prepare(job, runtime.settings.engine_wait_s)
+    except UnavailableError:
+        if not asked.background:
+            raise
+        job.prompt_ids = None
+    await runtime.dispatcher.submit(job)
+    if asked.store:
+        runtime.keep(job)
+        row = {"id": document["id"], "tenant_id": principal.tenant_id, "job_id": job.id}
+        row |= {"document": document, "created_s": job.created_s}
+        await runtime.db.call(runtime.db.batches.add_response, row)
+    return job, document, asked.stream
+
+
+async def _events(
+    runtime: Runtime, feeds: _Feeds, document: Document, job: Job | str, after: int
+) -> AsyncIterator[str]:
+    """The stream from after number `after` to its end; `job` is an id once it has ended."""
+    n_sent = 0
+    if isinstance(job, Job):
+        changed = feeds.follow(job)
+        try:
+            while True:
+                text, ended = job.text, job.outcome is not None
+                if text[n_sent:] or n_sent == 0:
+                    for event in events_between(document, text, n_sent, after):
+                        after = event["sequence_number"]
+                        yield _encode(event)
+                    n_sent = len(text)
+                if ended:
+                    break
+                async with changed:
+                    if job.outcome is None and len(job.text) == n_sent:
+                        await changed.wait()
+        finally:
+            if job.outcome is None and not document["background"]:
+                runtime.spawn(runtime.dispatcher.cancel(job))
+        answer, text = _of_job(document, job), job.text
+    else:
+        answer = await _stored(runtime, document, job)
+        text = "".join(item["content"][0]["text"] for item in answer["output"] if item["content"])
+        for event in events_between(document, text, 0, after):
+            after = event["sequence_number"]
+            yield _encode(event)
+    for event in closing_events(document, answer, text, after):
+        yield _encode(event)
+
+
+def _of_job(document: Document, job: Job) -> dict[str, Any]:
+    if job.outcome is None:
+        return response_object(document, job.state, job.text, {})
+    return response_object(document, job.outcome.state, job.text, asdict(job.outcome))
+
+
+async def _stored(runtime: Runtime, document: Document, job_id: str) -> dict[str, Any]:
+    job = runtime.async_jobs.get(job_id)
+    if job is not None:
+        return _of_job(document, job)
+    row = await runtime.db.call(runtime.db.ledger.job, job_id)
+    if row is None:
+        raise ApiError(404, "That response is gone.")
+    return response_object(document, row["state"], row["text"] or "", row)
+
+
+async def _cancel(runtime: Runtime, job_id: str) -> None:
+    job = runtime.async_jobs.get(job_id)
+    if job is not None and job.outcome is None and job.state in OPEN_STATES:
+        await runtime.dispatcher.cancel(job)
+        await job.done.wait()
+
+
+async def _find(runtime: Runtime, principal: Principal, response_id: str) -> dict[str, Any]:
+    store = runtime.db.batches
+    row = await runtime.db.call(store.response, response_id, principal.tenant_id)
+    if row is None:
+        raise ApiError(404, f"No such response: {response_id!r}.", param="response_id")
+    return row
+
+
+def _encode(event: dict[str, Any]) -> str:
+    return f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"

@@ -1,0 +1,240 @@
+"""The request to OpenAI's Responses interface as checked, and its answer and events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
+
+from airan.core.errors import InvalidInputError
+from marketplace.chat import check_encodable, explain, without_harmless
+
+_HARMLESS: dict[str, tuple[Any, ...]] = {
+    "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
+    "parallel_tool_calls": (None, True, False),
+    "include": (None, []),
+    "reasoning": (None,),
+    "truncation": (None, "disabled"),
+    "text": (None, {"format": {"type": "text"}}),
+    "top_logprobs": (None, 0),
+    "max_tool_calls": (None,),
+    "prompt": (None,),
+    "conversation": (None,),
+    "stream_options": (None, {}),
+}
+_PASSED_ON = ("model", "temperature", "top_p", "service_tier")
+_FIRST_TEXT = 3
+"""Sequence number of the last event before the text."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    type: Literal["input_text", "output_text"]
+    text: str
+
+
+class _Item(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    type: Literal["message"] = "message"
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str | list[_Part]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    input: Annotated[str, Field(min_length=1)] | Annotated[list[_Item], Field(min_length=1)]
+    instructions: str | None = None
+    max_output_tokens: Annotated[StrictInt, Field(ge=16)] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    service_tier: str | None = None
+    stream: StrictBool | None = None
+    background: StrictBool | None = None
+    store: StrictBool | None = None
+    previous_response_id: Annotated[str, Field(max_length=64)] | None = None
+
+
+@dataclass(frozen=True)
+class ResponseRequest:
+    """A checked request; `messages` without those of the response it goes on from."""
+
+    values: dict[str, Any]
+    messages: list[dict[str, str]]
+    stream: bool
+    background: bool
+    store: bool
+    previous_id: str | None
+    instructions: str | None
+
+    def chat_body(self, earlier: list[dict[str, str]]) -> dict[str, Any]:
+        """The same as a chat completion's body."""
+        first = [{"role": "system", "content": self.instructions}] if self.instructions else []
+        body: dict[str, Any] = {key: self.values.get(key) for key in _PASSED_ON}
+        body["messages"] = first + earlier + self.messages
+        body["max_completion_tokens"] = self.values.get("max_output_tokens")
+        return body
+
+
+def parse_response_request(values: dict[str, Any]) -> ResponseRequest:
+    """Checks the decoded JSON body; numbers' ranges are the chat completion's to check.
+
+    Raises:
+        InvalidInputError: a parameter is missing, wrong, or not supported; `field` names it.
+    """
+    check_encodable(values)
+    metadata = values.get("metadata") or {}
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise InvalidInputError("metadata", "must be an object of texts")
+    try:
+        body = _Body.model_validate(without_harmless(values, _HARMLESS))
+    except ValidationError as error:
+        raise explain(error) from error
+    if body.background and body.store is False:
+        raise InvalidInputError("store", "must not be false with background")
+    if isinstance(body.input, str):
+        messages = [{"role": "user", "content": body.input}]
+    else:
+        messages = [{"role": item.role, "content": _text(item.content)} for item in body.input]
+    return ResponseRequest(
+        values,
+        messages,
+        bool(body.stream),
+        bool(body.background),
+        body.store is not False,
+        body.previous_response_id,
+        body.instructions,
+    )
+
+
+def response_object(
+    document: dict[str, Any], state: str, text: str, end: dict[str, Any]
+) -> dict[str, Any]:
+    """A response in OpenAI's form. `state` is its job's, `end` the job's row once it ended."""
+    status = _status(state, end)
+    values = document["values"]
+    done = status in ("completed", "incomplete")
+    error = None
+    if status == "failed":
+        error = {"code": "server_error", "message": end.get("error_message") or "It failed."}
+    cut = {"reason": "max_output_tokens"} if status == "incomplete" else None
+    return {
+        "id": document["id"],
+        "object": "response",
+        "created_at": int(document["created_s"]),
+        "status": status,
+        "background": document["background"],
+        "error": error,
+        "incomplete_details": cut,
+        "instructions": values.get("instructions"),
+        "max_output_tokens": values.get("max_output_tokens"),
+        "metadata": values.get("metadata") or {},
+        "model": values["model"],
+        "output": [message_item(document, text, status)] if done or text else [],
+        "parallel_tool_calls": True,
+        "previous_response_id": values.get("previous_response_id"),
+        "service_tier": document["service_tier"],
+        "store": document["store"],
+        "temperature": 1.0 if values.get("temperature") is None else values["temperature"],
+        "text": {"format": {"type": "text"}},
+        "tool_choice": "auto",
+        "tools": [],
+        "top_p": 1.0 if values.get("top_p") is None else values["top_p"],
+        "truncation": "disabled",
+        "usage": _usage(end) if done else None,
+    }
+
+
+def message_item(document: dict[str, Any], text: str, status: str) -> dict[str, Any]:
+    """The one item of the output."""
+    item_status = status if status in ("completed", "in_progress") else "incomplete"
+    content = [_part(text)] if text or status != "in_progress" else []
+    item_id = "msg_" + document["id"].removeprefix("resp_")
+    item = {"id": item_id, "type": "message", "role": "assistant"}
+    return item | {"status": item_status, "content": content}
+
+
+def events_between(
+    document: dict[str, Any], text: str, n_before: int, after: int
+) -> list[dict[str, Any]]:
+    """The events of the text from character `n_before` on, but those up to number `after`.
+
+    A text's event has the number of its last character, so the same text has the same numbers
+    however it was divided, also after a restart: a client that heard number N has heard all
+    of the answer up to there.
+    """
+    where = _where(document)
+    start = message_item(document, "", "in_progress")
+    opening = response_object(document, "running", "", {})
+    queued = opening | {"status": "queued" if document["background"] else "in_progress"}
+    events: list[dict[str, Any]] = []
+    if n_before == 0:
+        events = [
+            {"type": "response.created", "response": queued},
+            {"type": "response.in_progress", "response": opening},
+            {"type": "response.output_item.added", "output_index": 0, "item": start},
+            {"type": "response.content_part.added", **where, "part": _part("")},
+        ]
+        events = [event | {"sequence_number": n} for n, event in enumerate(events)]
+    begin = max(n_before, after - _FIRST_TEXT)
+    if text[begin:]:
+        delta = {"type": "response.output_text.delta", **where, "delta": text[begin:]}
+        events.append(delta | {"logprobs": [], "sequence_number": _FIRST_TEXT + len(text)})
+    return [event for event in events if event["sequence_number"] > after]
+
+
+def closing_events(document: dict[str, Any], answer: dict[str, Any], text: str, after: int) -> Any:
+    """The events after the text's last, but those up to number `after`."""
+    where = _where(document)
+    status = answer["status"]
+    events: list[dict[str, Any]] = [
+        {"type": "response.output_text.done", **where, "text": text, "logprobs": []},
+        {"type": "response.content_part.done", **where, "part": _part(text)},
+        {
+            "type": "response.output_item.done",
+            "output_index": 0,
+            "item": message_item(document, text, status),
+        },
+        {"type": f"response.{status}", "response": answer},
+    ]
+    # OpenAI's event types know no cancelled one: such a stream ends as a failed one.
+    if status == "cancelled":
+        events[-1]["type"] = "response.failed"
+    first = _FIRST_TEXT + len(text) + 1
+    numbered = [event | {"sequence_number": first + n} for n, event in enumerate(events)]
+    return [event for event in numbered if event["sequence_number"] > after]
+
+
+def _where(document: dict[str, Any]) -> dict[str, Any]:
+    item_id = "msg_" + document["id"].removeprefix("resp_")
+    return {"item_id": item_id, "output_index": 0, "content_index": 0}
+
+
+def _part(text: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def _status(state: str, end: dict[str, Any]) -> str:
+    if state == "completed":
+        return "incomplete" if end.get("finish_reason") == "length" else "completed"
+    return {"preempted": "in_progress", "running": "in_progress"}.get(state, state)
+
+
+def _usage(end: dict[str, Any]) -> dict[str, Any]:
+    n_in, n_out = end["input_tokens"], end["output_tokens"]
+    return {
+        "input_tokens": n_in,
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens": n_out,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": n_in + n_out,
+    }
+
+
+def _text(content: str | list[_Part]) -> str:
+    return content if isinstance(content, str) else "\n".join(part.text for part in content)
