@@ -1,23 +1,26 @@
-"""The dispatcher: jobs wait in order, run on engines, and survive the engines they run on."""
+"""The dispatcher: jobs wait in line, run on engines, and survive the engines they run on."""
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
-from dataclasses import dataclass
 from typing import Literal
 
 from airan.core.clock import Clock
-from airan.core.errors import AiranError, CapacityError, InvalidInputError, UnavailableError
+from airan.core.errors import AiranError, UnavailableError
 from marketplace.billing.desk import Desk
 from marketplace.billing.quotes import Ask
 from marketplace.billing.spot import SpotPrice
 from marketplace.chat import ChatRequest
+from marketplace.dispatch.lengths import Lengths
+from marketplace.dispatch.lines import WaitingLines
+from marketplace.dispatch.offers import ContextLengthError, ModelOffer
+from marketplace.dispatch.places import Place, choose_place, free_places
+from marketplace.dispatch.queue import TIERS
+from marketplace.dispatch.turns import Turn
 from marketplace.engines.base import EngineState, FinishReason
 from marketplace.jobs import WAITING, Job
 from marketplace.meter import Meter
-from marketplace.money import Price
 from marketplace.pool import EnginePool, PooledEngine
 from marketplace.store.database import Database
 from marketplace.store.ledger import Outcome
@@ -29,60 +32,10 @@ _KEEP_ALIVE_S = 2.0
 _AVOID_S = 0.3
 _RETRY_S = 0.1
 _MAX_SETBACKS = 8
-Cut = Literal["preempt", "cancel"]
-
-
-@dataclass(frozen=True)
-class ModelOffer:
-    """A model as sold."""
-
-    name: str
-    n_ctx: int
-    price: Price
-
-
-@dataclass(eq=False)
-class Turn:
-    """A job's stay on one slot of one engine."""
-
-    job: Job
-    engine: PooledEngine
-    slot: int
-    task: asyncio.Task[None] | None = None
-    cut: Cut | None = None
-    begun: bool = False
-    reason: FinishReason | None = None
-    """Set as soon as the answer is complete; a cut that comes later changes nothing."""
-
-    def end(self, cut: Cut) -> None:
-        """Closes the stream to the engine; what was received stays with the job."""
-        first = self.cut is None
-        # A client that leaves while its job is being preempted must not find it going on.
-        if first or cut == "cancel":
-            self.cut = cut
-        # A task cancelled before its first step would never put its slot back.
-        if first and self.begun and self.task is not None:
-            self.task.cancel()
-
-
-class ContextLengthError(InvalidInputError):
-    """Prompt and answer do not fit the model's context."""
-
-    def __init__(self, n_ctx: int, n_prompt: int, n_answer: int) -> None:
-        self.n_ctx = n_ctx
-        asked = f"{n_prompt} in the messages" + (
-            f", {n_answer} in the completion" if n_answer else ""
-        )
-        super().__init__(
-            "messages",
-            f"This model's maximum context length is {n_ctx} tokens. However, your request needs "
-            f"{n_prompt + max(n_answer, 1)} tokens ({asked}).",
-            remedy="shorten the messages or lower max_tokens",
-        )
 
 
 class Dispatcher:
-    """Runs jobs in the order they came; one that lost its engine goes before those after it.
+    """Runs jobs by tier, fair share and age; one that lost its engine goes first in its tier.
 
     Runs in one event loop. Every job submitted ends exactly once, with an Outcome on its feed.
     """
@@ -101,21 +54,20 @@ class Dispatcher:
         self._offers = offers
         self._meter = meter
         self._clock = clock
-        self._max_waiting = max_waiting
+        self._lengths = Lengths()
+        self._lines = WaitingLines(list(offers), self._lengths, max_waiting)
         list_prices = {name: offer.price for name, offer in offers.items()}
         self.desk = Desk(database, list_prices, clock, SpotPrice(self.free_share))
         self.pool = EnginePool(agent_urls, self._engine_changed)
-        self._waiting: list[tuple[int, Job]] = []
         self._turns: dict[Job, Turn] = {}
-        self._sequence = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._stopping = False
 
     @property
     def waiting(self) -> list[Job]:
-        """Jobs without an engine now, first in line first."""
-        return [job for _, job in sorted(self._waiting, key=lambda item: item[0])]
+        """Jobs without an engine now, the oldest of each model first."""
+        return list(self._lines)
 
     @property
     def running(self) -> list[Job]:
@@ -183,13 +135,9 @@ class Dispatcher:
         """Takes responsibility for the job. An asynchronous one is stored when this returns.
 
         Raises:
-            CapacityError: too many jobs are waiting.
+            CapacityError: too many jobs of its tenant are waiting.
             QuotaExceededError, BudgetExceededError: a limit of the tenant's refuses it.
         """
-        if len(self._waiting) >= self._max_waiting:
-            raise CapacityError(
-                f"{len(self._waiting)} requests are waiting already", remedy="try again later"
-            )
         row = {
             "id": job.id,
             "kind": job.kind,
@@ -199,14 +147,16 @@ class Dispatcher:
             "request": job.request.body if job.kind == "async" else None,
             "input_tokens": len(job.prompt_ids or ()),
         }
-        await self.desk.reserve(row, self._ask(job), job.created_s, durable=job.kind == "async")
-        self.enqueue(job)
+        durable = job.kind == "async"
+        with self._lines.entering(job):
+            await self.desk.reserve(row, self._ask(job), job.created_s, durable=durable)
+            self.enqueue(job)
 
     def free_share(self) -> float:
         """The part of the engines' places that nothing runs on or waits for, 0 to 1."""
         ready = [one.state for one in self.pool.engines if one.state.phase == "ready"]
         n_places = sum(state.max_concurrent for state in ready)
-        taken = len(self._turns) + len(self._waiting)
+        taken = len(self._turns) + len(self._lines)
         return max(0.0, 1.0 - taken / n_places) if n_places else 0.0
 
     def _ask(self, job: Job) -> Ask:
@@ -218,11 +168,8 @@ class Dispatcher:
         return Ask(job.principal, job.request.model, job.request.service_tier, n_prompt, max_tokens)
 
     def enqueue(self, job: Job) -> None:
-        """Puts a stored job in line."""
-        if not job.sequence:
-            self._sequence += 1
-            job.sequence = self._sequence
-        heapq.heappush(self._waiting, (job.sequence, job))
+        """Puts an accepted job in line, however many there are."""
+        self._lines.join(job)
         self._pump()
 
     async def cancel(self, job: Job) -> None:
@@ -233,10 +180,7 @@ class Dispatcher:
         if turn is not None:
             turn.end("cancel")
             return
-        before = len(self._waiting)
-        self._waiting = [item for item in self._waiting if item[1] is not job]
-        heapq.heapify(self._waiting)
-        if len(self._waiting) < before:
+        if self._lines.leave(job):
             await self._finish(job, "cancelled")
 
     # Engines
@@ -245,9 +189,9 @@ class Dispatcher:
         state = engine.state
         turns = [turn for turn in self._turns.values() if turn.engine is engine]
         usable = state.phase == "ready" and state.url == before.url
-        # A lease with fewer SMs carries fewer requests: the latest ones make room.
+        # A lease with fewer SMs carries fewer requests: the lowest tier's latest make room.
         keep = state.max_concurrent if usable else 0
-        for turn in sorted(turns, key=lambda turn: turn.job.sequence)[keep:]:
+        for turn in sorted(turns, key=_rank)[keep:]:
             turn.end("preempt")
         if state.phase != before.phase:
             severity = "warning" if state.phase == "lost" else "info"
@@ -258,40 +202,21 @@ class Dispatcher:
             self._event(f"engine.{state.phase}", text, severity)
         self._pump()
 
-    def _free_place(self, job: Job) -> tuple[PooledEngine, int] | None:
-        """The best free slot: the one that holds the job's cache, or else the longest unused."""
+    def _free_places(self, model: str) -> list[Place]:
         now_s = self._clock.monotonic_s()
-        for engine in self.pool.engines:
-            state = engine.state
-            if state.phase != "ready" or state.model != job.request.model or not state.url:
-                continue
-            used = {turn.slot for turn in self._turns.values() if turn.engine is engine}
-            if len(used) >= state.max_concurrent or engine.avoid_until_s > now_s:
-                continue
-            free = [slot for slot in range(max(state.n_slots, 1)) if slot not in used]
-            if not free:
-                continue
-            if job.place is not None and job.place[0] == state.url and job.place[1] in free:
-                return engine, job.place[1]
-            kept = {item[1].place for item in self._waiting}
-            unkept = [slot for slot in free if (state.url, slot) not in kept]
-            return engine, (unkept or free)[0]
-        return None
+        return free_places(model, self.pool.engines, self._turns.values(), now_s)
 
     def _pump(self) -> None:
         """Starts waiting jobs, in order, while there is room."""
-        passed = []
-        while self._waiting and not self._stopping:
-            item = heapq.heappop(self._waiting)
-            place = self._free_place(item[1])
-            if place is None:
-                passed.append(item)
-                if len(self._offers) == 1:
+        for model in self._lines.models:
+            while self._lines.of(model) and not self._stopping:
+                places = self._free_places(model)
+                job = self._lines.take(model) if places else None
+                if job is None:
                     break
-                continue
-            self._begin(Turn(item[1], *place))
-        for item in passed:
-            heapq.heappush(self._waiting, item)
+                kept = {waiting.place for waiting in self._lines}
+                place = choose_place(job, places, kept)
+                self._begin(Turn(job, place.engine, place.slot))
 
     # Turns
 
@@ -396,7 +321,7 @@ class Dispatcher:
         text = f"request {job.id} paused after {len(job.token_ids)} tokens"
         text += f": engine {turn.engine.state.name} is {turn.engine.state.phase}"
         self._event("request.preempted", text, job_id=job.id)
-        heapq.heappush(self._waiting, (job.sequence, job))
+        self._lines.put_back(job)
         self._pump()
 
     def _checkpoint(self, job: Job, preemptions: int | None) -> None:
@@ -430,6 +355,8 @@ class Dispatcher:
         )
         price = self._offers[job.request.model].price
         job.state = state
+        if state == "completed":
+            self._lengths.note(job)
         try:
             stored = await self.desk.settle(job.id, outcome, price)
             if not stored:
@@ -450,7 +377,7 @@ class Dispatcher:
         """Lets the clients of waiting jobs know that their connection lives."""
         while True:
             await asyncio.sleep(_KEEP_ALIVE_S)
-            for _, job in self._waiting:
+            for job in self._lines:
                 job.feed.put_nowait(WAITING)
 
     def _event(
@@ -466,3 +393,8 @@ def _error_code(error: AiranError) -> str:
     if isinstance(error, ContextLengthError):
         return "context_length_exceeded"
     return "engine_unavailable" if isinstance(error, UnavailableError) else "invalid_request"
+
+
+def _rank(turn: Turn) -> tuple[int, int]:
+    """First those that are cut off last."""
+    return TIERS.index(turn.job.request.service_tier), turn.job.sequence

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import heapq
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
@@ -53,6 +55,15 @@ class _TierQueue(Generic[T]):
 
     def __bool__(self) -> bool:
         return bool(self._returned or self._lines)
+
+    def copy(self) -> _TierQueue[T]:
+        made = copy.copy(self)
+        made._returned, made._returned_order = dict(self._returned), list(self._returned_order)
+        made._lines = OrderedDict(
+            (tenant_id, _Line(OrderedDict(line.tickets), line.deficit_tokens))
+            for tenant_id, line in self._lines.items()
+        )
+        return made
 
     def push(self, ticket: Ticket[T]) -> None:
         line = self._lines.get(ticket.tenant_id)
@@ -118,6 +129,7 @@ class FairQueue(Generic[T]):
         self._tiers: dict[Tier, _TierQueue[T]] = {tier: _TierQueue() for tier in TIERS}
         self._tickets: dict[int, Ticket[T]] = {}
         self._n_by_tenant: dict[str, int] = {}
+        self._n_by_tier: dict[Tier, int] = dict.fromkeys(TIERS, 0)
 
     def __len__(self) -> int:
         return len(self._tickets)
@@ -125,20 +137,50 @@ class FairQueue(Generic[T]):
     def __contains__(self, sequence: object) -> bool:
         return sequence in self._tickets
 
-    def push(self, ticket: Ticket[T]) -> None:
-        """Puts new work at the end of its tenant's line.
+    def __iter__(self) -> Iterator[Ticket[T]]:
+        """All that waits, oldest first."""
+        return iter(sorted(self._tickets.values(), key=lambda ticket: ticket.sequence))
+
+    def waiting(self, tier: Tier) -> int:
+        """How many tickets of that tier wait."""
+        return self._n_by_tier[tier]
+
+    def check_room(self, tenant_id: str, n_coming: int = 0) -> None:
+        """Lets one more ticket of the tenant's in, besides `n_coming` on their way.
+
+        Raises:
+            CapacityError: the tenant has `max_per_tenant` tickets already.
+        """
+        n_waiting = self._n_by_tenant.get(tenant_id, 0) + n_coming
+        if n_waiting >= self._max_per_tenant:
+            raise CapacityError(
+                f"{n_waiting} requests of tenant {tenant_id} are waiting already",
+                remedy="try again when some of them have ended",
+            )
+
+    def push(self, ticket: Ticket[T], *, accepted: bool = False) -> None:
+        """Puts new work at the end of its tenant's line; `accepted` work is never refused.
 
         Raises:
             CapacityError: the tenant has `max_per_tenant` tickets waiting already.
         """
-        n_waiting = self._n_by_tenant.get(ticket.tenant_id, 0)
-        if n_waiting >= self._max_per_tenant:
-            raise CapacityError(
-                f"{n_waiting} requests of tenant {ticket.tenant_id} are waiting already",
-                remedy="try again when some of them have ended",
-            )
+        if not accepted:
+            self.check_room(ticket.tenant_id)
         self._tiers[ticket.tier].push(ticket)
         self._count(ticket)
+
+    def ahead_of(self, ticket: Ticket[T]) -> list[Ticket[T]]:
+        """What would be taken before that ticket, pushed now, if nothing else came."""
+        trial = copy.copy(self)
+        trial._tiers = {tier: queue.copy() for tier, queue in self._tiers.items()}
+        trial._tickets = dict(self._tickets)
+        trial._n_by_tenant = dict(self._n_by_tenant)
+        trial._n_by_tier = dict(self._n_by_tier)
+        trial.push(ticket, accepted=True)
+        before: list[Ticket[T]] = []
+        while (taken := trial.pop()) is not None and taken is not ticket:
+            before.append(taken)
+        return before
 
     def put_back(self, ticket: Ticket[T]) -> None:
         """Puts interrupted work at the head of its tier. It was paid for when first popped, and
@@ -175,9 +217,11 @@ class FairQueue(Generic[T]):
     def _count(self, ticket: Ticket[T]) -> None:
         self._tickets[ticket.sequence] = ticket
         self._n_by_tenant[ticket.tenant_id] = self._n_by_tenant.get(ticket.tenant_id, 0) + 1
+        self._n_by_tier[ticket.tier] += 1
 
     def _discount(self, ticket: Ticket[T]) -> None:
         del self._tickets[ticket.sequence]
+        self._n_by_tier[ticket.tier] -= 1
         self._n_by_tenant[ticket.tenant_id] -= 1
         if not self._n_by_tenant[ticket.tenant_id]:
             del self._n_by_tenant[ticket.tenant_id]

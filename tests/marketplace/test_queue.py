@@ -123,3 +123,22 @@ def test_every_ticket_leaves_exactly_once(steps: list[tuple[str, Tier, str, int]
             inside.add(sequence)
         assert len(queue) == len(inside)
     assert set(_sequences(queue)) == inside
+
+
+@given(_STEPS, st.sampled_from(TIERS), st.sampled_from("abc"))
+def test_what_is_ahead_of_a_ticket_is_what_is_taken_before_it(
+    steps: list[tuple[str, Tier, str, int]], tier: Tier, tenant: str
+) -> None:
+    queue: FairQueue[str] = FairQueue()
+    for sequence, (step, *rest) in enumerate(steps):
+        if step == "pop":
+            queue.pop()
+        elif step != "remove":
+            (queue.push if step == "push" else queue.put_back)(_ticket(sequence, *rest))
+    n_before = len(queue)
+    last = _ticket(len(steps), tier, tenant, 50)
+    ahead = [ticket.sequence for ticket in queue.ahead_of(last)]
+    assert len(queue) == n_before
+    queue.push(last)
+    order = _sequences(queue)
+    assert ahead == order[: order.index(last.sequence)]
