@@ -90,6 +90,8 @@ class Job:
     pauses: list[Pause] = field(default_factory=list)
     preemptions: int = 0
     ttft_ms: float | None = None
+    predicted_ttft_s: float | None = None
+    """What it was accepted on; None: nothing was measured then."""
     place: tuple[str, int] | None = None
     """Engine and slot that hold this job's cache."""
     setbacks: int = 0

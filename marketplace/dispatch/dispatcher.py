@@ -11,13 +11,16 @@ from airan.core.errors import AiranError, UnavailableError
 from marketplace.billing.desk import Desk
 from marketplace.billing.quotes import Ask
 from marketplace.billing.spot import SpotPrice
-from marketplace.chat import ChatRequest
+from marketplace.dispatch.admission import TierUnreachableError, TtftTargets, check_admission
+from marketplace.dispatch.foresight import Foresight
 from marketplace.dispatch.lengths import Lengths
 from marketplace.dispatch.lines import WaitingLines
 from marketplace.dispatch.offers import ContextLengthError, ModelOffer
-from marketplace.dispatch.places import Place, choose_place, free_places
+from marketplace.dispatch.places import rooms_for
+from marketplace.dispatch.prefixes import SlotKey
+from marketplace.dispatch.prompts import prompt_tokens
 from marketplace.dispatch.queue import TIERS
-from marketplace.dispatch.turns import Turn
+from marketplace.dispatch.turns import Turn, Turns, can_yield
 from marketplace.engines.base import EngineState, FinishReason
 from marketplace.jobs import WAITING, Job
 from marketplace.meter import Meter
@@ -30,7 +33,6 @@ log = logging.getLogger(__name__)
 _CHECKPOINT_S = 1.0
 _KEEP_ALIVE_S = 2.0
 _AVOID_S = 0.3
-_RETRY_S = 0.1
 _MAX_SETBACKS = 8
 
 
@@ -49,17 +51,20 @@ class Dispatcher:
         clock: Clock,
         *,
         max_waiting: int = 512,
+        targets: TtftTargets | None = None,
     ) -> None:
         self._db = database
         self._offers = offers
         self._meter = meter
         self._clock = clock
+        self._targets = targets or TtftTargets()
+        self._turns = Turns()
         self._lengths = Lengths()
+        self._foresight = Foresight(self._lengths, self._turns)
         self._lines = WaitingLines(list(offers), self._lengths, max_waiting)
         list_prices = {name: offer.price for name, offer in offers.items()}
         self.desk = Desk(database, list_prices, clock, SpotPrice(self.free_share))
         self.pool = EnginePool(agent_urls, self._engine_changed)
-        self._turns: dict[Job, Turn] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._stopping = False
@@ -72,11 +77,11 @@ class Dispatcher:
     @property
     def running(self) -> list[Job]:
         """Jobs on an engine now."""
-        return list(self._turns)
+        return [turn.job for turn in self._turns]
 
     def running_on(self, engine: PooledEngine) -> int:
         """Jobs on that engine now."""
-        return sum(turn.engine is engine for turn in self._turns.values())
+        return self._turns.count(engine)
 
     def start(self) -> None:
         """Begins to follow the engines and to run jobs."""
@@ -88,7 +93,7 @@ class Dispatcher:
         self._stopping = True
         if self._ticker is not None:
             self._ticker.cancel()
-        for turn in list(self._turns.values()):
+        for turn in self._turns:
             turn.end("preempt")
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.pool.stop()
@@ -101,41 +106,19 @@ class Dispatcher:
             UnavailableError: no engine appeared within `timeout_s`.
             InvalidInputError: the engine refuses the messages.
         """
-        prompt_ids = await self._prompt_ids(job.request, timeout_s)
+        prompt_ids = await prompt_tokens(self.pool, self._clock, job.request, timeout_s)
         n_ctx, wanted = self._offers[job.request.model].n_ctx, job.request.max_tokens
         if len(prompt_ids) + (wanted or 1) > n_ctx:
             raise ContextLengthError(n_ctx, len(prompt_ids), wanted or 0)
         job.prompt_ids = prompt_ids
         job.max_tokens = wanted or n_ctx - len(prompt_ids)
 
-    async def _prompt_ids(self, request: ChatRequest, timeout_s: float) -> list[int]:
-        deadline_s = self._clock.monotonic_s() + timeout_s
-        while True:
-            left_s = max(0.0, deadline_s - self._clock.monotonic_s())
-            engine = await self.pool.wait_for_client(request.model, left_s)
-            try:
-                if engine is None:
-                    raise UnavailableError(
-                        f"no engine for {request.model} can be reached",
-                        remedy="try again in a few seconds",
-                    )
-                if request.prompt_token_ids:
-                    return list(request.prompt_token_ids)
-                text = request.prompt
-                if text is None:
-                    text = await engine.apply_template(request.messages)
-                return await engine.tokenize(text, parse_special=True)
-            except UnavailableError:
-                # The engine may have been restarted a moment ago, at another address.
-                if self._clock.monotonic_s() + _RETRY_S >= deadline_s:
-                    raise
-                await asyncio.sleep(_RETRY_S)
-
     async def submit(self, job: Job) -> None:
         """Takes responsibility for the job. An asynchronous one is stored when this returns.
 
         Raises:
             CapacityError: too many jobs of its tenant are waiting.
+            TierUnreachableError: its first token could not come in its tier's time.
             QuotaExceededError, BudgetExceededError: a limit of the tenant's refuses it.
         """
         row = {
@@ -149,8 +132,23 @@ class Dispatcher:
         }
         durable = job.kind == "async"
         with self._lines.entering(job):
+            self._admit(job)
             await self.desk.reserve(row, self._ask(job), job.created_s, durable=durable)
             self.enqueue(job)
+
+    def _admit(self, job: Job) -> None:
+        """Refuses a job whose tier cannot be kept, by what was measured until now."""
+        now_s, tier = self._clock.monotonic_s(), job.request.service_tier
+        found = self._foresight.first_token(job, self._lines, self.pool.engines, now_s)
+        if found is None:
+            return
+        spent_s = now_s - job.started_s
+        try:
+            check_admission(tier, found, spent_s, self._targets.of(tier))
+        except TierUnreachableError:
+            self._meter.refused(tier)
+            raise
+        job.predicted_ttft_s = spent_s + found.total_s
 
     def free_share(self) -> float:
         """The part of the engines' places that nothing runs on or waits for, 0 to 1."""
@@ -176,7 +174,7 @@ class Dispatcher:
         """The client is gone: stops the engine and ends the job, billed for what it has."""
         if job.outcome is not None:
             return
-        turn = self._turns.get(job)
+        turn = self._turns.of(job)
         if turn is not None:
             turn.end("cancel")
             return
@@ -187,12 +185,16 @@ class Dispatcher:
 
     def _engine_changed(self, engine: PooledEngine, before: EngineState) -> None:
         state = engine.state
-        turns = [turn for turn in self._turns.values() if turn.engine is engine]
+        turns = self._turns.on(engine)
         usable = state.phase == "ready" and state.url == before.url
         # A lease with fewer SMs carries fewer requests: the lowest tier's latest make room.
         keep = state.max_concurrent if usable else 0
         for turn in sorted(turns, key=_rank)[keep:]:
             turn.end("preempt")
+        for model in {before.model, state.model} - {""}:
+            self._foresight.outages.note(model, self._is_served(model), self._clock.monotonic_s())
+        if state.url != before.url:
+            self._foresight.prefixes.forget(before.url)
         if state.phase != before.phase:
             severity = "warning" if state.phase == "lost" else "info"
             text = f"engine {state.name}: {before.phase} -> {state.phase}"
@@ -202,28 +204,47 @@ class Dispatcher:
             self._event(f"engine.{state.phase}", text, severity)
         self._pump()
 
-    def _free_places(self, model: str) -> list[Place]:
-        now_s = self._clock.monotonic_s()
-        return free_places(model, self.pool.engines, self._turns.values(), now_s)
+    def _is_served(self, model: str) -> bool:
+        states = [engine.state for engine in self.pool.engines]
+        return any(state.phase == "ready" and state.model == model for state in states)
 
     def _pump(self) -> None:
         """Starts waiting jobs, in order, while there is room."""
         for model in self._lines.models:
             while self._lines.of(model) and not self._stopping:
-                places = self._free_places(model)
-                job = self._lines.take(model) if places else None
+                now_s = self._clock.monotonic_s()
+                rooms = rooms_for(model, self.pool.engines, self._turns, now_s)
+                job = self._lines.take(model) if rooms else None
                 if job is None:
                     break
-                kept = {waiting.place for waiting in self._lines}
-                place = choose_place(job, places, kept)
-                self._begin(Turn(job, place.engine, place.slot))
+                place = self._foresight.choose(job, rooms, self._kept(model))
+                turn = Turn(job, place.engine, place.slot)
+                # Its turn has come although higher tiers wait: it would never get on otherwise.
+                turn.protected = self._lines.of(model).waiting("priority") > 0
+                self._begin(turn)
+            self._make_room(model)
+
+    def _make_room(self, model: str) -> None:
+        """Cuts off flex work for the priority work that waits, the cheapest to resume first."""
+        n_waiting = self._lines.of(model).waiting("priority")
+        if not n_waiting or self._stopping:
+            return
+        here = [turn for turn in self._turns if turn.engine.state.model == model]
+        n_wanted = n_waiting - sum(turn.cut is not None for turn in here)
+        for turn in sorted(filter(can_yield, here), key=_cost_of_resuming)[: max(0, n_wanted)]:
+            turn.yields = True
+            turn.end("preempt")
+
+    def _kept(self, model: str) -> set[SlotKey]:
+        """Slots that hold what waiting jobs have so far."""
+        return {job.place for job in self._lines.interrupted(model) if job.place is not None}
 
     # Turns
 
     def _begin(self, turn: Turn) -> None:
         job = turn.job
         job.place = (turn.engine.state.url, turn.slot)
-        self._turns[job] = turn
+        self._turns.begin(turn)
         turn.task = asyncio.create_task(self._run(turn))
         self._tasks.add(turn.task)
         turn.task.add_done_callback(self._tasks.discard)
@@ -246,7 +267,8 @@ class Dispatcher:
             log.exception("job %s failed", job.id)
             failure = AiranError("the marketplace failed to run this request")
         finally:
-            del self._turns[job]
+            self._turns.end(job)
+            self._foresight.end(turn)
         # From here on no cut can reach the job: it is not on an engine any more.
         self._pump()
         if turn.reason is not None:
@@ -288,10 +310,14 @@ class Dispatcher:
             self._event("request.resumed", text, job_id=job.id)
         params = job.request.sampling(job.n_left, job.preemptions)
         tokens = [*prompt_ids, *job.token_ids]
+        self._foresight.begin(turn, self._clock.monotonic_s())
         stream = client.generate(tokens, params, slot=turn.slot)
         try:
             async for chunk in stream:
-                self._meter.tokens(len(chunk.token_ids), self._clock.monotonic_s())
+                now_s = self._clock.monotonic_s()
+                self._meter.tokens(len(chunk.token_ids), now_s)
+                if chunk.token_ids:
+                    self._foresight.tokens(turn, len(chunk.token_ids), now_s)
                 stopped = job.record(chunk)
                 self._note_progress(job)
                 turn.reason = "stop" if stopped else chunk.finish_reason
@@ -305,21 +331,22 @@ class Dispatcher:
         now_s = self._clock.monotonic_s()
         if job.ttft_ms is None and job.token_ids:
             job.ttft_ms = (now_s - job.started_s) * 1e3
-            self._meter.first_token(job.ttft_ms)
+            self._meter.first_token(job.ttft_ms, job.request.service_tier, job.predicted_ttft_s)
         if job.kind == "async" and now_s - job.saved_s >= _CHECKPOINT_S:
             job.saved_s = now_s
             self._checkpoint(job, None)
 
     def _preempt(self, job: Job, turn: Turn) -> None:
         job.pause()
-        self._meter.preempted()
+        self._meter.preempted("priority" if turn.yields else "engine")
         if job.kind == "async":
             self._checkpoint(job, job.preemptions)
         else:
             ledger = self._db.ledger
             self._db.post(ledger.set_preempted, job.id, job.preemptions, self._clock.now_s())
         text = f"request {job.id} paused after {len(job.token_ids)} tokens"
-        text += f": engine {turn.engine.state.name} is {turn.engine.state.phase}"
+        name, phase = turn.engine.state.name, turn.engine.state.phase
+        text += f": engine {name} " + ("is for priority work" if turn.yields else f"is {phase}")
         self._event("request.preempted", text, job_id=job.id)
         self._lines.put_back(job)
         self._pump()
@@ -398,3 +425,10 @@ def _error_code(error: AiranError) -> str:
 def _rank(turn: Turn) -> tuple[int, int]:
     """First those that are cut off last."""
     return TIERS.index(turn.job.request.service_tier), turn.job.sequence
+
+
+def _cost_of_resuming(turn: Turn) -> tuple[bool, int]:
+    """An answer with a schema starts over; of others, all tokens are worked on as a prompt."""
+    job = turn.job
+    n_tokens = len(job.prompt_ids or ()) + len(job.token_ids)
+    return job.request.response_schema is not None, n_tokens

@@ -79,6 +79,10 @@ class WaitingLines:
         """Puts a job that lost its engine at the head of its tier."""
         self.of(job.request.model).put_back(self.ticket(job))
 
+    def interrupted(self, model: str) -> list[Job]:
+        """Those in that line that had an engine before."""
+        return [ticket.item for ticket in self.of(model).returned()]
+
     def take(self, model: str) -> Job | None:
         """The job whose turn it is, which waits no more."""
         ticket = self._queues[model].pop()

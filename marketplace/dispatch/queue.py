@@ -76,6 +76,9 @@ class _TierQueue(Generic[T]):
         self._returned[ticket.sequence] = ticket
         heapq.heappush(self._returned_order, ticket.sequence)
 
+    def returned(self) -> list[Ticket[T]]:
+        return list(self._returned.values())
+
     def pop(self, weights: dict[str, int]) -> Ticket[T]:
         while self._returned_order:
             # What was removed in the meantime is still in the order.
@@ -168,6 +171,10 @@ class FairQueue(Generic[T]):
             self.check_room(ticket.tenant_id)
         self._tiers[ticket.tier].push(ticket)
         self._count(ticket)
+
+    def returned(self) -> list[Ticket[T]]:
+        """Interrupted work that waits, in no order."""
+        return [ticket for tier in self._tiers.values() for ticket in tier.returned()]
 
     def ahead_of(self, ticket: Ticket[T]) -> list[Ticket[T]]:
         """What would be taken before that ticket, pushed now, if nothing else came."""

@@ -1,4 +1,4 @@
-"""A dispatcher before simulated engines, in simulated time: nothing here waits for a real second."""
+"""A dispatcher before simulated engines, in simulated time: nothing waits for a real second."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ class SimulatedEngine:
         prompt = list(prompt_token_ids)
         self.served.append(tuple(prompt))
         cached = self._cached.get(slot, [])
-        n_known = len(list(itertools.takewhile(lambda two: two[0] == two[1], zip(cached, prompt))))
+        both = zip(cached, prompt, strict=False)
+        n_known = sum(1 for _ in itertools.takewhile(lambda two: two[0] == two[1], both))
         self.prefilled_tokens += len(prompt) - n_known
         self._cached[slot] = prompt[:n_known]
         await self._timeline.sleep((len(prompt) - n_known) * self._prefill_s)
