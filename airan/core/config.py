@@ -72,8 +72,17 @@ class ControlConfig(_Section):
     """Where `airan certs make` put ca.pem, server.pem and server.key."""
 
 
+class TtftTargetConfig(_Section):
+    """Seconds to the first token that each service tier promises; a request that would have to
+    wait longer, by what was measured, is refused at once."""
+
+    priority: float = Field(default=5.0, gt=0.0, le=86_400.0)
+    default: float = Field(default=30.0, gt=0.0, le=86_400.0)
+    flex: float = Field(default=1800.0, gt=0.0, le=86_400.0)
+
+
 class MarketConfig(_Section):
-    """The marketplace's accounts and money."""
+    """The marketplace's accounts, money and promises."""
 
     database_url: str = Field(default="", pattern=r"^(|sqlite:///.+|postgresql(\+psycopg)?://.+)$")
     """Empty: SQLite in the state folder."""
@@ -85,6 +94,7 @@ class MarketConfig(_Section):
     """URL of the OpenID Connect provider at which people log in; empty: nobody does."""
     oidc_audience: str = ""
     """Our client id with that provider."""
+    ttft_target_s: TtftTargetConfig = TtftTargetConfig()
 
 
 class ClockConfig(_Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airan.site.main import service_main, stop_event
 from airan.site.runtime import HOST, SiteRuntime
-from marketplace.dispatch import ModelOffer
+from marketplace.dispatch import ModelOffer, TtftTargets
 from marketplace.gateway.settings import GatewaySettings, OidcSettings
 from marketplace.money import Price
 from marketplace.serving import run_serving
@@ -25,6 +25,7 @@ def settings_of(runtime: SiteRuntime) -> GatewaySettings:
         admin_key=runtime.admin_key,
         database_url=market.database_url,
         seller=market.seller,
+        ttft_targets=TtftTargets(**market.ttft_target_s.model_dump()),
         oidc=OidcSettings(market.oidc_issuer, market.oidc_audience) if market.oidc_issuer else None,
     )
 

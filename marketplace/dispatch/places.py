@@ -11,6 +11,9 @@ from marketplace.dispatch.speeds import Speeds
 from marketplace.dispatch.turns import Turns
 from marketplace.pool import PooledEngine
 
+_ALIKE = 0.1
+"""Part by which a place may be worse than the best and still count as good."""
+
 
 @dataclass(frozen=True)
 class Room:
@@ -67,16 +70,20 @@ def choose_place(
 
     Within an engine, that is the slot which holds the most of it; else one that holds nothing of
     a waiting job (`kept`); else the longest unused. Between engines, what is held is weighed
-    against the load in measured seconds, or, before the first measurement, in shares.
+    against the load in measured seconds, or, before the first measurement, in shares; of places
+    about as good, again the one that holds the most, then the longest unused.
     """
     places = [_best_slot(room, blocks, prefixes, kept) for room in rooms]
     if len(places) == 1:
         return places[0]
     costs = [_seconds(work, place, speeds) for place in places]
     known = [cost for cost in costs if cost is not None]
+    margin = _ALIKE * min(known, default=0.0)
     if len(known) < len(costs):
-        known = [_share(work, place) for place in places]
-    return places[known.index(min(known))]
+        known, margin = [_share(work, place) for place in places], _ALIKE
+    limit = min(known) + margin
+    good = [place for place, cost in zip(places, known, strict=True) if cost <= limit]
+    return min(good, key=lambda place: (-place.n_held, prefixes.last_used(place.key)))
 
 
 def _best_slot(

@@ -74,6 +74,7 @@ class Runtime:
             self.meter,
             self.clock,
             max_waiting=self.settings.max_waiting,
+            targets=self.settings.ttft_targets,
         )
         self.dispatcher.start()
         for row in open_jobs:
