@@ -169,6 +169,10 @@ class ModelConfig(_Section):
     """Context tokens of one request: prompt and completion together."""
     max_concurrent: int = Field(default=4, ge=1, le=64)
     n_threads: int = Field(default=1, ge=1, le=256)
+    max_replicas: int = Field(default=1, ge=1, le=16)
+    """Engines that share the lease, as many as the load calls for. 1: one has all of it."""
+    sm_per_replica: int = Field(default=16, ge=1, le=1024)
+    """SMs of the lease for each of several replicas."""
     price_usd_per_1k_input_tokens: float = Field(default=0.01, ge=0.0)
     price_usd_per_1k_output_tokens: float = Field(default=0.03, ge=0.0)
 

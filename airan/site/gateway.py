@@ -13,12 +13,15 @@ from marketplace.serving import run_serving
 def settings_of(runtime: SiteRuntime) -> GatewaySettings:
     """The gateway's settings on this site."""
     model, market = runtime.config.model, runtime.config.market
+    n_replicas = model.max_replicas if model.max_replicas > 1 else 0
+    replicas = [f"{runtime.engine_url}/replicas/{number}" for number in range(n_replicas)]
     price = Price.from_usd(
         model.price_usd_per_1k_input_tokens, model.price_usd_per_1k_output_tokens
     )
     return GatewaySettings(
         models=(ModelOffer(model.name, model.n_ctx, price),),
-        engine_urls=(runtime.engine_url,),
+        engine_urls=tuple(replicas) or (runtime.engine_url,),
+        replica_urls=(runtime.engine_url,) if replicas else (),
         state_dir=runtime.config.state_dir,
         host=HOST,
         port=runtime.config.ports.gateway,

@@ -83,6 +83,11 @@ class Dispatcher:
         """Jobs on that engine now."""
         return self._turns.count(engine)
 
+    def load(self, model: str) -> int:
+        """Jobs of that model, running and waiting."""
+        n_running = sum(turn.job.request.model == model for turn in self._turns)
+        return n_running + len(self._lines.of(model))
+
     def start(self) -> None:
         """Begins to follow the engines and to run jobs."""
         self.pool.start()

@@ -54,6 +54,9 @@ class GatewaySettings:
     """Read at start if `admin_key` is empty; without either, /admin/v1 is closed."""
     oidc: OidcSettings | None = None
     """People log in at this identity provider; None: nobody does."""
+    replica_urls: tuple[str, ...] = ()
+    """Addresses of engines with several replicas, whose number follows the load; each replica's
+    own is `.../replicas/N`, among the `engine_urls`."""
     seller: str = "airan"
     """Who stands on the invoices as their sender."""
     temp_dir: Path | None = None
