@@ -137,11 +137,11 @@ class Dispatcher:
         }
         durable = job.kind == "async"
         with self._lines.entering(job):
-            self._admit(job)
+            await self._admit(job)
             await self.desk.reserve(row, self._ask(job), job.created_s, durable=durable)
             self.enqueue(job)
 
-    def _admit(self, job: Job) -> None:
+    async def _admit(self, job: Job) -> None:
         """Refuses a job whose tier cannot be kept, by what was measured until now."""
         now_s, tier = self._clock.monotonic_s(), job.request.service_tier
         found = self._foresight.first_token(job, self._lines, self.pool.engines, now_s)
@@ -152,6 +152,7 @@ class Dispatcher:
             check_admission(tier, found, spent_s, self._targets.of(tier))
         except TierUnreachableError:
             self._meter.refused(tier)
+            await self.desk.show_limits(job.principal)
             raise
         job.predicted_ttft_s = spent_s + found.total_s
 
@@ -234,7 +235,12 @@ class Dispatcher:
         n_waiting = self._lines.of(model).waiting("priority")
         if not n_waiting or self._stopping:
             return
-        here = [turn for turn in self._turns if turn.engine.state.model == model]
+        now_s = self._clock.monotonic_s()
+        here = [
+            turn
+            for turn in self._turns
+            if turn.engine.state.model == model and turn.engine.avoid_until_s <= now_s
+        ]
         n_wanted = n_waiting - sum(turn.cut is not None for turn in here)
         for turn in sorted(filter(can_yield, here), key=_cost_of_resuming)[: max(0, n_wanted)]:
             turn.yields = True

@@ -62,11 +62,13 @@ class Foresight:
         model = job.request.model
         line = lines.of(model)
         engines = [one for one in engines if one.state.model == model]
-        if not line and (rooms := rooms_for(model, engines, self._turns, now_s)):
+        coming = lines.coming_before(job)
+        if not line and not coming and (rooms := rooms_for(model, engines, self._turns, now_s)):
             return self._at_once(job, rooms)
         slots = self._slots(job, engines, now_s)
         ahead = line.ahead_of(lines.ticket(job)) if line else []
-        return predict(slots, [self.work(ticket.item) for ticket in ahead], self.work(job))
+        before = [*(ticket.item for ticket in ahead), *coming]
+        return predict(slots, [self.work(one) for one in before], self.work(job))
 
     def choose(self, job: Job, rooms: list[Room], kept: Collection[SlotKey]) -> Place:
         """Where the job should run."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 
 from marketplace.dispatch.lengths import Lengths
-from marketplace.dispatch.queue import FairQueue, Ticket
+from marketplace.dispatch.queue import TIERS, FairQueue, Ticket
 from marketplace.jobs import Job
 
 JobTicket = Ticket[Job]
@@ -23,7 +23,7 @@ class WaitingLines:
             self.of(model)
         self._lengths = lengths
         self._sequence = 0
-        self._entering: Counter[tuple[str, str]] = Counter()
+        self._entering: dict[str, dict[Job, None]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._queues.values()))
@@ -51,15 +51,22 @@ class WaitingLines:
         Raises:
             CapacityError: its tenant has as many jobs waiting for the model as it may have.
         """
-        who = (job.request.model, job.principal.tenant_id)
-        self.of(who[0]).check_room(who[1], self._entering[who])
-        self._entering[who] += 1
+        others = self._entering.setdefault(job.request.model, {})
+        tenant_id = job.principal.tenant_id
+        n_coming = sum(other.principal.tenant_id == tenant_id for other in others)
+        self.of(job.request.model).check_room(tenant_id, n_coming)
+        others[job] = None
         try:
             yield
         finally:
-            self._entering[who] -= 1
-            if not self._entering[who]:
-                del self._entering[who]
+            del others[job]
+
+    def coming_before(self, job: Job) -> list[Job]:
+        """Jobs for the same model that are being accepted, of its tier or a higher one."""
+        rank = TIERS.index(job.request.service_tier)
+        others = self._entering.get(job.request.model, {})
+        before = takewhile(lambda other: other is not job, others)
+        return [other for other in before if TIERS.index(other.request.service_tier) <= rank]
 
     def ticket(self, job: Job) -> JobTicket:
         """The job's ticket, were it to join its line now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airan.core.errors import InvalidInputError
+from marketplace.billing.desk import rate_limit
+from marketplace.billing.limits import QuotaSpec
 from marketplace.dispatch.admission import (
     FirstToken,
     SlotForecast,
@@ -185,6 +188,29 @@ async def test_a_request_that_would_wait_too_long_is_refused_and_flex_is_not(ben
     flex = await bench.submit("flex", max_tokens=20, service_tier="flex")
     await bench.run()
     assert all(job.outcome and job.outcome.state == "completed" for job in [*jobs, flex])
+
+
+async def test_requests_that_come_at_once_count_each_other(bench: Bench) -> None:
+    jobs = [await bench.job("a job", max_tokens=20, kind="async") for _ in range(20)]
+    results = await asyncio.gather(
+        *(bench.dispatcher.submit(job) for job in jobs), return_exceptions=True
+    )
+    assert next(result for result in results if result is not None).code == "resource_unavailable"
+    assert results.count(None) == 4
+    await bench.run()
+
+
+async def test_a_refusal_says_what_the_quotas_have_left(bench: Bench) -> None:
+    who = await bench.principal("limited")
+    spec = QuotaSpec("tenant", "", requests_per_minute=50)
+    await bench.database.call(bench.database.billing.set_quota, "limited", spec)
+    await bench.dispatcher.desk.refresh()
+    jobs, _ = await fill(bench, tenant="limited", max_tokens=20)
+    shown = rate_limit.get()
+    assert shown is not None
+    assert (shown.limit_requests, shown.remaining_requests) == (50, 50 - len(jobs))
+    left = await bench.database.call(bench.database.billing.quotas_left, who, bench.now_s)
+    assert left == shown
 
 
 async def test_after_the_time_told_the_same_request_is_accepted_and_not_before(
