@@ -82,8 +82,14 @@ class TierUnreachableError(LimitError):
     code = "resource_unavailable"
 
 
-def predict(slots: Sequence[SlotForecast], ahead: Sequence[Work], own: Work) -> FirstToken | None:
+def predict(
+    slots: Sequence[SlotForecast], ahead: Sequence[Work], own: Work, share_left: float = 1.0
+) -> FirstToken | None:
     """Plays the line before the slots, each job taking the slot that is free first.
+
+    `share_left`: the part of the slots' time that work of higher tiers, yet to come, leaves. The
+    line moves so much slower (the wait of a priority queue is what it would be without the higher
+    classes, over 1 less their load; Cobham, 1954).
 
     None where nothing was measured yet, or there is no slot.
     """
@@ -102,7 +108,7 @@ def predict(slots: Sequence[SlotForecast], ahead: Sequence[Work], own: Work) -> 
     held = max(slots[number].n_held for free_s, number in free if free_s <= wait_s)
     slot = slots[free[0][1]]
     prefill_s = slot.speed.prefill_s(max(1, own.n_prompt - held))
-    return None if prefill_s is None else FirstToken(wait_s, prefill_s)
+    return None if prefill_s is None else FirstToken(wait_s / share_left, prefill_s)
 
 
 def check_admission(tier: Tier, predicted: FirstToken, spent_s: float, target_s: float) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Literal
 
 from airan.core.clock import Clock
 from airan.core.errors import AiranError, UnavailableError
@@ -16,11 +15,11 @@ from marketplace.dispatch.foresight import Foresight
 from marketplace.dispatch.lengths import Lengths
 from marketplace.dispatch.lines import WaitingLines
 from marketplace.dispatch.offers import ContextLengthError, ModelOffer
+from marketplace.dispatch.outcomes import EndState, outcome_of
 from marketplace.dispatch.places import rooms_for
 from marketplace.dispatch.prefixes import SlotKey
 from marketplace.dispatch.prompts import prompt_tokens
-from marketplace.dispatch.queue import TIERS
-from marketplace.dispatch.turns import Turn, Turns, can_yield
+from marketplace.dispatch.turns import Turn, Turns, can_yield, cost_of_resuming, rank
 from marketplace.engines.base import EngineState, FinishReason
 from marketplace.jobs import WAITING, Job
 from marketplace.meter import Meter
@@ -139,6 +138,7 @@ class Dispatcher:
         with self._lines.entering(job):
             await self._admit(job)
             await self.desk.reserve(row, self._ask(job), job.created_s, durable=durable)
+            self._foresight.accepted(job, self.pool.engines, self._clock.monotonic_s())
             self.enqueue(job)
 
     async def _admit(self, job: Job) -> None:
@@ -195,7 +195,7 @@ class Dispatcher:
         usable = state.phase == "ready" and state.url == before.url
         # A lease with fewer SMs carries fewer requests: the lowest tier's latest make room.
         keep = state.max_concurrent if usable else 0
-        for turn in sorted(turns, key=_rank)[keep:]:
+        for turn in sorted(turns, key=rank)[keep:]:
             turn.end("preempt")
         for model in {before.model, state.model} - {""}:
             self._foresight.outages.note(model, self._is_served(model), self._clock.monotonic_s())
@@ -242,7 +242,7 @@ class Dispatcher:
             if turn.engine.state.model == model and turn.engine.avoid_until_s <= now_s
         ]
         n_wanted = n_waiting - sum(turn.cut is not None for turn in here)
-        for turn in sorted(filter(can_yield, here), key=_cost_of_resuming)[: max(0, n_wanted)]:
+        for turn in sorted(filter(can_yield, here), key=cost_of_resuming)[: max(0, n_wanted)]:
             turn.yields = True
             turn.end("preempt")
 
@@ -375,22 +375,12 @@ class Dispatcher:
     async def _finish(
         self,
         job: Job,
-        state: Literal["completed", "failed", "cancelled"],
+        state: EndState,
         reason: FinishReason | None = None,
         error: AiranError | None = None,
     ) -> None:
         """Stores and bills the end of the job; only then does the client learn of it."""
-        outcome = Outcome(
-            state=state,
-            input_tokens=len(job.prompt_ids or ()),
-            output_tokens=job.n_output,
-            tokens_lost=job.tokens_lost(),
-            finish_reason=reason,
-            text=job.text if job.kind == "async" else None,
-            ttft_ms=job.ttft_ms,
-            error_code=None if error is None else _error_code(error),
-            error_message=None if error is None else error.message,
-        )
+        outcome = outcome_of(job, state, reason, error)
         price = self._offers[job.request.model].price
         job.state = state
         if state == "completed":
@@ -423,23 +413,3 @@ class Dispatcher:
     ) -> None:
         now_s = self._clock.now_s()
         self._db.post(self._db.ledger.add_event, kind, message, now_s, severity, job_id)
-
-
-def _error_code(error: AiranError) -> str:
-    if type(error) is AiranError:
-        return "internal_error"
-    if isinstance(error, ContextLengthError):
-        return "context_length_exceeded"
-    return "engine_unavailable" if isinstance(error, UnavailableError) else "invalid_request"
-
-
-def _rank(turn: Turn) -> tuple[int, int]:
-    """First those that are cut off last."""
-    return TIERS.index(turn.job.request.service_tier), turn.job.sequence
-
-
-def _cost_of_resuming(turn: Turn) -> tuple[bool, int]:
-    """An answer with a schema starts over; of others, all tokens are worked on as a prompt."""
-    job = turn.job
-    n_tokens = len(job.prompt_ids or ()) + len(job.token_ids)
-    return job.request.response_schema is not None, n_tokens

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from marketplace.dispatch.admission import FirstToken, SlotForecast, Work, predict
+from marketplace.dispatch.demand import Demand
 from marketplace.dispatch.lengths import Lengths
 from marketplace.dispatch.lines import WaitingLines
 from marketplace.dispatch.outages import Outages
@@ -23,6 +24,7 @@ class Foresight:
         self.speeds = Speeds()
         self.prefixes = PrefixTable()
         self.outages = Outages()
+        self.demand = Demand()
         self._lengths = lengths
         self._turns = turns
 
@@ -68,7 +70,18 @@ class Foresight:
         slots = self._slots(job, engines, now_s)
         ahead = line.ahead_of(lines.ticket(job)) if line else []
         before = [*(ticket.item for ticket in ahead), *coming]
-        return predict(slots, [self.work(one) for one in before], self.work(job))
+        tier = job.request.service_tier
+        share_left = self.demand.share_left(model, tier, len(slots), now_s)
+        return predict(slots, [self.work(one) for one in before], self.work(job), share_left)
+
+    def accepted(self, job: Job, engines: Sequence[PooledEngine], now_s: float) -> None:
+        """The job will take its time on some slot."""
+        model, tier = job.request.model, job.request.service_tier
+        state = next((one.state for one in engines if one.state.model == model), None)
+        speed = None if state is None else self.speeds.of(state)
+        if state is not None and speed is not None:
+            slot_s = SlotForecast(0.0, speed, state.max_concurrent or 1).seconds(self.work(job))
+            self.demand.note(model, tier, slot_s or 0.0, now_s)
 
     def choose(self, job: Job, rooms: list[Room], kept: Collection[SlotKey]) -> Place:
         """Where the job should run."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from marketplace.dispatch.queue import TIERS
 from marketplace.engines.base import FinishReason
 from marketplace.jobs import Job
 from marketplace.pool import PooledEngine
@@ -87,3 +88,15 @@ class Turns:
 def can_yield(turn: Turn) -> bool:
     """Whether the turn makes room for priority work, as flex work does."""
     return turn.job.request.service_tier == "flex" and not turn.protected and turn.cut is None
+
+
+def rank(turn: Turn) -> tuple[int, int]:
+    """First those that are cut off last."""
+    return TIERS.index(turn.job.request.service_tier), turn.job.sequence
+
+
+def cost_of_resuming(turn: Turn) -> tuple[bool, int]:
+    """An answer with a schema starts over; of others, all tokens are worked on as a prompt."""
+    job = turn.job
+    n_tokens = len(job.prompt_ids or ()) + len(job.token_ids)
+    return job.request.response_schema is not None, n_tokens
