@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
 from airan.core.clock import Clock
 from airan.core.errors import CapacityError, InvalidInputError, NotFoundError
 from marketplace.engines.leases import Lease, LeaseKeeper
+
+log = logging.getLogger(__name__)
 
 _MARGIN_S = 0.1
 """The parts are to be back so long before the lease itself has to be."""
@@ -113,7 +116,10 @@ class DividedLease:
             # Nobody is there any more who could give it back.
             del self._parts[number]
 
-    async def _granted(self, _: Lease) -> None:
+    async def _granted(self, lease: Lease) -> None:
+        if lease.sm_count < self.sm_per_replica:
+            text = "lease %s has %d SMs, too few for a replica, which takes %d"
+            log.warning(text, lease.id, lease.sm_count, self.sm_per_replica)
         self._divide()
 
     async def _resized(self, _: Lease) -> None:
