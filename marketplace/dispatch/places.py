@@ -32,6 +32,8 @@ class Place:
     slot: int
     n_held: int
     """Leading tokens of the job that the slot holds."""
+    is_home: bool
+    """Whether that is a good part of them, or of what the slot holds."""
     n_running: int
 
     @property
@@ -68,10 +70,10 @@ def choose_place(
 ) -> Place:
     """The place where a job with these prompt blocks is done first.
 
-    Within an engine, that is the slot which holds the most of it; else one that holds nothing of
-    a waiting job (`kept`); else the longest unused. Between engines, what is held is weighed
-    against the load in measured seconds, or, before the first measurement, in shares; of places
-    about as good, again the one that holds the most, then the longest unused.
+    Within an engine, that is the slot which holds the most of it, if that is a good part; else one
+    that holds nothing of a waiting job (`kept`); else the longest unused. Between engines, what is
+    held is weighed against the load in measured seconds, or, before the first measurement, in
+    shares; of places about as good, again the one that holds the most, then the longest unused.
     """
     places = [_best_slot(room, blocks, prefixes, kept) for room in rooms]
     if len(places) == 1:
@@ -83,7 +85,13 @@ def choose_place(
         known, margin = [_share(work, place) for place in places], _ALIKE
     limit = min(known) + margin
     good = [place for place, cost in zip(places, known, strict=True) if cost <= limit]
-    return min(good, key=lambda place: (-place.n_held, prefixes.last_used(place.key)))
+
+    def merit(place: Place) -> tuple[int, int, int]:
+        url = place.engine.state.url
+        held = place.n_held if place.is_home else 0
+        return -held, prefixes.last_used(place.key), prefixes.engine_last_used(url)
+
+    return min(good, key=merit)
 
 
 def _best_slot(
@@ -93,11 +101,12 @@ def _best_slot(
 
     def merit(slot: int) -> tuple[int, bool, int]:
         key = (url, slot)
-        n_held = prefixes.match_tokens(key, blocks) if blocks else 0
+        n_held = prefixes.match_tokens(key, blocks) if prefixes.is_home(key, blocks) else 0
         return n_held, key not in kept, -prefixes.last_used(key)
 
     slot = max(room.free, key=merit)
-    return Place(room.engine, slot, merit(slot)[0], room.n_running)
+    n_held = prefixes.match_tokens((url, slot), blocks)
+    return Place(room.engine, slot, n_held, merit(slot)[0] > 0, room.n_running)
 
 
 def _seconds(work: Work, place: Place, speeds: Speeds) -> float | None:

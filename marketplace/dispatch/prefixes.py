@@ -31,12 +31,14 @@ class PrefixTable:
     def __init__(self) -> None:
         self._held: dict[SlotKey, Blocks] = {}
         self._used: dict[SlotKey, int] = {}
+        self._engine_used: dict[str, int] = {}
         self._n_uses = 0
 
     def note(self, slot: SlotKey, blocks: Blocks) -> None:
         """The slot holds these now, and nothing else."""
         self._n_uses += 1
         self._held[slot], self._used[slot] = blocks, self._n_uses
+        self._engine_used[slot[0]] = self._n_uses
 
     def match(self, slot: SlotKey, blocks: Blocks) -> int:
         """How many leading blocks the slot holds."""
@@ -47,11 +49,25 @@ class PrefixTable:
         """The same in tokens."""
         return _BLOCK_TOKENS * self.match(slot, blocks)
 
+    def is_home(self, slot: SlotKey, blocks: Blocks) -> bool:
+        """Whether what the slot holds goes on as the prompt, or the prompt as that, by half.
+
+        Less than that all prompts of a model may have in common, and a conversation would be
+        thrown out for the sake of the beginning that it shares with every other.
+        """
+        shorter = min(len(blocks), len(self._held.get(slot, ())))
+        return shorter > 0 and 2 * self.match(slot, blocks) >= shorter
+
     def last_used(self, slot: SlotKey) -> int:
         """Grows with every use; 0 for a slot that was never used."""
         return self._used.get(slot, 0)
+
+    def engine_last_used(self, url: str) -> int:
+        """The same of all the engine's slots."""
+        return self._engine_used.get(url, 0)
 
     def forget(self, url: str) -> None:
         """That engine is gone, with all that it held."""
         for slot in [slot for slot in self._held if slot[0] == url]:
             del self._held[slot], self._used[slot]
+        self._engine_used.pop(url, None)

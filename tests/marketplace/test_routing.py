@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,16 @@ from hypothesis import strategies as st
 from marketplace.dispatch.prefixes import PrefixTable, blocks_of
 from marketplace.jobs import Job
 from tests.marketplace.bench_of_engines import Bench, bench_of_engines
+from tests.marketplace.site import (
+    MODEL,
+    FakeControl,
+    admin_get,
+    eventually,
+    gateway_settings,
+    new_key,
+    running_agent,
+    running_gateway,
+)
 
 _TOKENS = st.lists(st.integers(0, 3), max_size=100)
 
@@ -77,6 +88,18 @@ async def test_a_conversation_goes_on_where_it_began(bench: Bench) -> None:
             assert job.ttft_ms is not None
             assert job.ttft_ms <= 20
     assert sum(engine.prefilled_tokens for engine in engines) - before < 15 * 20
+
+
+async def test_a_beginning_that_all_prompts_share_throws_no_conversation_out(
+    bench: Bench,
+) -> None:
+    engines = [await bench.add_engine(n_slots=2) for _ in range(2)]
+    topics = [chat("=", 64) + chat(topic) for topic in "abcd"]
+    for _ in range(3):
+        for topic in topics:
+            await run_one(bench, topic)
+    assert sum(engine.prefilled_tokens for engine in engines) <= 4 * 864
+    assert [len(engine.served) for engine in engines] == [6, 6]
 
 
 async def test_without_routing_by_prefix_the_same_would_cost_the_whole_prompts(
@@ -153,3 +176,44 @@ async def test_a_restarted_engine_knows_nothing(bench: Bench) -> None:
     # The forecast, too, takes the whole prompt into account.
     assert job.ttft_ms == pytest.approx(800, rel=0.05)
     assert job.predicted_ttft_s == pytest.approx(0.8, rel=0.05)
+
+
+# With real engines
+
+
+async def test_conversations_stay_with_their_engines(model_path: Path, tmp_path: Path) -> None:
+    async with (
+        running_agent(model_path, FakeControl(), name="engine-0") as first,
+        running_agent(model_path, FakeControl(), name="engine-1") as second,
+        running_gateway(gateway_settings(tmp_path, first, second)) as url,
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=await new_key(url)) as client,
+    ):
+
+        async def engines_at_work() -> list[str]:
+            engines = (await admin_get(url, "stats"))["engines"]
+            return [engine["name"] for engine in engines if engine["running"]]
+
+        async def both_ready() -> bool:
+            engines = (await admin_get(url, "stats"))["engines"]
+            return all(engine["phase"] == "ready" for engine in engines)
+
+        async def turn(messages: list[dict[str, str]]) -> str:
+            """Sends the conversation; returns the engine that works on it."""
+            stream = await client.chat.completions.create(
+                model=MODEL, messages=messages, temperature=0, max_tokens=12, stream=True
+            )
+            (name,) = await eventually(engines_at_work)
+            text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+            messages.append({"role": "assistant", "content": text})
+            messages.append({"role": "user", "content": "Go on."})
+            return str(name)
+
+        await eventually(both_ready)
+        talks = [
+            [{"role": "user", "content": f"{topic} {'Tell me all about it. ' * 12}"}]
+            for topic in ("The sea.", "A fox.", "Bread.")
+        ]
+        homes = [await turn(talk) for talk in talks]
+        assert set(homes) == {"engine-0", "engine-1"}
+        for number in (2, 0, 1):
+            assert await turn(talks[number]) == homes[number]
