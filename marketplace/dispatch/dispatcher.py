@@ -155,6 +155,7 @@ class Dispatcher:
             await self.desk.show_limits(job.principal)
             raise
         job.predicted_ttft_s = spent_s + found.total_s
+        job.predicted_wait_s, job.prediction_factor = found.wait_s, found.factor
 
     def free_share(self) -> float:
         """The part of the engines' places that nothing runs on or waits for, 0 to 1."""
@@ -342,6 +343,7 @@ class Dispatcher:
         now_s = self._clock.monotonic_s()
         if job.ttft_ms is None and job.token_ids:
             job.ttft_ms = (now_s - job.started_s) * 1e3
+            self._foresight.came(job, job.ttft_ms / 1e3)
             self._meter.first_token(job.ttft_ms, job.request.service_tier, job.predicted_ttft_s)
         if job.kind == "async" and now_s - job.saved_s >= _CHECKPOINT_S:
             job.saved_s = now_s

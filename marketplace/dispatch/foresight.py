@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from marketplace.dispatch.admission import FirstToken, SlotForecast, Work, predict
+from marketplace.dispatch.calibration import Calibration
 from marketplace.dispatch.demand import Demand
 from marketplace.dispatch.lengths import Lengths
 from marketplace.dispatch.lines import WaitingLines
@@ -25,6 +26,7 @@ class Foresight:
         self.prefixes = PrefixTable()
         self.outages = Outages()
         self.demand = Demand()
+        self.calibration = Calibration()
         self._lengths = lengths
         self._turns = turns
 
@@ -72,7 +74,17 @@ class Foresight:
         before = [*(ticket.item for ticket in ahead), *coming]
         tier = job.request.service_tier
         share_left = self.demand.share_left(model, tier, len(slots), now_s)
-        return predict(slots, [self.work(one) for one in before], self.work(job), share_left)
+        found = predict(slots, [self.work(one) for one in before], self.work(job), share_left)
+        return found and found.corrected(self.calibration.factor(model, tier))
+
+    def came(self, job: Job, ttft_s: float) -> None:
+        """The job had its first token so many seconds after its arrival."""
+        if job.predicted_ttft_s is None or not job.predicted_wait_s:
+            return
+        came_s = job.predicted_wait_s + ttft_s - job.predicted_ttft_s
+        uncorrected_s = job.predicted_wait_s / job.prediction_factor
+        model, tier = job.request.model, job.request.service_tier
+        self.calibration.note(model, tier, uncorrected_s, came_s)
 
     def accepted(self, job: Job, engines: Sequence[PooledEngine], now_s: float) -> None:
         """The job will take its time on some slot."""

@@ -24,6 +24,7 @@ from marketplace.dispatch.admission import (
     check_admission,
     predict,
 )
+from marketplace.dispatch.calibration import Calibration
 from marketplace.dispatch.demand import Demand
 from marketplace.dispatch.outages import Outages
 from marketplace.dispatch.queue import TIERS
@@ -119,6 +120,41 @@ def test_work_of_higher_tiers_to_come_makes_the_line_slower() -> None:
     assert demand.share_left("m", "flex", 4, 900) == pytest.approx(1.0, abs=1e-3)
     slots = [SlotForecast(2.0, measured(), 1)]
     assert predict(slots, [], Work(100, 1), 0.5) == FirstToken(4.0, pytest.approx(1.0))
+
+
+def test_waits_that_come_out_longer_correct_the_next_prediction() -> None:
+    calibration = Calibration()
+    assert calibration.factor("m", "default") == 1.0
+    for _ in range(60):
+        calibration.note("m", "default", 10.0, 20.0)
+    assert calibration.factor("m", "default") == pytest.approx(2.0, rel=0.06)
+    assert calibration.factor("m", "flex") == 1.0
+    for _ in range(60):
+        calibration.note("m", "default", 10.0, -1.0)
+    assert calibration.factor("m", "default") < 0.1
+    assert FirstToken(3.0, 1.0).corrected(2.0).total_s == 7.0
+
+
+async def test_what_slows_the_line_unseen_is_learned_from_the_waits(tmp_path: Path) -> None:
+    async with bench_of_engines(tmp_path, targets=TtftTargets(1e4, 1e4, 1e4)) as bench:
+        engine = await bench.add_engine()
+        for _ in range(5):
+            await bench.submit("long answers are the rule", max_tokens=20)
+            await bench.run()
+        # Each second answer is of a tenant whose answers grow faster than their mean.
+        late: list[float] = []
+        for number in range(12):
+            jobs = [
+                await bench.submit("grows", tenant="b", max_tokens=20 + 8 * number)
+                for _ in range(3)
+            ]
+            await bench.run()
+            last = jobs[-1]
+            late.append(((last.ttft_ms or 0) / 1e3) / (last.predicted_ttft_s or 1))
+        assert len(engine.served) == 5 + 36
+        # The means lag by a fixed number of answers; the correction makes up for it.
+        assert late[2] > 1.15
+        assert max(abs(ratio - 1) for ratio in late[-3:]) < 0.12
 
 
 def test_nothing_is_predicted_without_a_measurement_or_a_slot() -> None:
@@ -296,6 +332,8 @@ async def test_the_prediction_is_measured_against_what_came(tmp_path: Path) -> N
             for tier in TIERS
         }
         errors = sorted(abs(one) for tier in ("priority", "default") for one in late[tier])
+        print({t: (len(v), sum(v) / len(v), sum(map(abs, v)) / len(v)) for t, v in late.items()})
+        print({t: bench.dispatcher._foresight.calibration.factor("m", t) for t in TIERS})
         assert errors[len(errors) // 2] < 0.1
         assert all(abs(sum(late[tier]) / len(late[tier])) < 0.3 for tier in ("priority", "default"))
         assert errors[int(0.9 * len(errors))] < 1.0
