@@ -1,12 +1,13 @@
-"""How much longer, or shorter, waits in line are than they were predicted."""
+"""How much longer waits in line are than they were predicted."""
 
 from __future__ import annotations
 
 from marketplace.dispatch.queue import Tier
 
 _KEEP = 0.9
-_PRIOR_S = 5.0
+_PRIOR_S = 30.0
 """Seconds of waits that came as predicted, which are taken for granted at the beginning."""
+_MOST = 4.0
 
 
 class Calibration:
@@ -22,6 +23,9 @@ class Calibration:
         self._sums[model, tier] = (came, predicted * _KEEP + predicted_s)
 
     def factor(self, model: str, tier: Tier) -> float:
-        """What a predicted wait is to be multiplied by."""
+        """What a predicted wait is to be multiplied by: never less than 1.
+
+        What came early came so before the line was long: to believe it lets too many in.
+        """
         came, predicted = self._sums.get((model, tier), (0.0, 0.0))
-        return (_PRIOR_S + came) / (_PRIOR_S + predicted)
+        return min(_MOST, max(1.0, (_PRIOR_S + came) / (_PRIOR_S + predicted)))
