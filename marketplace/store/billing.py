@@ -8,9 +8,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from airan.core.errors import NotFoundError
-from marketplace.billing.limits import QUOTA_LIMITS, BudgetSpec, QuotaSpec
+from marketplace.billing.limits import QUOTA_LIMITS, BudgetSpec, QuotaSpec, RateLimit
 from marketplace.billing.quotes import Ask, Reservation
 from marketplace.money import Price
+from marketplace.principal import Principal
 from marketplace.store.accounts import new_id, tenant_id_of
 from marketplace.store.books import charge, lock_tenant
 from marketplace.store.connect import reading, writing
@@ -20,6 +21,7 @@ from marketplace.store.limits import (
     give_back,
     held_for,
     limits_of,
+    quotas_left,
     take,
 )
 from marketplace.store.schema import (
@@ -78,6 +80,11 @@ class Billing:
             db.execute(_ADD_JOB, job | times)
             db.execute(_ADD_RESERVATION, row)
         return Reservation(job["id"], price, ask.tier, amount, held.n_tokens, rate_limit)
+
+    def quotas_left(self, who: Principal, now_s: float) -> RateLimit:
+        """What the quotas on that principal's jobs have left."""
+        with self._engine.connect() as db:
+            return quotas_left(db, who, now_s)
 
     def limited_tenants(self) -> frozenset[str]:
         """Tenants that have a budget, a quota or a prepaid account."""
