@@ -17,6 +17,7 @@ from airan.cli import (
     control,
     market,
     model,
+    simulate,
     site,
 )
 from airan.cli import context as cli_context
@@ -41,6 +42,7 @@ control.register(app)
 market.register(app)
 model.register(app)
 bench.register(app)
+simulate.register(app)
 bench_link.register(bench.bench_app)
 bench_orchestrator.register(bench.bench_app)
 bench_gateway.register(bench.bench_app)

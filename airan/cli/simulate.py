@@ -1,0 +1,194 @@
+"""`airan simulate`: how a fleet of sites would have run, under one policy or several."""
+
+from __future__ import annotations
+
+import json as json_
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from airan.cli import context as cli_context
+from airan.cli.output import console, emit_json, errors, table
+
+simulate_app = typer.Typer(help="Simulate a fleet of sites.", no_args_is_help=True)
+
+ScenarioArgument = Annotated[str, typer.Argument(help="A YAML file, or a shipped scenario's name.")]
+DaysOption = Annotated[int | None, typer.Option(min=1, help="Instead of the scenario's.")]
+SeedOption = Annotated[int | None, typer.Option(help="Instead of the scenario's.")]
+FileOption = Annotated[Path | None, typer.Option("--json", help="Write the report there.")]
+ResumeOption = Annotated[
+    Path | None,
+    typer.Option(help="Keep the sites that are done there, and go on from them after a stop."),
+]
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="Processes; default: one a core.")]
+RayOption = Annotated[
+    str | None, typer.Option(help="Simulate on Ray: `local`, or a cluster's HOST:PORT.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds this module's commands."""
+    app.add_typer(simulate_app, name="simulate")
+
+
+@simulate_app.command("run")
+def run(
+    context: typer.Context,
+    scenario: ScenarioArgument,
+    policy: Annotated[
+        list[str] | None, typer.Option(help="One of the scenario's; the first by default.")
+    ] = None,
+    days: DaysOption = None,
+    seed: SeedOption = None,
+    json: FileOption = None,
+    resume: ResumeOption = None,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
+) -> None:
+    """Simulate a scenario under one of its policies."""
+    from sims.fleet.scenario import load
+
+    found = load(scenario, _changes(days, seed))
+    names = policy or [next(iter(found.policies))]
+    _simulate(context, found, names, (json, resume, workers, ray))
+
+
+@simulate_app.command("compare")
+def compare(
+    context: typer.Context,
+    scenario: ScenarioArgument,
+    policy: Annotated[
+        list[str] | None, typer.Option(help="Of the scenario's; all by default.")
+    ] = None,
+    days: DaysOption = None,
+    seed: SeedOption = None,
+    json: FileOption = None,
+    resume: ResumeOption = None,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
+) -> None:
+    """Simulate the same cells, tenants and faults under each policy."""
+    from sims.fleet.scenario import load
+
+    found = load(scenario, _changes(days, seed))
+    _simulate(context, found, policy or list(found.policies), (json, resume, workers, ray))
+
+
+@simulate_app.command("list")
+def list_scenarios(context: typer.Context) -> None:
+    """List the shipped scenarios."""
+    from sims.fleet.scenario import SHIPPED, load
+
+    found = [load(str(path)) for path in sorted(SHIPPED.glob("*.yaml"))]
+    if cli_context.of(context).json:
+        emit_json([{"name": one.name, "description": one.description} for one in found])
+    else:
+        table("Scenarios", ("name", "what"), [(one.name, one.description) for one in found])
+
+
+def _changes(days: int | None, seed: int | None) -> dict[str, Any]:
+    return {name: value for name, value in (("days", days), ("seed", seed)) if value is not None}
+
+
+def _simulate(
+    context: typer.Context,
+    scenario: Any,
+    policies: list[str],
+    how: tuple[Path | None, Path | None, int | None, str | None],
+) -> None:
+    from sims.fleet import runner
+
+    json, resume, workers, ray = how
+    mapper = runner.in_processes(workers or len(os.sched_getaffinity(0)))
+    if ray is not None:
+        from airan.site.fleet_on_ray import on_ray
+
+        mapper = on_ray(ray)
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True) as progress:
+        task = progress.add_task("sites", total=None)
+        report = runner.run(
+            scenario,
+            policies,
+            mapper,
+            resume=resume,
+            tell=lambda done, of: progress.update(task, completed=done, total=of),
+        )
+    if json is not None:
+        json.write_text(json_.dumps(report, indent=2) + "\n")
+    if cli_context.of(context).json:
+        emit_json(report)
+    else:
+        _show(report)
+
+
+def _show(report: dict[str, Any]) -> None:
+    console.print(
+        f"{report['scenario']}, simulated: {report['cells']} cells at {report['sites']} sites,"
+        f" {report['gpus']} {report['gpu']} divided by {report['partition']},"
+        f" {report['days']} days, seed {report['seed']}"
+    )
+    _show_use(report["policies"])
+    _show_waits(report["policies"])
+    console.print(f"engine: {report['engine']['model']}; {report['engine']['hardware']}")
+
+
+def _show_use(found: list[dict[str, Any]]) -> None:
+    table(
+        "What the policies made of the GPUs",
+        (
+            "policy",
+            "used %",
+            "RAN %",
+            "AI %",
+            "below oracle",
+            "RAN below floor s",
+            "RAN short s",
+            "late slots ppm",
+            "alarms",
+            "Mtokens",
+            "preempted",
+            "kWh",
+            "USD",
+        ),
+        [
+            (
+                one["policy"],
+                100.0 * one["utilisation"]["total"],
+                100.0 * one["utilisation"]["ran"],
+                100.0 * one["utilisation"]["ai"],
+                100.0 * one["below_oracle"] if "below_oracle" in one else None,
+                one["ran"]["floor_broken_s"],
+                one["ran"]["short_s"],
+                1e6 * one["ran"]["late_share"],
+                one["ran"]["alarms"],
+                one["ai"]["tokens"] / 1e6,
+                one["ai"]["preemptions"],
+                one["energy_kwh"],
+                one["revenue_usd"],
+            )
+            for one in found
+        ],
+    )
+
+
+def _show_waits(found: list[dict[str, Any]]) -> None:
+    rows = [
+        (
+            one["policy"],
+            tier,
+            counts["arrived"],
+            counts["completed"],
+            counts["refused"],
+            *(counts[f"ttft_p{percent}_s"] for percent in (50, 95, 99)),
+        )
+        for one in found
+        for tier, counts in one["ai"]["tiers"].items()
+        if counts["completed"]
+    ]
+    columns = ("policy", "tier", "requests", "done", "refused", "TTFT p50 s", "p95 s", "p99 s")
+    if rows:
+        table("What tenants got", columns, rows)
