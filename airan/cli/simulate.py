@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -136,43 +137,29 @@ def _show(report: dict[str, Any]) -> None:
     console.print(f"engine: {report['engine']['model']}; {report['engine']['hardware']}")
 
 
+_MEASURES: tuple[tuple[str, Callable[[dict[str, Any]], float | None]], ...] = (
+    ("used %", lambda one: 100.0 * one["utilisation"]["total"]),
+    ("  by the RAN %", lambda one: 100.0 * one["utilisation"]["ran"]),
+    ("  by the AI %", lambda one: 100.0 * one["utilisation"]["ai"]),
+    ("points below the oracle", lambda one: _times(100.0, one.get("below_oracle"))),
+    ("RAN below its floor, s", lambda one: one["ran"]["floor_broken_s"]),
+    ("RAN below its need, s", lambda one: one["ran"]["short_s"]),
+    ("late slots, ppm", lambda one: 1e6 * one["ran"]["late_share"]),
+    ("alarms", lambda one: one["ran"]["alarms"]),
+    ("tokens, millions", lambda one: one["ai"]["tokens"] / 1e6),
+    ("requests preempted", lambda one: one["ai"]["preemptions"]),
+    ("energy, kWh", lambda one: one["energy_kwh"]),
+    ("revenue, USD", lambda one: one["revenue_usd"]),
+)
+
+
 def _show_use(found: list[dict[str, Any]]) -> None:
-    table(
-        "What the policies made of the GPUs",
-        (
-            "policy",
-            "used %",
-            "RAN %",
-            "AI %",
-            "below oracle",
-            "RAN below floor s",
-            "RAN short s",
-            "late slots ppm",
-            "alarms",
-            "Mtokens",
-            "preempted",
-            "kWh",
-            "USD",
-        ),
-        [
-            (
-                one["policy"],
-                100.0 * one["utilisation"]["total"],
-                100.0 * one["utilisation"]["ran"],
-                100.0 * one["utilisation"]["ai"],
-                100.0 * one["below_oracle"] if "below_oracle" in one else None,
-                one["ran"]["floor_broken_s"],
-                one["ran"]["short_s"],
-                1e6 * one["ran"]["late_share"],
-                one["ran"]["alarms"],
-                one["ai"]["tokens"] / 1e6,
-                one["ai"]["preemptions"],
-                one["energy_kwh"],
-                one["revenue_usd"],
-            )
-            for one in found
-        ],
-    )
+    rows = [(name, *(measure(one) for one in found)) for name, measure in _MEASURES]
+    table("What the policies made of the GPUs", ("", *(one["policy"] for one in found)), rows)
+
+
+def _times(factor: float, value: float | None) -> float | None:
+    return None if value is None else factor * value
 
 
 def _show_waits(found: list[dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -38,12 +39,9 @@ class Histogram:
         total = math.fsum(self.counts)
         if total <= 0.0:
             return None
-        seen = 0.0
-        for index, count in enumerate(self.counts):
-            seen += count
-            if seen >= quantile * total:
-                break
-        return _LEAST_S * math.exp(index * _GROWTH)
+        sums = itertools.accumulate(self.counts)
+        bucket = next((n for n, seen in enumerate(sums) if seen >= quantile * total), N_BUCKETS - 1)
+        return _LEAST_S * math.exp(bucket * _GROWTH)
 
 
 def _bucket(seconds: float) -> int:

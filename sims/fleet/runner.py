@@ -102,7 +102,7 @@ def run(
     mapper: Mapper,
     *,
     resume: Path | None = None,
-    tell: Callable[[int, int], None] = lambda done, of: None,
+    tell: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """The report, the same to the bit for the same scenario, wherever and however often
     interrupted it was made. `tell` hears how many sites of how many are done.
@@ -123,6 +123,7 @@ def run(
     progress.load()
     wanted = [(name, site) for name in policies for site in range(scenario.n_sites)]
     missing = [one for one in wanted if one not in progress.done]
+    tell = tell or (lambda _done, _of: None)
     tell(len(wanted) - len(missing), len(wanted))
     if missing:
         shares = traffic.ran_demand(scenario)
@@ -143,7 +144,7 @@ def report(scenario: Scenario, policies: Sequence[str], progress: Progress) -> d
         )
         for name in policies
     ]
-    _compare_with_oracle(scenario, found)
+    _compare_with_oracle(found)
     table = engines.table(scenario.engine)
     return {
         "scenario": scenario.name,
@@ -163,7 +164,7 @@ def report(scenario: Scenario, policies: Sequence[str], progress: Progress) -> d
     }
 
 
-def _compare_with_oracle(scenario: Scenario, found: list[dict[str, Any]]) -> None:
+def _compare_with_oracle(found: list[dict[str, Any]]) -> None:
     """Where an oracle was simulated too, how far each policy is from it."""
     known = [one for one in found if one["kind"] == "oracle"]
     if not known:

@@ -36,7 +36,7 @@ class RanTraffic(_Part):
     """cuPHY on GH200: 20 peak 4T4R cells of 100 MHz (NVIDIA, published); need is proportional to
     the PRBs in use."""
     sizing: Literal["published", "measured"] = "published"
-    """`measured`: SMs by the cost model of airan's own kernels, for equal cells at the mean load."""
+    """`measured`: by the cost model of airan's own kernels, for equal cells at the mean load."""
     growth_per_year: NotNegative = 0.2
     noise: NotNegative = 0.12
     matches_per_week: NotNegative = 0.7

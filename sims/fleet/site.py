@@ -77,6 +77,8 @@ class _Site:
         self._plan: Plan | None = None
         self._todo: list[Step] = []
         self._applying = 0
+        self._settled = False
+        """The newest plan is carried out, and nothing has happened to it since."""
         self._up: dict[str, int] = {}
         """Engines that generate: SMs by partition."""
         self._serial = 0
@@ -87,6 +89,7 @@ class _Site:
 
     def play(self) -> Account:
         """Every event until the end."""
+        self._find_running()
         self._at(0.0, self._begin_step)
         while self._events and self._events[0][0] < self._end_s:
             at_s, _, act = heapq.heappop(self._events)
@@ -98,6 +101,21 @@ class _Site:
         self._account.waits = {tier: one.counts for tier, one in self._serving.waits.items()}
         self._account.faults = dict(sorted(self._account.faults.items()))
         return self._account
+
+    def _find_running(self) -> None:
+        """The site has run before: its first plan is carried out as the first day begins."""
+        inventory = self._gpus.inventory()
+        self._foresight.see(0)
+        demand = self._foresight.demand(0, self._start_s, self._gpus.change_s)
+        self._plan = _planner(self._policy, inventory, demand, None)
+        for step in steps(self._plan, inventory):
+            self._gpus.carry_out(step)
+        for part in list(self._gpus.parts.values()):
+            if part.role == "ai":
+                self._gpus.lease(part)
+                self._up[part.id] = part.sm_count
+        self._engines_changed()
+        self._settled = True
 
     def _at(self, at_s: float, act: Callable[[], None]) -> None:
         heapq.heappush(self._events, (at_s, next(self._order), act))
@@ -159,13 +177,14 @@ class _Site:
         chosen = _planner(self._policy, inventory, demand, self._plan)
         if chosen is not self._plan:
             self._take(chosen)
-        elif not self._todo:
+        elif not self._todo and not self._settled:
             self._carry_out(chosen)
 
     # --- plans
 
     def _take(self, chosen: Plan) -> None:
         self._plan = chosen
+        self._settled = False
         self._account.plans += 1
         self._carry_out(chosen)
 
@@ -183,6 +202,7 @@ class _Site:
         if applying != self._applying:
             return
         if not self._todo:
+            self._settled = True
             self._lease_out()
             return
         step = self._todo[0]
@@ -275,7 +295,7 @@ class _Site:
             return
         self._account.alarms += 1
         self._report_late(1)
-        self._alarmed = True
+        self._alarmed, self._settled = True, False
         self._applying += 1
         self._todo = []
         taking = alarm_plan(self._plan, self._gpus.inventory(), "late slots")
@@ -327,6 +347,7 @@ class _Site:
 
     def _interrupt(self) -> None:
         """What was being applied does not fit any more."""
+        self._settled = False
         self._applying += 1
         self._todo = []
         self._engines_changed()

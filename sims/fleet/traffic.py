@@ -12,7 +12,7 @@ from airan.core.clock import DAY_S
 from airan.core.errors import CapacityError, InvalidInputError
 from orchestrator.cell_demand import CellConfig, CellDemand, CellLoad
 from sims import llm_load, ran_year
-from sims.fleet.scenario import RanTraffic, Scenario, TierTraffic, Trace
+from sims.fleet.scenario import Scenario, TierTraffic, Trace
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
