@@ -61,6 +61,8 @@ class Serving:
         self._was_full = False
         self._decode = self._prefill = 0.0
         self._places = 0
+        self._again_tokens = 0.0
+        """Of paused requests, to be read anew."""
         self.worked_s = 0.0
         """Engine time, as if at full batch."""
         self.preempted = 0.0
@@ -72,7 +74,7 @@ class Serving:
 
     def arrive(self, step: int, now_s: float) -> None:
         """What is asked for in this step comes into the queue."""
-        self._was_full = self._current is not None or len(self._queue) > 0
+        self._was_full = self.waiting > 0
         if self._current is not None:
             # What came since goes by its tier; what was begun is first in its own.
             self._queue.put_back(self._current)
@@ -107,23 +109,20 @@ class Serving:
     def pause(self, sms: int) -> None:
         """An engine on so many SMs loses its lease: its requests go on later from their last
         token, and what they had is read anew."""
-        if not (len(self._queue) or self._current is not None):
+        if not self.waiting:
             return
         self.preempted += self._table.concurrent(sms)
-        # What is read anew is time of the engine when it is back.
         cohort = self._current.item if self._current is not None else None
-        if cohort is not None and self._prefill:
-            tokens = self._table.concurrent(sms) * (
-                cohort.context_tokens / cohort.n + cohort.generated_tokens / cohort.n / 2.0
-            )
-            cohort.left += tokens / self._prefill / self._seconds(cohort)
+        if cohort is not None:
+            each = (cohort.context_tokens + cohort.generated_tokens / 2.0) / cohort.n
+            self._again_tokens += self._table.concurrent(sms) * each
 
     def advance(self, now_s: float, seconds: float) -> float:
         """Serves for so long from `now_s` on; returns for how much of it the engines worked."""
         if self._decode <= 0.0:
             self._stall(seconds)
             return 0.0
-        left_s = seconds
+        left_s = seconds - self._read_again(seconds)
         while left_s > 1e-9:
             if self._current is None:
                 self._current = self._queue.pop()
@@ -132,6 +131,12 @@ class Serving:
             left_s -= self._serve(self._current.item, now_s + seconds - left_s, left_s)
         self.worked_s += seconds - left_s
         return seconds - left_s
+
+    def _read_again(self, most_s: float) -> float:
+        """Reads what paused requests had; it is work, but not sold twice."""
+        took_s = min(most_s, self._again_tokens / self._prefill)
+        self._again_tokens = max(0.0, self._again_tokens - took_s * self._prefill)
+        return took_s
 
     def _serve(self, cohort: Cohort, now_s: float, most_s: float) -> float:
         whole_s = self._seconds(cohort)
@@ -176,9 +181,9 @@ class Serving:
                 self.waits[tier].move(self._usual_s.get(tier, 0.0), waited_s, met / 4.0)
 
     @property
-    def waiting(self) -> bool:
-        """Whether anything waits or is being served."""
-        return self._current is not None or len(self._queue) > 0
+    def waiting(self) -> int:
+        """Tickets that wait or are being served."""
+        return (self._current is not None) + len(self._queue)
 
     @property
     def decode_rate(self) -> float:

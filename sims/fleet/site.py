@@ -203,6 +203,7 @@ class _Site:
             return
         if not self._todo:
             self._settled = True
+            self._gpus.check()
             self._lease_out()
             return
         step = self._todo[0]

@@ -143,7 +143,10 @@ def _traced(trace: Trace, step_s: int, n_steps: int) -> Stream:
     found = llm_load.from_csv(trace.path)
     if trace.stretch_to_day:
         found = llm_load.fit_to_day(found, len(found), 1 << 30, 1 << 30)
-    span_s = DAY_S if trace.stretch_to_day else max(float(step_s), found[-1].arrival_s)
+    span_s = DAY_S
+    if not trace.stretch_to_day:
+        # It is repeated from the step on that follows its last request.
+        span_s = (found[-1].arrival_s // step_s + 1.0) * step_s
     totals = np.zeros((3, n_steps))
     for start_s in np.arange(0.0, n_steps * step_s, span_s):
         _add(totals, found, start_s, step_s)
