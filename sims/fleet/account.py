@@ -53,8 +53,8 @@ class Account:
             mine, its = getattr(self, one.name), getattr(other, one.name)
             if isinstance(mine, int | float):
                 setattr(self, one.name, mine + its)
-        for name, count in sorted(other.faults.items()):
-            self.faults[name] = self.faults.get(name, 0) + count
+        for fault, n in sorted(other.faults.items()):
+            self.faults[fault] = self.faults.get(fault, 0) + n
         for tier, counts in other.tiers.items():
             sums = self.tiers.setdefault(tier, dict.fromkeys(counts, 0))
             for name, count in counts.items():

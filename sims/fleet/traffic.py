@@ -84,7 +84,8 @@ def _share(load: Floats, scenario: Scenario) -> Floats:
         share = peaks / (ran.peak_cells_per_gpu * scenario.gpus_per_site)
     else:
         share = _measured(load, scenario)
-    return np.minimum(share, 1.0).astype(np.float32)
+    found: Floats = np.minimum(share, 1.0).astype(np.float32)
+    return found
 
 
 def _measured(load: Floats, scenario: Scenario) -> npt.NDArray[np.float64]:
