@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from airan.core.clock import DAY_S
-from airan.core.errors import InUseError
+from airan.core.errors import InUseError, InvalidInputError
 from orchestrator.alarm import AlarmGate, AlarmSettings
-from orchestrator.pool import Partition, Plan
+from orchestrator.pool import Plan
 from orchestrator.reconcile import alarm_plan
 from orchestrator.steps import Step, steps
 from orchestrator.views import SlotReport
@@ -81,7 +81,8 @@ class _Site:
         """The newest plan is carried out, and nothing has happened to it since."""
         self._up: dict[str, int] = {}
         """Engines that generate: SMs by partition."""
-        self._serial = 0
+        self._starts_s: dict[str, float] = {}
+        """When engines that do not yet generate will: by partition."""
         for at_s, fault in faults.drawn(scenario, task.site):
             self._at(at_s, lambda fault=fault: self._strike(fault))  # type: ignore[misc]
 
@@ -203,7 +204,7 @@ class _Site:
             return
         if not self._todo:
             self._settled = True
-            self._gpus.check()
+            self._check()
             self._lease_out()
             return
         step = self._todo[0]
@@ -224,14 +225,27 @@ class _Site:
         if applying != self._applying:
             return
         self._todo.pop(0)
-        engine = self._up.pop(step.partition_id, 0)
         self._gpus.carry_out(step)
-        if engine and step.kind == "resize" and step.becomes is not None:
-            moved = f"{step.gpu_uuid}/{step.becomes}"
-            self._up[moved] = self._gpus.parts[moved].sm_count
+        if step.kind == "resize":
+            self._move_engine(step)
+        else:
+            self._up.pop(step.partition_id, None)
         self._engines_changed()
         self._watch_slots()
         self._next_move(applying)
+
+    def _check(self) -> None:
+        """What must hold whenever a plan is carried out.
+
+        Raises:
+            InvalidInputError: partitions overlap, or a lease has no engine.
+        """
+        self._gpus.check()
+        leased = {part.id for part in self._gpus.parts.values() if part.leased}
+        if leased != self._up.keys() | self._starts_s.keys():
+            raise InvalidInputError(
+                "leases", f"{sorted(leased)}, but engines on {sorted(self._up | self._starts_s)}"
+            )
 
     def _lease_out(self) -> None:
         """Engines take what is on offer."""
@@ -240,24 +254,34 @@ class _Site:
         for part in list(self._gpus.parts.values()):
             if part.role == "ai" and not part.leased:
                 self._gpus.lease(part)
-                self._start_engine(part, self._table.start_s)
+                self._start_engine(part.id, self._now_s + self._table.start_s)
 
     def _lends(self) -> bool:
         return any(part.role == "ai" for part in self._gpus.parts.values())
 
     # --- engines
 
-    def _start_engine(self, part: Partition, after_s: float) -> None:
-        self._at(self._now_s + after_s, lambda: self._engine_is_up(part))
+    def _start_engine(self, partition_id: str, at_s: float) -> None:
+        self._starts_s[partition_id] = at_s
+        self._at(at_s, lambda: self._engine_is_up(partition_id))
 
-    def _engine_is_up(self, part: Partition) -> None:
-        now = self._gpus.parts.get(part.id)
-        if now is not None and now.leased:
-            self._up[part.id] = now.sm_count
+    def _engine_is_up(self, partition_id: str) -> None:
+        if self._starts_s.get(partition_id) == self._now_s:
+            del self._starts_s[partition_id]
+            self._up[partition_id] = self._gpus.parts[partition_id].sm_count
             self._engines_changed()
+
+    def _move_engine(self, step: Step) -> None:
+        """The engine on a part that is resized goes on there, or starts when it would have."""
+        moved = f"{step.gpu_uuid}/{step.becomes}"
+        if self._up.pop(step.partition_id, 0):
+            self._up[moved] = self._gpus.parts[moved].sm_count
+        elif step.partition_id in self._starts_s:
+            self._start_engine(moved, self._starts_s.pop(step.partition_id))
 
     def _stop_engine(self, partition_id: str) -> None:
         self._account.revocations += 1
+        self._starts_s.pop(partition_id, None)
         sms = self._up.pop(partition_id, 0)
         if sms:
             self._serving.pause(sms)
@@ -361,7 +385,7 @@ class _Site:
         one = sorted(self._up)[pick % len(self._up)]
         self._serving.pause(self._up.pop(one))
         self._engines_changed()
-        self._start_engine(self._gpus.parts[one], self._table.cold_start_s)
+        self._start_engine(one, self._now_s + self._table.cold_start_s)
 
     def _count(self, fault: str) -> None:
         self._account.faults[fault] = self._account.faults.get(fault, 0) + 1
