@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 
 from airan.core.errors import NotFoundError
+from sims.fleet.scenario import Scenario
 
 _TABLES = Path(__file__).parent / "data" / "engines.yaml"
 
@@ -29,26 +30,51 @@ class EngineTable:
     relative_rate: tuple[float, ...]
     """Of decoding, at so many SMs."""
     prefill_tokens_per_s: float
-    """On the whole GPU; in proportion to SMs."""
+    relative_prefill: tuple[float, ...]
     pause_s: float
     """From a revocation until the engine has paused."""
     start_s: float
     """Until a paused engine generates on a new lease."""
     cold_start_s: float
     """Until one that died generates again."""
+    keeps_cache: bool
+    """A paused request's prompt and tokens need not be read anew."""
+
+    def at_speed(self, speed: float) -> EngineTable:
+        """The same engine on a clock that runs so many times faster than wall time."""
+        return replace(
+            self,
+            tokens_per_s=self.tokens_per_s / speed,
+            prefill_tokens_per_s=self.prefill_tokens_per_s / speed,
+            pause_s=self.pause_s * speed,
+            start_s=self.start_s * speed,
+            cold_start_s=self.cold_start_s * speed,
+        )
 
     def decode_rate(self, sms: int) -> float:
         """Tokens a second of a full batch on that many SMs; between points linear."""
-        points = (0, *self.sms), (0.0, *self.relative_rate)
-        return self.tokens_per_s * float(np.interp(sms, *points))
+        return self.tokens_per_s * self._at(sms, self.relative_rate)
 
     def prefill_rate(self, sms: int) -> float:
         """Prompt tokens a second."""
-        return self.prefill_tokens_per_s * min(1.0, sms / self.sm_count)
+        return self.prefill_tokens_per_s * self._at(sms, self.relative_prefill)
+
+    def _at(self, sms: int, rates: tuple[float, ...]) -> float:
+        return float(np.interp(sms, (0, *self.sms), (0.0, *rates)))
 
     def concurrent(self, sms: int) -> int:
         """Requests at once."""
         return max(1, round(self.max_concurrent * min(1.0, sms / self.sm_count)))
+
+
+def of(scenario: Scenario) -> EngineTable:
+    """The scenario's engine, in wall time.
+
+    Raises:
+        NotFoundError: there is no table of that name.
+    """
+    engine = scenario.engine
+    return table(engine) if isinstance(engine, str) else EngineTable(**dict(engine))
 
 
 @cache
@@ -64,6 +90,6 @@ def table(name: str) -> EngineTable:
             f"there is no engine table {name!r}", remedy=f"there are: {', '.join(sorted(bodies))}"
         )
     body = bodies[name]
-    for field in ("sms", "relative_rate"):
+    for field in ("sms", "relative_rate", "relative_prefill"):
         body[field] = tuple(body[field])
     return EngineTable(**body)

@@ -26,6 +26,8 @@ class SimulatedGpus:
 
     geometry: Geometry
     n_gpus: int
+    speed: float = 1.0
+    """Of the simulated clock against wall time, in which changes take what they take."""
     gpus: dict[str, Gpu] = field(init=False)
     parts: dict[str, Partition] = field(init=False, default_factory=dict)
     _numbered: int = field(init=False, default=0)
@@ -41,7 +43,7 @@ class SimulatedGpus:
 
     @property
     def change_s(self) -> float:
-        """Time of one change, for the planning horizon."""
+        """Time of one change, in wall seconds, for the planning horizon."""
         if self.geometry.kind == "mig":
             return MIG_CREATE_S + MIG_DESTROY_S
         return kind_of(self.geometry.kind).change_ms / 1000.0
@@ -57,14 +59,14 @@ class SimulatedGpus:
         return sum(part.sm_count for part in self.parts.values() if part.role == role)
 
     def seconds(self, step: Step, pause_s: float, notice_s: float) -> float:
-        """How long the step takes."""
+        """How long the step takes on the simulated clock; pause and notice are on it, too."""
         if step.kind == "revoke":
             return min(pause_s, notice_s)
         if step.kind == "assign":
             return 0.0
         if self.geometry.kind == "mig":
-            return MIG_CREATE_S if step.kind == "create" else MIG_DESTROY_S
-        return kind_of(self.geometry.kind).change_ms / 1000.0
+            return self.speed * (MIG_CREATE_S if step.kind == "create" else MIG_DESTROY_S)
+        return self.speed * self.change_s
 
     def carry_out(self, step: Step) -> None:
         """Does what the step says.

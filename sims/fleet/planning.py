@@ -18,8 +18,6 @@ from sims.fleet.scenario import PolicySpec, Scenario
 from sims.fleet.traffic import Floats
 
 _MOST_KEPT = 200_000
-_FIT_STEPS = 4
-_RESIDUAL_STEPS = 120
 
 
 class RememberingPlanner:
@@ -82,8 +80,8 @@ class Foresight:
         self._first = self.scenario.warmup_days * round(DAY_S / step_s)
         self._estimator = DemandEstimator(
             DemandSettings(
-                fit_s=_FIT_STEPS * step_s,
-                residual_s=_RESIDUAL_STEPS * step_s,
+                fit_s=self.scenario.forecast.fit_steps * step_s,
+                residual_s=self.scenario.forecast.residual_steps * step_s,
                 stale_s=2.5 * step_s,
                 keep_s=DAY_S,
             )
@@ -101,18 +99,20 @@ class Foresight:
         return share
 
     def demand(self, step: int, now_s: float, change_s: float) -> Demand:
-        """What a plan made at `now_s` (Unix seconds), in that step, goes by."""
-        step_s = self.scenario.step_s
-        horizon_s = 2 * change_s + self._policy.notice_ms / 1000.0 + step_s
+        """What a plan made at `now_s` (Unix seconds), in that step, goes by; `change_s` is wall
+        time."""
+        step_s, speed = self.scenario.step_s, self.scenario.speed
+        horizon_s = speed * (2 * change_s + self._policy.notice_ms / 1000.0) + step_s
+        sustain_s = speed * self._policy.min_lease_s
         now = float(self.shares[self._first + step])
         if self.spec.kind == "oracle":
             soon = self._most(step, horizon_s)
-            later = self._most(step, horizon_s + self._policy.min_lease_s)
+            later = self._most(step, horizon_s + sustain_s)
             return Demand(now, soon, later, horizon_s, "known")
         if self._policy.kind == "demand":
             seen_s = self.start_s + (self._first + step) * step_s
             return self._estimator.demand(
-                max(now_s, seen_s), horizon_s, self._policy.min_lease_s, self._policy.ran_share
+                max(now_s, seen_s), horizon_s, sustain_s, self._policy.ran_share
             )
         scheduled = max(
             self._policy.ran_share_at(now_s), self._policy.ran_share_at(now_s + horizon_s)

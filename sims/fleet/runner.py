@@ -118,7 +118,7 @@ def run(
                 f"scenario {scenario.name} has no policy {name!r}",
                 remedy=f"it has: {', '.join(scenario.policies)}",
             )
-    engines.table(scenario.engine)
+    engines.of(scenario)
     progress = Progress(scenario, resume)
     progress.load()
     wanted = [(name, site) for name in policies for site in range(scenario.n_sites)]
@@ -145,7 +145,7 @@ def report(scenario: Scenario, policies: Sequence[str], progress: Progress) -> d
         for name in policies
     ]
     _compare_with_oracle(found)
-    table = engines.table(scenario.engine)
+    table = engines.of(scenario)
     return {
         "scenario": scenario.name,
         "description": scenario.description,

@@ -32,6 +32,9 @@ class _Part(BaseModel):
 class RanTraffic(_Part):
     """How loaded the cells are; what is not named here is as `sims.ran_year` has it (assumed)."""
 
+    series: Path | None = None
+    """A CSV with the columns time, share: what every site needs of its GPUs, from the warm-up's
+    first moment on, instead of generated cells. Between two rows the first one holds."""
     peak_cells_per_gpu: Positive = 20.0
     """cuPHY on GH200: 20 peak 4T4R cells of 100 MHz (NVIDIA, published); need is proportional to
     the PRBs in use."""
@@ -76,6 +79,42 @@ class LlmTraffic(_Part):
 
     tiers: tuple[TierTraffic, ...] = ()
     trace: Trace | None = None
+
+
+class EngineSpec(_Part):
+    """An engine that was measured elsewhere; see `sims.fleet.engines.EngineTable`."""
+
+    model: str
+    hardware: str
+    source: str
+    sm_count: Count
+    max_concurrent: Count
+    tokens_per_s: Positive
+    sms: tuple[Count, ...] = Field(min_length=1)
+    relative_rate: tuple[Share, ...]
+    prefill_tokens_per_s: Positive
+    relative_prefill: tuple[Share, ...]
+    pause_s: NotNegative
+    start_s: NotNegative
+    cold_start_s: NotNegative
+    keeps_cache: bool
+
+    @model_validator(mode="after")
+    def _a_rate_for_each(self) -> EngineSpec:
+        if not len(self.sms) == len(self.relative_rate) == len(self.relative_prefill):
+            raise ValueError("sms, relative_rate and relative_prefill must be of one length")
+        if not (min(self.relative_rate) > 0.0 and min(self.relative_prefill) > 0.0):
+            raise ValueError("rates must be above 0")
+        if list(self.sms) != sorted(set(self.sms)):
+            raise ValueError("sms must ascend")
+        return self
+
+
+class Forecast(_Part):
+    """Of what past the forecaster goes by; see `orchestrator.demand.DemandSettings`."""
+
+    fit_steps: Count = 4
+    residual_steps: Count = 120
 
 
 class Faults(_Part):
@@ -172,8 +211,14 @@ class Scenario(_Part):
     step_s: Annotated[int, Field(ge=10, le=3600)] = 60
     """Load and plan change no faster."""
     seed: int = 1
-    engine: str = "llama-8b-h100"
-    """A table of `sims/fleet/data/engines.yaml`."""
+    speed: Positive = 1.0
+    """Seconds of the site's clock in one of wall time, as a demo has it: delays, engines, notice,
+    alarms and `min_lease_s` are in wall time, all else is in the site's."""
+    engine: str | EngineSpec = "llama-8b-h100"
+    """A table of `sims/fleet/data/engines.yaml`, or one that is given here."""
+    engines_per_site: Annotated[int, Field(ge=0)] = 0
+    """Engines take the largest AI partitions; 0: one on each."""
+    forecast: Forecast = Forecast()
     ran: RanTraffic = RanTraffic()
     llm: LlmTraffic = LlmTraffic()
     faults: Faults = Faults()

@@ -63,6 +63,8 @@ class Serving:
         self._places = 0
         self._again_tokens = 0.0
         """Of paused requests, to be read anew."""
+        self._usual_tokens = 0.0
+        """That the request last served had, in the mean over its time."""
         self.worked_s = 0.0
         """Engine time, as if at full batch."""
         self.preempted = 0.0
@@ -106,16 +108,15 @@ class Serving:
         self._prefill = sum(map(self._table.prefill_rate, sms))
         self._places = sum(map(self._table.concurrent, sms))
 
-    def pause(self, sms: int) -> None:
+    def pause(self, sms: int, *, keeps_cache: bool) -> None:
         """An engine on so many SMs loses its lease: its requests go on later from their last
-        token, and what they had is read anew."""
-        if not self.waiting:
-            return
-        self.preempted += self._table.concurrent(sms)
-        cohort = self._current.item if self._current is not None else None
-        if cohort is not None:
-            each = (cohort.context_tokens + cohort.generated_tokens / 2.0) / cohort.n
-            self._again_tokens += self._table.concurrent(sms) * each
+        token. Without its cache, what they had is read anew."""
+        counts = self.tiers.values()
+        still_open = sum(one.arrived - one.refused - one.completed for one in counts)
+        running = min(self._table.concurrent(sms), still_open)
+        self.preempted += running
+        if not keeps_cache:
+            self._again_tokens += running * self._usual_tokens
 
     def advance(self, now_s: float, seconds: float) -> float:
         """Serves for so long from `now_s` on; returns for how much of it the engines worked."""
@@ -140,6 +141,7 @@ class Serving:
 
     def _serve(self, cohort: Cohort, now_s: float, most_s: float) -> float:
         whole_s = self._seconds(cohort)
+        self._usual_tokens = (cohort.context_tokens + cohort.generated_tokens / 2.0) / cohort.n
         took_s = min(most_s, cohort.left * whole_s)
         part = took_s / whole_s
         self._note_wait(cohort, now_s, min(part, cohort.left))

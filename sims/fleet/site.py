@@ -6,14 +6,14 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from airan.core.clock import DAY_S
 from airan.core.errors import InUseError, InvalidInputError
 from orchestrator.alarm import AlarmGate, AlarmSettings
-from orchestrator.pool import Plan
+from orchestrator.pool import Partition, Plan
 from orchestrator.reconcile import alarm_plan
 from orchestrator.steps import Step, steps
 from orchestrator.views import SlotReport
@@ -46,6 +46,16 @@ def simulate_site(task: SiteTask) -> Account:
     return _Site(task).play()
 
 
+def _at_speed(settings: AlarmSettings, speed: float) -> AlarmSettings:
+    return replace(
+        settings,
+        near_miss_s=settings.near_miss_s * speed,
+        hold_s=settings.hold_s * speed,
+        max_hold_s=settings.max_hold_s * speed,
+        repeat_s=settings.repeat_s * speed,
+    )
+
+
 class _Site:
     def __init__(self, task: SiteTask) -> None:
         self._scenario = scenario = task.scenario
@@ -54,17 +64,17 @@ class _Site:
         self._step_s = float(scenario.step_s)
         self._end_s = scenario.days * DAY_S
         self._start_s = ran_year.START_S + scenario.warmup_days * DAY_S
-        self._gpus = SimulatedGpus(scenario.geometry(), scenario.gpus_per_site)
+        self._gpus = SimulatedGpus(scenario.geometry(), scenario.gpus_per_site, scenario.speed)
         self._foresight = Foresight(scenario, self._spec, task.shares, ran_year.START_S)
-        self._table = engines.table(scenario.engine)
+        self._table = engines.of(scenario).at_speed(scenario.speed)
         streams = traffic.requests(scenario, task.site)
         self._serving = Serving(self._table, streams, self._step_s)
         # Each purpose has its own draws: those of slots depend on the policy, faults must not.
         self._random = np.random.default_rng([scenario.seed, task.site, 2])
-        self._gate_settings = AlarmSettings()
+        self._gate_settings = _at_speed(AlarmSettings(), scenario.speed)
         self._gate = AlarmGate(self._gate_settings)
         n_cells = min(scenario.cells_per_site, scenario.cells - task.site * scenario.cells_per_site)
-        self._slots_per_s = n_cells * slots.SLOTS_PER_CELL_S
+        self._slots_per_s = n_cells * slots.SLOTS_PER_CELL_S / scenario.speed
         self._account = Account(daily=[[0.0] * 3 for _ in range(scenario.days)])
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -111,10 +121,9 @@ class _Site:
         self._plan = _planner(self._policy, inventory, demand, None)
         for step in steps(self._plan, inventory):
             self._gpus.carry_out(step)
-        for part in list(self._gpus.parts.values()):
-            if part.role == "ai":
-                self._gpus.lease(part)
-                self._up[part.id] = part.sm_count
+        for part in self._offered():
+            self._gpus.lease(part)
+            self._up[part.id] = part.sm_count
         self._engines_changed()
         self._settled = True
 
@@ -210,7 +219,7 @@ class _Site:
         step = self._todo[0]
         if step.kind == "revoke":
             self._stop_engine(step.partition_id)
-        notice_s = self._policy.notice_ms / 1000.0
+        notice_s = self._scenario.speed * self._policy.notice_ms / 1000.0
         took_s = self._gpus.seconds(step, self._table.pause_s, notice_s)
         fails = self._scenario.faults.failing_calls
         while took_s and step.kind != "revoke" and fails and self._random.random() < fails:
@@ -251,10 +260,18 @@ class _Site:
         """Engines take what is on offer."""
         if self._alarmed:
             return
-        for part in list(self._gpus.parts.values()):
-            if part.role == "ai" and not part.leased:
-                self._gpus.lease(part)
-                self._start_engine(part.id, self._now_s + self._table.start_s)
+        for part in self._offered():
+            self._gpus.lease(part)
+            self._start_engine(part.id, self._now_s + self._table.start_s)
+
+    def _offered(self) -> list[Partition]:
+        """AI partitions that engines take now, largest first."""
+        ai = [part for part in self._gpus.parts.values() if part.role == "ai"]
+        free = sorted(
+            (part for part in ai if not part.leased), key=lambda part: (-part.sm_count, part.id)
+        )
+        most = self._scenario.engines_per_site
+        return free[: max(0, most - (len(ai) - len(free)))] if most else free
 
     def _lends(self) -> bool:
         return any(part.role == "ai" for part in self._gpus.parts.values())
@@ -284,7 +301,7 @@ class _Site:
         self._starts_s.pop(partition_id, None)
         sms = self._up.pop(partition_id, 0)
         if sms:
-            self._serving.pause(sms)
+            self._serving.pause(sms, keeps_cache=self._table.keeps_cache)
             self._engines_changed()
 
     def _engines_changed(self) -> None:
@@ -309,7 +326,7 @@ class _Site:
         """The first late slot is in the next report, with those that follow it."""
         if watched != self._watched or self._alarmed:
             return
-        wait_s = _REPORT_S / 2.0 + FAST_PATH_S
+        wait_s = self._scenario.speed * (_REPORT_S / 2.0 + FAST_PATH_S)
         self._account.slots_late += 1 + int(self._random.poisson(self._late_per_s * wait_s))
         self._watched += 1
         self._at(self._now_s + wait_s, self._alarm)
@@ -383,7 +400,7 @@ class _Site:
         if not self._up:
             return
         one = sorted(self._up)[pick % len(self._up)]
-        self._serving.pause(self._up.pop(one))
+        self._serving.pause(self._up.pop(one), keeps_cache=False)
         self._engines_changed()
         self._start_engine(one, self._now_s + self._table.cold_start_s)
 

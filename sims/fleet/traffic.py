@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from airan.core.clock import DAY_S
-from airan.core.errors import CapacityError, InvalidInputError
+from airan.core.errors import CapacityError, ConfigError, InvalidInputError
 from orchestrator.cell_demand import CellConfig, CellDemand, CellLoad
 from sims import llm_load, ran_year
 from sims.fleet.scenario import Scenario, TierTraffic, Trace
@@ -43,6 +44,8 @@ def ran_demand(scenario: Scenario) -> Floats:
     """
     days = scenario.warmup_days + scenario.days
     n_steps = days * round(DAY_S / scenario.step_s)
+    if scenario.ran.series is not None:
+        return _from_series(scenario.ran.series, n_steps, scenario)
     if n_steps * scenario.cells > _MOST_SAMPLES:
         raise InvalidInputError(
             "step_s",
@@ -59,6 +62,18 @@ def ran_demand(scenario: Scenario) -> Floats:
     load = ran_year.shares(scenario.cells, days, scenario.step_s, scenario.seed, settings)
     sites = sites_of(ran_year.places(scenario.cells, scenario.seed), scenario.cells_per_site)
     return np.stack([_share(load[:, cells], scenario) for cells in sites])
+
+
+def _from_series(path: Path, n_steps: int, scenario: Scenario) -> Floats:
+    times_s, shares = ran_year.read_csv(path)
+    at_s = times_s[0] + np.arange(n_steps) * float(scenario.step_s)
+    if times_s[-1] < at_s[-1] - DAY_S:
+        raise ConfigError(
+            f"load series {path} ends {(at_s[-1] - times_s[-1]) / DAY_S:.1f} days too early",
+            remedy="lower days or warmup_days, or give a longer one",
+        )
+    found = np.searchsorted(times_s, at_s, "right") - 1
+    return np.tile(shares[found], (scenario.n_sites, 1))
 
 
 def sites_of(places: npt.NDArray[np.float64], cells_per_site: int) -> list[Ints]:

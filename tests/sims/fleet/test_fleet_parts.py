@@ -166,16 +166,28 @@ def test_requests_wait_while_there_is_no_engine():
     assert longest >= 90.0
 
 
-def test_a_paused_engine_preempts_what_it_holds_and_loses_none_of_it():
+@pytest.mark.parametrize("keeps_cache", [False, True])
+def test_a_paused_engine_preempts_what_it_holds_and_loses_none_of_it(keeps_cache):
     serving = _serving(_stream("default", 3000))
     serving.arrive(0, 0.0)
     serving.engines([64])
     serving.advance(0.0, 10.0)
-    serving.pause(64)
+    serving.pause(64, keeps_cache=keeps_cache)
     serving.engines([])
     assert serving.preempted == engines.table("llama-8b-h100").concurrent(64)
     serving.engines([64])
-    serving.advance(10.0, 3600.0)
+    worked_s = 10.0 + serving.advance(10.0, 3600.0)
     assert serving.tiers["default"].completed == 3000
+    alone_s = 3000 * (200 / serving.decode_rate + 1000 / (41_750 * 0.485))
+    again_s = 0.0 if keeps_cache else 62 * 1100 / (41_750 * 0.485)
+    assert worked_s == pytest.approx(alone_s + again_s)
     # What was read anew took time, and is not sold twice.
-    assert serving.tiers["default"].generated_tokens == pytest.approx(3000 * 200, rel=0.01)
+    assert serving.tiers["default"].generated_tokens == pytest.approx(3000 * 200)
+
+
+def test_an_engine_with_little_to_do_preempts_only_that():
+    serving = _serving(_stream("default", 3))
+    serving.arrive(0, 0.0)
+    serving.engines([64])
+    serving.pause(64, keeps_cache=True)
+    assert serving.preempted == 3
