@@ -167,15 +167,25 @@ def _show_waits(found: list[dict[str, Any]]) -> None:
         (
             one["policy"],
             tier,
-            counts["arrived"],
-            counts["completed"],
-            counts["refused"],
-            *(counts[f"ttft_p{percent}_s"] for percent in (50, 95, 99)),
+            _short(counts["arrived"]),
+            _short(100.0 * counts["completed"] / counts["arrived"]),
+            _short(100.0 * counts["refused"] / counts["arrived"]),
+            *(_short(counts[f"ttft_p{percent}_s"]) for percent in (50, 95, 99)),
         )
         for one in found
         for tier, counts in one["ai"]["tiers"].items()
         if counts["completed"]
     ]
-    columns = ("policy", "tier", "requests", "done", "refused", "TTFT p50 s", "p95 s", "p99 s")
+    columns = ("policy", "tier", "asked", "done %", "refused %", "TTFT p50 s", "p95 s", "p99 s")
     if rows:
         table("What tenants got", columns, rows)
+
+
+def _short(value: float | None) -> str:
+    """Three digits; thousands and millions by letter."""
+    if value is None:
+        return "-"
+    for factor, letter in ((1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.3g}{letter}"
+    return f"{value:.3g}"

@@ -71,7 +71,9 @@ class Trace(_Part):
     times: Positive = 1.0
     """Each request counts as so many."""
     stretch_to_day: bool = False
-    """The whole trace becomes one day; else it is repeated as it is."""
+    """The whole trace becomes one day."""
+    repeat: bool = True
+    """It begins anew when it is over."""
 
 
 class LlmTraffic(_Part):
@@ -287,7 +289,18 @@ def load(name_or_path: str, changes: Mapping[str, Any] | None = None) -> Scenari
         found = error.errors()[0]
         raise _wrong(path, tree, found["loc"], found["msg"]) from error
     _check_meaning(path, tree, scenario)
-    return scenario
+    return _with_files_beside(path.parent, scenario)
+
+
+def _with_files_beside(folder: Path, scenario: Scenario) -> Scenario:
+    """Files are named relative to the scenario's."""
+    ran, llm = scenario.ran, scenario.llm
+    if ran.series is not None:
+        ran = ran.model_copy(update={"series": folder / ran.series})
+    if llm.trace is not None:
+        trace = llm.trace.model_copy(update={"path": folder / llm.trace.path})
+        llm = llm.model_copy(update={"trace": trace})
+    return scenario.model_copy(update={"ran": ran, "llm": llm})
 
 
 def _check_meaning(path: Path, tree: yaml.Node | None, scenario: Scenario) -> None:

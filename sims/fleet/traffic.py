@@ -164,7 +164,8 @@ def _traced(trace: Trace, step_s: int, n_steps: int) -> Stream:
         # It is repeated from the step on that follows its last request.
         span_s = (found[-1].arrival_s // step_s + 1.0) * step_s
     totals = np.zeros((3, n_steps))
-    for start_s in np.arange(0.0, n_steps * step_s, span_s):
+    until_s = n_steps * step_s if trace.repeat else span_s
+    for start_s in np.arange(0.0, until_s, span_s):
         _add(totals, found, start_s, step_s)
     scaled = np.rint(totals * trace.times).astype(np.int64)
     return Stream(trace.tier, "trace", scaled[0], scaled[1], scaled[2])

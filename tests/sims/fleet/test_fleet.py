@@ -238,3 +238,23 @@ def test_every_shipped_scenario_is_valid(path: Path):
     found = load(path.stem)
     assert found.name == path.stem
     assert found.description
+
+
+def test_the_demos_day_comes_out_as_it_was_recorded():
+    report = runner.run(load("demo-day"), ["demand"], HERE)
+    found = report["policies"][0]
+    # Of the run that the scenario's file names, by its own databases.
+    assert found["utilisation"]["total"] == pytest.approx(0.633, rel=0.05)
+    assert found["utilisation"]["ran"] == pytest.approx(0.470, rel=0.01)
+    assert found["held"]["ai"] == pytest.approx(0.216, rel=0.05)
+    assert found["ai"]["tokens"] == pytest.approx(2309, rel=0.05)
+    assert found["ai"]["revocations"] == pytest.approx(9, abs=1)
+    assert found["ai"]["preemptions"] == pytest.approx(8, abs=1)
+
+
+def test_a_measured_series_that_is_too_short_is_refused(tmp_path: Path):
+    (tmp_path / "short.csv").write_text("time,share\n0,0.5\n3600,0.6\n")
+    text = "ran: {series: short.csv}\ndays: 3\nwarmup_days: 0\npolicies: {demand: {}}\n"
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="too early"):
+        traffic.ran_demand(load(str(tmp_path / "mine.yaml")))
