@@ -16,6 +16,9 @@ from airan.cli import (
     bench_orchestrator,
     control,
     market,
+    market_books,
+    market_limits,
+    market_people,
     model,
     simulate,
     site,
@@ -40,6 +43,9 @@ app = typer.Typer(
 site.register(app)
 control.register(app)
 market.register(app)
+market_people.register(app)
+market_limits.register(app)
+market_books.register(app)
 model.register(app)
 bench.register(app)
 simulate.register(app)

@@ -15,7 +15,9 @@ from airan.core.clock import Clock, SystemClock
 from airan.core.errors import AiranError
 from marketplace.gateway import (
     admin_api,
+    admin_money_api,
     batches_api,
+    billing_api,
     completions_api,
     embeddings_api,
     errors,
@@ -45,7 +47,9 @@ _ROUTERS = (
     files_api,
     batches_api,
     nvcf_api,
+    billing_api,
     admin_api,
+    admin_money_api,
 )
 
 

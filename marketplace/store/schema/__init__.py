@@ -3,20 +3,42 @@
 A new table needs a migration too: tests compare what the migrations make with what is here.
 """
 
-from marketplace.store.schema.accounts import keys, tenants
+from marketplace.store.schema.accounts import keys, projects, tenants, users
 from marketplace.store.schema.base import metadata
 from marketplace.store.schema.batches import batch_lines, batches, files, responses
 from marketplace.store.schema.jobs import events, jobs, usage
+from marketplace.store.schema.money import (
+    balances,
+    budget_periods,
+    budgets,
+    ledger_entries,
+    ledger_transactions,
+    prices,
+    quota_windows,
+    quotas,
+    reservations,
+)
 
 __all__ = [
+    "balances",
     "batch_lines",
     "batches",
+    "budget_periods",
+    "budgets",
     "events",
     "files",
     "jobs",
     "keys",
+    "ledger_entries",
+    "ledger_transactions",
     "metadata",
+    "prices",
+    "projects",
+    "quota_windows",
+    "quotas",
+    "reservations",
     "responses",
     "tenants",
     "usage",
+    "users",
 ]
