@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json as json_
 import os
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,6 +80,37 @@ def compare(
     _simulate(context, found, policy or list(found.policies), (json, resume, workers, ray))
 
 
+@simulate_app.command("sweep")
+def sweep(
+    context: typer.Context,
+    scenarios: Annotated[list[str], typer.Argument(help="YAML files, or shipped names.")],
+    seeds: Annotated[int, typer.Option(min=1, help="So many, from the scenario's on.")] = 5,
+    policy: Annotated[str, typer.Option(help="One that all of them have.")] = "demand",
+    days: DaysOption = None,
+    json: FileOption = None,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
+) -> None:
+    """Simulate several scenarios, each with several seeds, side by side."""
+    from sims.fleet import runner
+    from sims.fleet.scenario import load
+
+    found = [load(one, _changes(days, None)) for one in scenarios]
+    drawn = [
+        scenario.model_copy(update={"seed": scenario.seed + number})
+        for scenario in found
+        for number in range(seeds)
+    ]
+    with _bar() as tell:
+        reports = runner.run_many(drawn, [policy], _mapper(workers, ray), tell=tell)
+    if json is not None:
+        json.write_text(json_.dumps(reports, indent=2) + "\n")
+    if cli_context.of(context).json:
+        emit_json(reports)
+    else:
+        _show_sweep(reports)
+
+
 @simulate_app.command("list")
 def list_scenarios(context: typer.Context) -> None:
     """List the shipped scenarios."""
@@ -103,27 +136,55 @@ def _simulate(
     from sims.fleet import runner
 
     json, resume, workers, ray = how
-    mapper = runner.in_processes(workers or len(os.sched_getaffinity(0)))
-    if ray is not None:
-        from airan.site.fleet_on_ray import on_ray
-
-        mapper = on_ray(ray)
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors, transient=True) as progress:
-        task = progress.add_task("sites", total=None)
-        report = runner.run(
-            scenario,
-            policies,
-            mapper,
-            resume=resume,
-            tell=lambda done, of: progress.update(task, completed=done, total=of),
-        )
+    with _bar() as tell:
+        report = runner.run(scenario, policies, _mapper(workers, ray), resume=resume, tell=tell)
     if json is not None:
         json.write_text(json_.dumps(report, indent=2) + "\n")
     if cli_context.of(context).json:
         emit_json(report)
     else:
         _show(report)
+
+
+def _mapper(workers: int | None, ray: str | None) -> Any:
+    from sims.fleet import runner
+
+    if ray is None:
+        return runner.in_processes(workers or len(os.sched_getaffinity(0)))
+    from airan.site.fleet_on_ray import on_ray
+
+    return on_ray(ray)
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Callable[[int, int], None]]:
+    """Draws how many sites are done; yields what moves it."""
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True) as progress:
+        task = progress.add_task("sites", total=None)
+        yield lambda done, of: progress.update(task, completed=done, total=of)
+
+
+def _show_sweep(reports: list[dict[str, Any]]) -> None:
+    """A scenario a row: the mean over its seeds, and how far the seeds are apart."""
+    rows = []
+    for name in dict.fromkeys(report["scenario"] for report in reports):
+        mine = [one["policies"][0] for one in reports if one["scenario"] == name]
+        used = [100.0 * one["utilisation"]["total"] for one in mine]
+        rows.append(
+            (
+                name,
+                len(mine),
+                statistics.fmean(used),
+                min(used),
+                max(used),
+                max(one["ran"]["floor_broken_s"] for one in mine),
+                max(one["ran"]["short_s"] for one in mine),
+                statistics.fmean(one["revenue_usd"] for one in mine),
+            )
+        )
+    columns = ("scenario", "seeds", "used %", "least", "most", "floor s", "short s", "USD")
+    table("Mean over the seeds; the RAN's seconds below floor and need: the worst", columns, rows)
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -112,13 +112,7 @@ def run(
         ConfigError: `resume` is no file of this scenario.
         InvalidInputError: the scenario does not fit into memory.
     """
-    for name in policies:
-        if name not in scenario.policies:
-            raise NotFoundError(
-                f"scenario {scenario.name} has no policy {name!r}",
-                remedy=f"it has: {', '.join(scenario.policies)}",
-            )
-    engines.of(scenario)
+    _check_policies(scenario, policies)
     progress = Progress(scenario, resume)
     progress.load()
     wanted = [(name, site) for name in policies for site in range(scenario.n_sites)]
@@ -133,6 +127,46 @@ def run(
             left = sum(one not in progress.done for one in wanted)
             tell(len(wanted) - left, len(wanted))
     return report(scenario, policies, progress)
+
+
+def run_many(
+    scenarios: Sequence[Scenario],
+    policies: Sequence[str],
+    mapper: Mapper,
+    *,
+    tell: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """A report of each scenario, in their order; the sites of all are simulated side by side.
+
+    Raises:
+        NotFoundError: a scenario has no such policy, or there is no such engine table.
+        InvalidInputError: a scenario does not fit into memory.
+    """
+    tasks: list[SiteTask] = []
+    keepers = [Progress(scenario) for scenario in scenarios]
+    whose: list[Progress] = []
+    for keeper in keepers:
+        _check_policies(keeper.scenario, policies)
+        shares = traffic.ran_demand(keeper.scenario)
+        for name in policies:
+            for site, share in enumerate(shares):
+                tasks.append(SiteTask(keeper.scenario, name, site, share))
+                whose.append(keeper)
+    for done, (number, counted) in enumerate(mapper(tasks), start=1):
+        whose[number].add(tasks[number].policy, tasks[number].site, counted)
+        if tell is not None:
+            tell(done, len(tasks))
+    return [report(keeper.scenario, policies, keeper) for keeper in keepers]
+
+
+def _check_policies(scenario: Scenario, policies: Sequence[str]) -> None:
+    for name in policies:
+        if name not in scenario.policies:
+            raise NotFoundError(
+                f"scenario {scenario.name} has no policy {name!r}",
+                remedy=f"it has: {', '.join(scenario.policies)}",
+            )
+    engines.of(scenario)
 
 
 def report(scenario: Scenario, policies: Sequence[str], progress: Progress) -> dict[str, Any]:

@@ -68,6 +68,16 @@ def test_one_policy_can_be_asked_for(scenario: str, tmp_path: Path):
     assert json.loads(report.read_text())["utilisation"]["ai"] == 0.0
 
 
+def test_a_sweep_plays_every_seed_as_a_run_would(scenario: str, tmp_path: Path):
+    swept, alone = tmp_path / "swept.json", tmp_path / "alone.json"
+    printed = _typed("sweep", scenario, "--seeds", "3", "--workers", "1", "--json", str(swept))
+    assert "mine" in printed
+    _typed("run", scenario, "--seed", "2", "--workers", "1", "--json", str(alone))
+    reports = json.loads(swept.read_text())
+    assert [one["seed"] for one in reports] == [1, 2, 3]
+    assert reports[1] == json.loads(alone.read_text())
+
+
 def test_shipped_scenarios_are_listed():
     assert "tokyo-600-week" in _typed("list")
 
