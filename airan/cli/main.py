@@ -20,6 +20,7 @@ from airan.cli import (
     market_limits,
     market_people,
     model,
+    simulate,
     site,
 )
 from airan.cli import context as cli_context
@@ -47,6 +48,7 @@ market_limits.register(app)
 market_books.register(app)
 model.register(app)
 bench.register(app)
+simulate.register(app)
 bench_link.register(bench.bench_app)
 bench_orchestrator.register(bench.bench_app)
 bench_gateway.register(bench.bench_app)
