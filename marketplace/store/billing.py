@@ -83,7 +83,7 @@ class Billing:
 
     def quotas_left(self, who: Principal, now_s: float) -> RateLimit:
         """What the quotas on that principal's jobs have left."""
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             return quotas_left(db, who, now_s)
 
     def limited_tenants(self) -> frozenset[str]:
