@@ -24,8 +24,10 @@ from marketplace.gateway import (
     openai_api,
     responses_api,
 )
+from marketplace.gateway.background import Background
 from marketplace.gateway.batch_runner import BatchRunner
 from marketplace.gateway.edge import EdgeMiddleware, request_counter
+from marketplace.gateway.idempotency import IdempotencyMiddleware
 from marketplace.gateway.runtime import Runtime
 from marketplace.gateway.settings import GatewaySettings
 from marketplace.meter import Meter
@@ -65,7 +67,10 @@ def build_app(
         runner = BatchRunner(runtime)
         app.state.batch_runner = runner
         await runner.start()
+        background = Background(runtime)
+        await background.start()
         yield
+        await background.stop()
         await runner.stop()
         await runtime.stop()
 
@@ -76,6 +81,7 @@ def build_app(
     for module in _ROUTERS:
         app.include_router(module.build_router(runtime))
     _add_probes(app, runtime)
+    app.add_middleware(IdempotencyMiddleware, runtime=runtime)
     app.add_middleware(
         EdgeMiddleware,
         count=request_counter(runtime.meter.http),

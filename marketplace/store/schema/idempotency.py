@@ -12,7 +12,7 @@ idempotency_keys = Table(
     Column("owner", String(48), primary_key=True),  # the tenant's id, or `admin`
     Column("key", String(255), primary_key=True),
     Column("fingerprint", String(64), nullable=False),  # SHA-256 of what was asked
-    # running | done | kept_secret (done, but the answer is not stored) | open (may run again)
+    # running | done | unkept (done, but the answer is not stored) | open (may run again)
     Column("state", String(12), nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("status", Integer),
