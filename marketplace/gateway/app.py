@@ -20,6 +20,7 @@ from marketplace.gateway import (
     embeddings_api,
     errors,
     files_api,
+    functions_api,
     nvcf_api,
     openai_api,
     responses_api,
@@ -46,6 +47,7 @@ _ROUTERS = (
     responses_api,
     files_api,
     batches_api,
+    functions_api,
     nvcf_api,
     admin_api,
 )

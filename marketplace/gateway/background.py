@@ -19,6 +19,7 @@ class Background:
         """Takes up what an earlier gateway left, then goes on beside the requests."""
         db = self._runtime.db
         await db.call(db.idempotency.recover)
+        await self._runtime.functions.start(db)
         self._tasks = [asyncio.create_task(purge_regularly(self._runtime))]
 
     async def stop(self) -> None:
@@ -26,3 +27,4 @@ class Background:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._runtime.functions.stop()

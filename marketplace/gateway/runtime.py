@@ -20,10 +20,12 @@ from marketplace.chat import ChatRequest, parse_chat_request
 from marketplace.completions import parse_request
 from marketplace.dispatch import Dispatcher, ModelOffer
 from marketplace.gateway.errors import ApiError, invalid_api_key, model_not_found
+from marketplace.gateway.function_runner import FunctionRunner
 from marketplace.gateway.settings import GatewaySettings
 from marketplace.jobs import Job
 from marketplace.keys import key_hash
 from marketplace.meter import Meter
+from marketplace.outbound import AllowedHosts
 from marketplace.store.accounts import Principal
 from marketplace.store.database import Database
 from marketplace.store.ledger import unpack_ids
@@ -42,6 +44,8 @@ class Runtime:
         self.meter = meter
         self.offers: dict[str, ModelOffer] = {offer.name: offer for offer in settings.models}
         self.async_jobs: dict[str, Job] = {}
+        self.function_hosts = AllowedHosts.of(settings.function_hosts)
+        self.functions = FunctionRunner(self.function_hosts, clock, settings.max_waiting)
         self._keys: dict[str, tuple[float, Principal]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._watchers: set[asyncio.Task[None]] = set()

@@ -32,6 +32,14 @@ class GatewaySettings:
     max_waiting: int = 512
     engine_wait_s: float = 20.0
     """How long a request waits for an engine to appear before it is answered 503."""
+    function_hosts: tuple[str, ...] = ()
+    """Hosts (`host` or `host:port`) on which tenants' functions may run; none: models only."""
+    function_price_micro_usd: int = 1000
+    """Of one invocation of a container that a tenant brought."""
+    max_functions: int = 100
+    """Of one tenant."""
+    large_result_bytes: int = 5 << 20
+    """Results longer than this are fetched from an address of their own (302)."""
 
     @property
     def url_of_database(self) -> str:

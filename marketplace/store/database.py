@@ -14,6 +14,7 @@ from airan.core.errors import UnavailableError
 from marketplace.store.accounts import Accounts
 from marketplace.store.batches import Batches
 from marketplace.store.connect import open_database
+from marketplace.store.functions import Functions
 from marketplace.store.idempotency import IdempotencyKeys
 from marketplace.store.ledger import Ledger
 
@@ -35,6 +36,7 @@ class Database:
         self.accounts = Accounts(self._engine)
         self.ledger = Ledger(self._engine)
         self.batches = Batches(self._engine)
+        self.functions = Functions(self._engine)
         self.idempotency = IdempotencyKeys(self._engine)
 
     async def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import Engine, delete, insert, select, update
 
@@ -52,7 +52,7 @@ class IdempotencyKeys:
             # Of two gateways that ask at once, one waits here for the other.
             row = db.execute(select(table).where(*mine).with_for_update()).mappings().first()
             if row is None:
-                values = {"owner": owner, "key": key, "fingerprint": fingerprint}
+                values: dict[str, Any] = {"owner": owner, "key": key, "fingerprint": fingerprint}
                 values |= {"state": "running", "attempt": 1, "created_s": now_s}
                 db.execute(insert(table).values(values))
                 return Claim("run")

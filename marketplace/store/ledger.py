@@ -136,7 +136,9 @@ class Ledger:
             error_message="the gateway restarted and the connection was lost; not billed",
             updated_s=now_s,
         )
-        left = select(jobs).where(jobs.c.state.in_(OPEN_STATES)).order_by(jobs.c.created_s)
+        # Invocations of containers have a table, and a runner, of their own.
+        left = select(jobs).where(jobs.c.state.in_(OPEN_STATES), jobs.c.kind == "async")
+        left = left.order_by(jobs.c.created_s)
         with writing(self._engine) as connection:
             connection.execute(ended)
             return [dict(row) for row in connection.execute(left).mappings()]
