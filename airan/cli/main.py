@@ -18,6 +18,7 @@ from airan.cli import (
     market,
     model,
     site,
+    webhook,
 )
 from airan.cli import context as cli_context
 from airan.cli.context import EXIT_CODES, Context
@@ -39,6 +40,7 @@ app = typer.Typer(
 site.register(app)
 control.register(app)
 market.register(app)
+webhook.register(app)
 model.register(app)
 bench.register(app)
 bench_link.register(bench.bench_app)

@@ -24,6 +24,7 @@ from marketplace.gateway import (
     nvcf_api,
     openai_api,
     responses_api,
+    webhooks_api,
 )
 from marketplace.gateway.background import Background
 from marketplace.gateway.batch_runner import BatchRunner
@@ -49,6 +50,7 @@ _ROUTERS = (
     batches_api,
     functions_api,
     nvcf_api,
+    webhooks_api,
     admin_api,
 )
 

@@ -20,6 +20,7 @@ class Background:
         db = self._runtime.db
         await db.call(db.idempotency.recover)
         await self._runtime.functions.start(db)
+        self._runtime.webhooks.start(db)
         self._tasks = [asyncio.create_task(purge_regularly(self._runtime))]
 
     async def stop(self) -> None:
@@ -28,3 +29,4 @@ class Background:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._runtime.functions.stop()
+        await self._runtime.webhooks.stop()

@@ -201,9 +201,10 @@ def stable_id(request: Request, what: str) -> uuid.UUID | None:
 async def purge_regularly(
     runtime: Runtime, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 ) -> None:
-    """Forgets old keys at once and every hour; runs until it is cancelled."""
+    """Forgets old keys and old webhooks at once and every hour; runs until it is cancelled."""
     while True:
         runtime.db.post(runtime.db.idempotency.purge, runtime.clock.now_s())
+        runtime.db.post(runtime.db.webhooks.purge, runtime.clock.now_s())
         await sleep(_PURGE_S)
 
 

@@ -22,6 +22,7 @@ from marketplace.dispatch import Dispatcher, ModelOffer
 from marketplace.gateway.errors import ApiError, invalid_api_key, model_not_found
 from marketplace.gateway.function_runner import FunctionRunner
 from marketplace.gateway.settings import GatewaySettings
+from marketplace.gateway.webhook_sender import WebhookSender
 from marketplace.jobs import Job
 from marketplace.keys import key_hash
 from marketplace.meter import Meter
@@ -46,6 +47,8 @@ class Runtime:
         self.async_jobs: dict[str, Job] = {}
         self.function_hosts = AllowedHosts.of(settings.function_hosts)
         self.functions = FunctionRunner(self.function_hosts, clock, settings.max_waiting)
+        self.webhook_hosts = AllowedHosts.of(settings.webhook_hosts)
+        self.webhooks = WebhookSender(self.webhook_hosts, clock, settings.webhook_schedule_s)
         self._keys: dict[str, tuple[float, Principal]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._watchers: set[asyncio.Task[None]] = set()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from airan.core.errors import ConfigError
 from marketplace.dispatch import ModelOffer
+from marketplace.webhooks import RETRY_SCHEDULE_S
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class GatewaySettings:
     """Of one invocation of a container that a tenant brought."""
     max_functions: int = 100
     """Of one tenant."""
+    webhook_hosts: tuple[str, ...] = ()
+    """Hosts (`host` or `host:port`) that webhooks may go to though they are not public, or take
+    plain http."""
+    webhook_schedule_s: tuple[float, ...] = RETRY_SCHEDULE_S
+    """Pauses after the attempts of a webhook that failed."""
     large_result_bytes: int = 5 << 20
     """Results longer than this are fetched from an address of their own (302)."""
 

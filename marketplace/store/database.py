@@ -17,6 +17,7 @@ from marketplace.store.connect import open_database
 from marketplace.store.functions import Functions
 from marketplace.store.idempotency import IdempotencyKeys
 from marketplace.store.ledger import Ledger
+from marketplace.store.webhooks import Webhooks
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,6 +38,7 @@ class Database:
         self.ledger = Ledger(self._engine)
         self.batches = Batches(self._engine)
         self.functions = Functions(self._engine)
+        self.webhooks = Webhooks(self._engine)
         self.idempotency = IdempotencyKeys(self._engine)
 
     async def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

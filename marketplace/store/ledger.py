@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, bindparam, func, insert, select, upda
 from marketplace.money import MICRO_USD_PER_USD, Price
 from marketplace.store.connect import writing
 from marketplace.store.schema import events, jobs, tenants, usage
+from marketplace.store.webhooks import enqueue
 
 OPEN_STATES = ("queued", "running", "preempted")
 _RECENT_TTFT = 1000
@@ -57,7 +58,7 @@ _FINISH_JOB = (
     update(jobs)
     .where(jobs.c.id == bindparam("job_id"), jobs.c.state.in_(OPEN_STATES))
     .values({name: bindparam(f"new_{name}") for name in _FINISHED})
-    .returning(jobs.c.tenant_id, jobs.c.key_id, jobs.c.model)
+    .returning(jobs.c.tenant_id, jobs.c.key_id, jobs.c.model, jobs.c.kind)
 )
 
 
@@ -116,7 +117,9 @@ class Ledger:
             if outcome.billed:
                 bill = {
                     "job_id": job_id,
-                    **dict(row._mapping),
+                    "tenant_id": row.tenant_id,
+                    "key_id": row.key_id,
+                    "model": row.model,
                     "input_tokens": outcome.input_tokens,
                     "output_tokens": outcome.output_tokens,
                     "amount_micro_usd": price.amount_micro_usd(
@@ -125,6 +128,8 @@ class Ledger:
                     "created_s": now_s,
                 }
                 connection.execute(_ADD_USAGE, bill)
+            if row.kind != "sync":
+                _announce(connection, row.tenant_id, row.model, values)
         return True
 
     def recover(self, now_s: float) -> list[dict[str, Any]]:
@@ -213,6 +218,20 @@ class Ledger:
         query = update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(OPEN_STATES))
         with writing(self._engine) as connection:
             connection.execute(query.values(values))
+
+
+def _announce(db: Connection, tenant_id: str, model: str, ended: dict[str, Any]) -> None:
+    """Has webhooks tell of a job whose client may not be there."""
+    data = {
+        "id": ended["job_id"],
+        "model": model,
+        "state": ended["new_state"],
+        "input_tokens": ended["new_input_tokens"],
+        "output_tokens": ended["new_output_tokens"],
+        "error_code": ended["new_error_code"],
+    }
+    event = f"job.{ended['new_state']}"
+    enqueue(db, tenant_id, event, ended["job_id"], data, ended["new_updated_s"])
 
 
 def usd(micro: int) -> float:
