@@ -10,6 +10,9 @@ from typing import Literal
 
 from airan.core.clock import Clock
 from airan.core.errors import AiranError, CapacityError, InvalidInputError, UnavailableError
+from marketplace.billing.desk import Desk
+from marketplace.billing.quotes import Ask
+from marketplace.billing.spot import SpotPrice
 from marketplace.chat import ChatRequest
 from marketplace.engines.base import EngineState, FinishReason
 from marketplace.jobs import WAITING, Job
@@ -99,6 +102,8 @@ class Dispatcher:
         self._meter = meter
         self._clock = clock
         self._max_waiting = max_waiting
+        list_prices = {name: offer.price for name, offer in offers.items()}
+        self.desk = Desk(database, list_prices, clock, SpotPrice(self.free_share))
         self.pool = EnginePool(agent_urls, self._engine_changed)
         self._waiting: list[tuple[int, Job]] = []
         self._turns: dict[Job, Turn] = {}
@@ -179,6 +184,7 @@ class Dispatcher:
 
         Raises:
             CapacityError: too many jobs are waiting.
+            QuotaExceededError, BudgetExceededError: a limit of the tenant's refuses it.
         """
         if len(self._waiting) >= self._max_waiting:
             raise CapacityError(
@@ -193,11 +199,23 @@ class Dispatcher:
             "request": job.request.body if job.kind == "async" else None,
             "input_tokens": len(job.prompt_ids or ()),
         }
-        if job.kind == "async":
-            await self._db.call(self._db.ledger.add_job, row, job.created_s)
-        else:
-            self._db.post(self._db.ledger.add_job, row, job.created_s)
+        await self.desk.reserve(row, self._ask(job), job.created_s, durable=job.kind == "async")
         self.enqueue(job)
+
+    def free_share(self) -> float:
+        """The part of the engines' places that nothing runs on or waits for, 0 to 1."""
+        ready = [one.state for one in self.pool.engines if one.state.phase == "ready"]
+        n_places = sum(state.max_concurrent for state in ready)
+        taken = len(self._turns) + len(self._waiting)
+        return max(0.0, 1.0 - taken / n_places) if n_places else 0.0
+
+    def _ask(self, job: Job) -> Ask:
+        """What the job can cost; a prompt that was not counted yet may fill the context."""
+        n_ctx = self._offers[job.request.model].n_ctx
+        n_prompt, max_tokens = n_ctx, job.request.max_tokens or n_ctx
+        if job.prompt_ids is not None:
+            n_prompt, max_tokens = len(job.prompt_ids), job.max_tokens
+        return Ask(job.principal, job.request.model, job.request.service_tier, n_prompt, max_tokens)
 
     def enqueue(self, job: Job) -> None:
         """Puts a stored job in line."""
@@ -413,8 +431,7 @@ class Dispatcher:
         price = self._offers[job.request.model].price
         job.state = state
         try:
-            ledger = self._db.ledger
-            stored = await self._db.call(ledger.finish, job.id, outcome, price, self._clock.now_s())
+            stored = await self.desk.settle(job.id, outcome, price)
             if not stored:
                 raise RuntimeError("there is no open row of the job")
         except Exception:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from marketplace.chat import ChatRequest
 from marketplace.engines.base import TokenChunk, TokenLogprob
-from marketplace.store.accounts import Principal
+from marketplace.principal import Principal
 from marketplace.store.ledger import Outcome
 
 JobState = Literal["queued", "running", "preempted", "completed", "failed", "cancelled"]

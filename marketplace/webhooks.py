@@ -96,7 +96,7 @@ def verify(secret: str, headers: dict[str, str], body: bytes, now_s: float) -> A
     if abs(now_s - stamp) > TOLERANCE_S:
         raise InvalidInputError("webhook-timestamp", f"is more than {TOLERANCE_S:.0f} s off")
     expected = _signature(secret, message, stamp, body).encode()
-    if not any([hmac.compare_digest(expected, one.encode()) for one in given]):
+    if not any(hmac.compare_digest(expected, one.encode()) for one in given):
         raise InvalidInputError("webhook-signature", "none of the signatures is right")
     return json.loads(body)
 

@@ -13,6 +13,8 @@ from orchestrator.store import StoredPlan
 from orchestrator.tracing import here, span
 
 _MAX_BACKOFF_S = 30.0
+_ALARM_FIRST_S = 0.2
+"""For so long nothing else is done than what an alarm needs."""
 
 
 class Applier:
@@ -45,6 +47,13 @@ class Applier:
     def waits(self) -> bool:
         """Whether the last failures are too recent to try again."""
         return self._clock.monotonic_s() < self._retry_at_s
+
+    @property
+    def serves_alarm(self) -> bool:
+        """Whether an alarm has begun just now and the RAN does not have its capacity yet."""
+        return self._alarm_s is not None and (
+            self._clock.monotonic_s() - self._alarm_s < _ALARM_FIRST_S
+        )
 
     def ask(self, generation: int) -> None:
         """A plan is stored: what asked for it is the parent of what carries it out."""

@@ -49,6 +49,7 @@ from orchestrator.views import (
     SlotReport,
 )
 
+_ALARM_LOOK_S = 0.02
 _KEPT = {"keep_plans": 10_000, "keep_events": 100_000, "keep_ended_leases": 10_000}
 
 
@@ -114,7 +115,7 @@ class ControlPlane:
     async def run(self) -> None:
         """Plans, applies, and watches over holders until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._every(self.options.interval_s, self.tick))
+            group.create_task(self._every(self.options.interval_s, self._tick_in_time))
             group.create_task(self._every(self.options.reconcile_s, self.reconcile))
             group.create_task(self._every(0.2, self._watch_over))
             group.create_task(self._every(60.0, self._forget_the_oldest))
@@ -159,6 +160,12 @@ class ControlPlane:
             await self._look()
             looking.set_attribute("airan.demand_share", self._demand.now_share)
             looking.set_attribute("airan.forecast_share", self._demand.forecast_share)
+
+    async def _tick_in_time(self) -> None:
+        # A look takes milliseconds for which the RAN would wait.
+        while self.applier.serves_alarm:
+            await asyncio.sleep(_ALARM_LOOK_S)
+        await self.tick()
 
     async def _look(self) -> None:
         lent = self.leases.live()
@@ -263,10 +270,11 @@ class ControlPlane:
         return chosen
 
     def _store_plan(self, chosen: Plan, inventory: Inventory) -> None:
-        self.store.add_plan(chosen, self.clock.now_s())
+        with self.store.together():
+            self.store.add_plan(chosen, self.clock.now_s())
+            self.log.record("plan.stored", f"plan {chosen.generation}: {chosen.reason}")
         # At once, so that no lease is given on a partition that is about to go.
         self._offer(inventory)
-        self.log.record("plan.stored", f"plan {chosen.generation}: {chosen.reason}")
         self.metrics.plans.labels("stored").inc()
         self.applier.ask(chosen.generation)
 
@@ -383,15 +391,15 @@ class ControlPlane:
         Raises:
             InvalidInputError: the report contradicts itself.
         """
-        cause = self.ran.take(report, self.clock.now_s())
-        if not cause:
-            return
-        self.metrics.alarms.inc()
-        if self.leases.blocked:
-            return
-        self.applier.alarm_began()
-        self.leases.block(f"slot alarm: {cause}")
-        self.log.record("slot.alarm", f"{cause}: the AI's leases are revoked", "warning")
+        with self.store.together():
+            cause = self.ran.take(report, self.clock.now_s())
+            if cause:
+                self.metrics.alarms.inc()
+            if not cause or self.leases.blocked:
+                return
+            self.applier.alarm_began()
+            self.leases.block(f"slot alarm: {cause}")
+            self.log.record("slot.alarm", f"{cause}: the AI's leases are revoked", "warning")
         await self._give_all_to_ran(cause)
 
     async def _give_all_to_ran(self, cause: str) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from airan.core.errors import (
@@ -70,6 +71,8 @@ class Executor:
         self._settings = settings or ExecutorSettings()
         self.ran_pid: Callable[[], int] = lambda: 0
         """The slot runtime's process; 0 while unknown."""
+        self._unwritten: list[Callable[[], None]] = []
+        """Notes of what is over; they are written with the next change, in one transaction."""
 
     async def apply(self, plan: Plan) -> None:
         """Makes the inventory what the plan wants. Idempotent.
@@ -81,18 +84,22 @@ class Executor:
             UnavailableError: the driver kept failing, or failed for good; likewise `failed`.
             NotLeaderError: another orchestrator may lead; nothing more was done.
         """
-        self._store.mark_plan(plan.generation, "applying")
+        number = plan.generation
+        self._unwritten = [lambda: self._store.mark_plan(number, "applying")]
         try:
             await self._reach(plan)
+            there = await self._driver.instances()
         except (StaleGenerationError, NotLeaderError):
             raise
         except AiranError as error:
-            self._store.mark_plan(plan.generation, "failed")
-            self._log.record("plan.failed", f"plan {plan.generation}: {error}", "error")
+            with self._writing():
+                self._store.mark_plan(number, "failed")
+                self._log.record("plan.failed", f"plan {number}: {error}", "error")
             raise
-        self._store.mark_plan(plan.generation, "applied")
-        self._store.keep_roles([part.uuid for part in await self._driver.instances()])
-        self._log.record("plan.applied", f"plan {plan.generation}: {plan.reason}")
+        with self._writing():
+            self._store.mark_plan(number, "applied")
+            self._store.keep_roles([part.uuid for part in there])
+            self._log.record("plan.applied", f"plan {number}: {plan.reason}")
 
     async def _reach(self, plan: Plan) -> None:
         faults = 0
@@ -135,15 +142,15 @@ class Executor:
         return todo
 
     async def _take(self, plan: Plan, todo: tuple[Step, ...]) -> None:
-        first = todo[0]
-        self._note(plan, first, "started")
+        taken = _at_once(todo)
         try:
-            with span("step", step=str(first)):
-                await self._do(todo)
+            with span("step", step=str(taken[0])):
+                await self._do(plan, taken)
         except AiranError as error:
-            self._note(plan, first, "failed", str(error))
+            with self._writing():
+                self._note(plan, taken, "failed", str(error))
             raise
-        self._note(plan, first, "done")
+        self._unwritten.append(lambda: self._note(plan, taken, "done"))
 
     def _give_up(self, error: AiranError, faults: int) -> None:
         """Raises where trying again cannot help, or has not."""
@@ -156,18 +163,22 @@ class Executor:
                 remedy="the orchestrator plans anew by itself; see `airan gpu`",
             ) from error
 
-    async def _do(self, todo: tuple[Step, ...]) -> None:
-        """Takes the first step; all revocations at once, since their notices run together."""
-        revoked = [step for step in todo if step.kind == "revoke"]
-        if revoked:
+    async def _do(self, plan: Plan, taken: tuple[Step, ...]) -> None:
+        """Takes steps that may be taken at once; see `_at_once`."""
+        step = taken[0]
+        with self._writing():
+            self._note(plan, taken, "started")
+            if _only_gives(step):
+                for one in taken:
+                    self._store.set_role(one.partition_id, one.role)
+        if step.kind == "revoke":
             reason = "the plan needs the partition"
-            await asyncio.gather(
-                *(self._leases.reclaim(step.partition_id, reason) for step in revoked)
-            )
-            return
-        step = todo[0]
-        if step.kind == "assign":
-            await self._assign(step)
+            await asyncio.gather(*(self._leases.reclaim(one.partition_id, reason) for one in taken))
+        elif _only_gives(step):
+            for one in taken:
+                await self._greet(one.partition_id, one.role)
+        elif step.kind == "assign":
+            await self._hand_over(step)
         elif step.kind == "destroy":
             await self._destroy(step)
         elif step.kind == "resize" and step.becomes is not None:
@@ -181,20 +192,32 @@ class Executor:
         else:
             raise PermanentError(f"there is no way to take the step {step.kind!r}: {step}")
 
-    def _note(self, plan: Plan, step: Step, state: str, error: str = "") -> None:
-        now_s = self._log.now_s()
-        self._store.note_step(plan.generation, str(step), state, now_s, error)
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One transaction for what is written within, and for the notes that wait for one."""
+        with self._store.together():
+            for write in self._unwritten:
+                write()
+            yield
+        self._unwritten.clear()
 
-    async def _assign(self, step: Step) -> None:
-        if step.role_before == "ran":
-            # All that is attached to it is the RAN's, also while no report has named it yet.
-            parts = (await self._observer.inventory()).partitions
-            own = (part.pids for part in parts if part.id == step.partition_id)
-            await self._detach(step.partition_id, itertools.chain(*own))
+    def _note(self, plan: Plan, taken: tuple[Step, ...], state: str, error: str = "") -> None:
+        now_s = self._log.now_s()
+        for step in taken:
+            self._store.note_step(plan.generation, str(step), state, now_s, error)
+
+    async def _hand_over(self, step: Step) -> None:
+        # All that is attached to it is the RAN's, also while no report has named it yet.
+        parts = (await self._observer.inventory()).partitions
+        own = (part.pids for part in parts if part.id == step.partition_id)
+        await self._detach(step.partition_id, itertools.chain(*own))
         await self._give(step.partition_id, step.role)
 
     async def _give(self, partition_id: str, role: str) -> None:
         self._store.set_role(partition_id, role)
+        await self._greet(partition_id, role)
+
+    async def _greet(self, partition_id: str, role: str) -> None:
         if role == "ran" and self.ran_pid():
             await self.attach_ran(partition_id)
 
@@ -272,3 +295,19 @@ class Executor:
             raise StaleGenerationError(
                 f"plan {plan.generation} is superseded by plan {newest.plan.generation}"
             )
+
+
+def _at_once(todo: tuple[Step, ...]) -> tuple[Step, ...]:
+    """The steps to take first: every revocation, since their notices run together; role changes
+    that follow one another, since they are one transaction; otherwise the first alone."""
+    first = todo[0]
+    if first.kind == "revoke":
+        return tuple(step for step in todo if step.kind == "revoke")
+    if _only_gives(first):
+        return tuple(itertools.takewhile(_only_gives, todo))
+    return (first,)
+
+
+def _only_gives(step: Step) -> bool:
+    """Whether the step changes a role, and takes nothing from the RAN."""
+    return step.kind == "assign" and step.role_before != "ran"

@@ -118,7 +118,7 @@ class EventLog:
         """Stores the event, then tells the watchers."""
         event = self._store.add_event(self._clock.now_s(), severity, kind, message)
         _LOG.log(_LEVELS[severity], "%s: %s", kind, message)
-        self._hub.publish(event)
+        self._store.then(lambda: self._hub.publish(event))
         return event
 
     async def watch(self, after_seq: int) -> AsyncIterator[Event]:

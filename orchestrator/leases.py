@@ -249,8 +249,9 @@ class LeaseManager:
     def block(self, reason: str) -> None:
         """Revokes every lease and lends nothing until `unblock`. Idempotent."""
         self._blocked = reason
-        for live in list(self._live.values()):
-            self._revoke(live, reason)
+        with self._store.together():
+            for live in list(self._live.values()):
+                self._revoke(live, reason)
 
     def unblock(self) -> None:
         """Puts the free AI partitions on offer again. Idempotent."""
@@ -380,13 +381,14 @@ class LeaseManager:
         if live.lease.state != "active" or live.ending:
             return
         live.lease = replace(live.lease, state="revoking", revoked_s=self._clock.now_s())
-        self._store.put_lease(live.lease, live.pid_started_s)
-        self._log.record(
-            "lease.revoked",
-            f"{live.lease.holder} must give {live.lease.profile} back within"
-            f" {live.lease.notice_ms} ms: {reason}",
-        )
-        self._publish("revoked", live.lease)
+        with self._store.together():
+            self._store.put_lease(live.lease, live.pid_started_s)
+            self._log.record(
+                "lease.revoked",
+                f"{live.lease.holder} must give {live.lease.profile} back within"
+                f" {live.lease.notice_ms} ms: {reason}",
+            )
+            self._publish("revoked", live.lease)
         self._spawn(self._evict_at_deadline(live))
 
     async def _evict_at_deadline(self, live: _Live) -> None:
@@ -417,13 +419,13 @@ class LeaseManager:
         live.lease = replace(
             live.lease, state="ended", end_reason=reason, ended_s=self._clock.now_s()
         )
-        self._store.put_lease(live.lease, live.pid_started_s)
+        kind, severity = _EVENT_OF_END[reason]
+        message = f"lease {lease.id} of {lease.holder} on {lease.profile} ended: {reason}"
+        with self._store.together():
+            self._store.put_lease(live.lease, live.pid_started_s)
+            self._log.record(kind, message, severity)
         del self._live[lease.id]
         live.ended.set()
-        kind, severity = _EVENT_OF_END[reason]
-        self._log.record(
-            kind, f"lease {lease.id} of {lease.holder} on {lease.profile} ended: {reason}", severity
-        )
         self.on_end(live.lease)
         self._publish("ended", live.lease)
         self._tell_offers()
@@ -438,7 +440,10 @@ class LeaseManager:
         return LeaseEvent(kind, lease, deadline_s, len(self.free()), seq)
 
     def _publish(self, kind: str, lease: Lease | None) -> None:
-        self._hub.publish(self._history.add(lambda seq: self._event(kind, lease, seq)))
+        def tell() -> None:
+            self._hub.publish(self._history.add(lambda seq: self._event(kind, lease, seq)))
+
+        self._store.then(tell)
 
     def _tell_offers(self) -> None:
         free = frozenset(part.id for part in self.free())

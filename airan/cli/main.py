@@ -16,6 +16,9 @@ from airan.cli import (
     bench_orchestrator,
     control,
     market,
+    market_books,
+    market_limits,
+    market_people,
     model,
     site,
     webhook,
@@ -41,6 +44,9 @@ site.register(app)
 control.register(app)
 market.register(app)
 webhook.register(app)
+market_people.register(app)
+market_limits.register(app)
+market_books.register(app)
 model.register(app)
 bench.register(app)
 bench_link.register(bench.bench_app)

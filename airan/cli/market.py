@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import httpx
@@ -11,6 +13,8 @@ from airan.cli import context as cli_context
 from airan.cli.output import console, emit_json, table
 from airan.core.errors import AuthError, InvalidInputError, NotFoundError, UnavailableError
 
+_DAY_S = 86_400.0
+_DAY_S = 86_400.0
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 tenant_app = typer.Typer(help="Tenants: who pays.", no_args_is_help=True)
@@ -25,10 +29,15 @@ def register(app: typer.Typer) -> None:
 
 
 @tenant_app.command("create")
-def create_tenant(context: typer.Context, name: str, json: JsonFlag = False) -> None:
+def create_tenant(
+    context: typer.Context,
+    name: str,
+    terms: Annotated[str, typer.Option(help="postpaid or prepaid.")] = "postpaid",
+    json: JsonFlag = False,
+) -> None:
     """Add a tenant."""
-    made = admin(context, "POST", "/admin/v1/tenants", {"name": name})
-    if _wants_json(context, json):
+    made = admin(context, "POST", "/admin/v1/tenants", {"name": name, "terms": terms})
+    if wants_json(context, json):
         emit_json(made)
     else:
         console.print(f"tenant {made['name']} has the id {made['id']}")
@@ -38,10 +47,11 @@ def create_tenant(context: typer.Context, name: str, json: JsonFlag = False) -> 
 def list_tenants(context: typer.Context, json: JsonFlag = False) -> None:
     """List the tenants."""
     tenants = admin(context, "GET", "/admin/v1/tenants")["data"]
-    if _wants_json(context, json):
+    if wants_json(context, json):
         emit_json(tenants)
     else:
-        table("Tenants", ("id", "name"), [(t["id"], t["name"]) for t in tenants])
+        rows = [(t["id"], t["name"], t["terms"]) for t in tenants]
+        table("Tenants", ("id", "name", "terms"), rows)
 
 
 @key_app.command("create")
@@ -49,42 +59,78 @@ def create_key(
     context: typer.Context,
     tenant: Annotated[str, typer.Argument(help="The tenant's name or id; made if new.")],
     name: Annotated[str, typer.Option(help="What the key is for.")] = "default",
+    project: Annotated[str | None, typer.Option(help="Name or id of a project.")] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="inference, files, billing:read or keys:write; repeatable."),
+    ] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Only this model; repeatable.")] = None,
+    days: Annotated[float | None, typer.Option(min=0.0, help="Days until its end.")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Make an API key. It is shown now and never again."""
+    body: dict[str, Any] = {"name": name, "project": project, "models": model or None}
+    if scope:
+        body["scopes"] = scope
+    if days is not None:
+        body["expires_s"] = time.time() + days * _DAY_S
     tenants = admin(context, "GET", "/admin/v1/tenants")["data"]
     known = [t["id"] for t in tenants if tenant in (t["id"], t["name"])]
     if not known:
         known = [admin(context, "POST", "/admin/v1/tenants", {"name": tenant})["id"]]
-    made = admin(context, "POST", "/admin/v1/keys", {"tenant": known[0], "name": name})
-    if _wants_json(context, json):
+    made = admin(context, "POST", "/admin/v1/keys", body | {"tenant": known[0]})
+    if wants_json(context, json):
         emit_json(made)
         return
-    runtime = cli_context.of(context).site()
-    console.print(f"{made['key']}\n")
-    console.print("[dim]It is shown this once. Use it so:[/]")
-    console.print(f"  export OPENAI_BASE_URL={runtime.gateway_url}/v1 OPENAI_API_KEY=…")
+    _show_key(context, made)
 
 
 @key_app.command("list")
 def list_keys(context: typer.Context, json: JsonFlag = False) -> None:
     """List the keys by their first letters."""
     keys = admin(context, "GET", "/admin/v1/keys")["data"]
-    if _wants_json(context, json):
+    if wants_json(context, json):
         emit_json(keys)
         return
     rows = [
-        (k["id"], k["tenant"], k["name"], k["prefix"], "revoked" if k["revoked_s"] else "valid")
+        (
+            k["id"],
+            k["tenant"],
+            k["name"],
+            k["prefix"],
+            " ".join(k["scopes"]),
+            _state(k),
+            when(k["last_used_s"]),
+        )
         for k in keys
     ]
-    table("API keys", ("id", "tenant", "name", "starts with", "state"), rows)
+    columns = ("id", "tenant", "name", "starts with", "scopes", "state", "last used")
+    table("API keys", columns, rows)
+
+
+@key_app.command("rotate")
+def rotate_key(
+    context: typer.Context,
+    key_id: str,
+    grace_h: Annotated[
+        float, typer.Option("--grace-hours", min=0.0, help="How long the old one stays valid.")
+    ] = 24.0,
+    json: JsonFlag = False,
+) -> None:
+    """Make a key that replaces another, which stays valid for a grace time."""
+    made = admin(context, "POST", f"/admin/v1/keys/{key_id}/rotate", {"grace_s": grace_h * 3600})
+    if wants_json(context, json):
+        emit_json(made)
+        return
+    _show_key(context, made)
+    console.print(f"\n[dim]The old one is valid until {when(made['old_expires_s'])}.[/]")
 
 
 @key_app.command("revoke")
 def revoke_key(context: typer.Context, key_id: str, json: JsonFlag = False) -> None:
     """Make a key invalid at once."""
     done = admin(context, "DELETE", f"/admin/v1/keys/{key_id}")
-    if _wants_json(context, json):
+    if wants_json(context, json):
         emit_json(done)
     else:
         console.print(f"key {key_id} is revoked")
@@ -98,7 +144,7 @@ def usage(
     """Show what tenants used and owe."""
     params = {"tenant": tenant} if tenant else None
     rows = admin(context, "GET", "/admin/v1/usage", params=params)["data"]
-    if _wants_json(context, json):
+    if wants_json(context, json):
         emit_json(rows)
         return
     table(
@@ -117,8 +163,10 @@ def admin(
     path: str,
     body: dict[str, Any] | None = None,
     params: dict[str, str] | None = None,
+    *,
+    raw: bool = False,
 ) -> Any:
-    """Calls the gateway's admin API.
+    """Calls the gateway's admin API; gives the JSON decoded, or with `raw` the bytes.
 
     Raises:
         UnavailableError: the gateway does not answer.
@@ -142,7 +190,7 @@ def admin(
             remedy="it may be restarting; see `airan status`",
         ) from error
     if response.is_success:
-        return response.json()
+        return response.content if raw else response.json()
     message = _message(response)
     if response.status_code in (401, 403):
         raise AuthError(message, remedy="run as the user that started the site")
@@ -160,5 +208,28 @@ def _message(response: httpx.Response) -> str:
         return f"HTTP {response.status_code}: {response.text[:200]}"
 
 
-def _wants_json(context: typer.Context, json: bool) -> bool:
+def wants_json(context: typer.Context, json: bool) -> bool:
     return json or cli_context.of(context).json
+
+
+def when(time_s: float | None) -> str:
+    """A Unix time for people, in UTC; `-` for none."""
+    if time_s is None:
+        return "-"
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _show_key(context: typer.Context, made: dict[str, Any]) -> None:
+    runtime = cli_context.of(context).site()
+    console.print(f"{made['key']}\n")
+    console.print("[dim]It is shown this once. Use it so:[/]")
+    console.print(f"  export OPENAI_BASE_URL={runtime.gateway_url}/v1 OPENAI_API_KEY=…")
+
+
+def _state(key: dict[str, Any]) -> str:
+    if key["revoked_s"] is not None:
+        return "revoked"
+    if key["expires_s"] is None:
+        return "valid"
+    over = key["expires_s"] <= time.time()
+    return "over" if over else f"valid until {when(key['expires_s'])}"

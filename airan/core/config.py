@@ -72,6 +72,21 @@ class ControlConfig(_Section):
     """Where `airan certs make` put ca.pem, server.pem and server.key."""
 
 
+class MarketConfig(_Section):
+    """The marketplace's accounts and money."""
+
+    database_url: str = Field(default="", pattern=r"^(|sqlite:///.+|postgresql(\+psycopg)?://.+)$")
+    """Empty: SQLite in the state folder."""
+    seller: str = Field(default="airan", min_length=1, max_length=80)
+    """The sender of the invoices."""
+    oidc_issuer: str = Field(
+        default="", pattern=r"^(|https://.+|http://(127\.0\.0\.1|localhost)[:/].*)$"
+    )
+    """URL of the OpenID Connect provider at which people log in; empty: nobody does."""
+    oidc_audience: str = ""
+    """Our client id with that provider."""
+
+
 class ClockConfig(_Section):
     """The site's time of day: `speed` site seconds pass per wall second."""
 
@@ -171,6 +186,7 @@ class SiteConfig(_Section):
     cache_dir: Path = Path("~/.cache/airan")
     node: NodeConfig = NodeConfig()
     control: ControlConfig = ControlConfig()
+    market: MarketConfig = MarketConfig()
     clock: ClockConfig = ClockConfig()
     ran: RanConfig = RanConfig()
     policy: PolicyConfig = PolicyConfig()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from airan.site.main import service_main, stop_event
 from airan.site.runtime import HOST, SiteRuntime
 from marketplace.dispatch import ModelOffer
-from marketplace.gateway.settings import GatewaySettings
+from marketplace.gateway.settings import GatewaySettings, OidcSettings
 from marketplace.money import Price
 from marketplace.serving import run_serving
 
 
 def settings_of(runtime: SiteRuntime) -> GatewaySettings:
     """The gateway's settings on this site."""
-    model = runtime.config.model
+    model, market = runtime.config.model, runtime.config.market
     price = Price.from_usd(
         model.price_usd_per_1k_input_tokens, model.price_usd_per_1k_output_tokens
     )
@@ -23,6 +23,9 @@ def settings_of(runtime: SiteRuntime) -> GatewaySettings:
         host=HOST,
         port=runtime.config.ports.gateway,
         admin_key=runtime.admin_key,
+        database_url=market.database_url,
+        seller=market.seller,
+        oidc=OidcSettings(market.oidc_issuer, market.oidc_audience) if market.oidc_issuer else None,
     )
 
 

@@ -15,7 +15,9 @@ from airan.core.clock import Clock, SystemClock
 from airan.core.errors import AiranError
 from marketplace.gateway import (
     admin_api,
+    admin_money_api,
     batches_api,
+    billing_api,
     completions_api,
     embeddings_api,
     errors,
@@ -51,7 +53,9 @@ _ROUTERS = (
     functions_api,
     nvcf_api,
     webhooks_api,
+    billing_api,
     admin_api,
+    admin_money_api,
 )
 
 

@@ -11,10 +11,17 @@ from typing import Any
 
 from airan.core.errors import AiranError, CapacityError, InvalidInputError, UnavailableError
 from marketplace.batch_input import BatchLine, read_batch_input
+from marketplace.billing.limits import LimitError
 from marketplace.chat import completion, parse_chat_request, usage_object
 from marketplace.completions import parse_completion_request, text_choice, text_completion
 from marketplace.gateway.embeddings_api import answer_embeddings
-from marketplace.gateway.errors import ApiError, from_airan, from_outcome, model_not_found
+from marketplace.gateway.errors import (
+    ApiError,
+    from_airan,
+    from_outcome,
+    model_not_found,
+    not_allowed,
+)
 from marketplace.gateway.files_api import content_path, save_file
 from marketplace.gateway.runtime import Runtime
 from marketplace.jobs import Job
@@ -42,7 +49,7 @@ class BatchRunner:
     async def start(self) -> None:
         """Goes on with the batches that have not ended."""
         for row in await self._runtime.db.call(self._runtime.db.batches.open_batches):
-            principal = Principal(row["tenant_id"], row["key_id"])
+            principal = await self._runtime.db.call(self._runtime.db.keys.principal, row["key_id"])
             self.begin(json.loads(row["document"]), principal)
 
     async def stop(self) -> None:
@@ -187,6 +194,8 @@ class BatchRunner:
             name = line.body.get("model")
             if isinstance(name, str) and name not in runtime.offers:
                 raise model_not_found(name, list(runtime.offers))
+            if isinstance(name, str) and not principal.may_use(name):
+                raise not_allowed(f"use the model {name!r}")
             if document["endpoint"] == "/v1/embeddings":
                 return 200, await answer_embeddings(runtime, line.body)
             return await self._complete(document, principal, line)
@@ -248,7 +257,10 @@ class BatchRunner:
         while True:
             try:
                 await runtime.dispatcher.submit(job)
-            except CapacityError:
+            except CapacityError as error:
+                # An empty account is not filled by waiting.
+                if isinstance(error, LimitError) and error.retry_after_s is None:
+                    raise
                 await asyncio.sleep(_FULL_WAIT_S)
             else:
                 runtime.keep(job)

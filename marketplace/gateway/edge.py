@@ -11,6 +11,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from marketplace.billing.desk import rate_limit
 from marketplace.gateway.errors import ApiError
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class EdgeMiddleware:
         given = Headers(scope=scope).get(_HEADER, "")
         request_id = given if _ACCEPTED_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         started = False
+        rate_limit.set(None)
 
         async def send_marked(message: Message) -> None:
             nonlocal started
@@ -44,6 +46,8 @@ class EdgeMiddleware:
                 if self._sends_request_id:
                     MutableHeaders(scope=message)[_HEADER] = request_id
                 self._count(message["status"])
+                if (left := rate_limit.get()) is not None:
+                    MutableHeaders(scope=message).update(left.headers())
             await send(message)
 
         try:

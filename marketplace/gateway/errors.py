@@ -11,11 +11,14 @@ from starlette.responses import JSONResponse, Response
 
 from airan.core.errors import (
     AiranError,
+    AuthError,
     CapacityError,
+    ForbiddenError,
     InvalidInputError,
     NotFoundError,
     UnavailableError,
 )
+from marketplace.billing.limits import LimitError
 from marketplace.dispatch import ContextLengthError
 from marketplace.store.ledger import Outcome
 
@@ -76,6 +79,11 @@ def invalid_api_key() -> ApiError:
     )
 
 
+def not_allowed(what: str) -> ApiError:
+    """The key or login is valid, but not for this."""
+    return ApiError(403, f"This key or login may not {what}.", code="permission_denied")
+
+
 def model_not_found(name: str, offered: list[str]) -> ApiError:
     """The site does not serve that model."""
     return ApiError(
@@ -95,6 +103,12 @@ def from_airan(error: AiranError) -> ApiError:
         return ApiError(400, text, code="invalid_value", param=error.field)
     if isinstance(error, NotFoundError):
         return ApiError(404, text, code="not_found")
+    if isinstance(error, ForbiddenError):
+        return ApiError(403, text, code="permission_denied")
+    if isinstance(error, AuthError):
+        return ApiError(401, text, code="invalid_token", headers={"WWW-Authenticate": "Bearer"})
+    if isinstance(error, LimitError):
+        return ApiError(429, text, code=error.code, headers=error.headers())
     if isinstance(error, CapacityError):
         return ApiError(429, text, code="queue_full", headers={"Retry-After": "5"})
     if isinstance(error, UnavailableError):

@@ -31,7 +31,7 @@ def build_router(runtime: Runtime) -> APIRouter:
 
     @router.post("")
     async def upload(request: Request) -> dict[str, Any]:
-        principal = await runtime.authenticate(request)
+        principal = await runtime.authenticate(request, "files")
         parts = await _read_form(request, runtime.settings.max_file_bytes)
         purpose = parts.get("purpose", (None, b""))[1].decode(errors="replace")
         if purpose != "batch":
@@ -52,7 +52,7 @@ def build_router(runtime: Runtime) -> APIRouter:
         order: Literal["asc", "desc"] = "desc",
         purpose: str | None = None,
     ) -> dict[str, Any]:
-        principal = await runtime.authenticate(request)
+        principal = await runtime.authenticate(request, "files")
         store = runtime.db.batches
         rows = await runtime.db.call(
             store.list_files, principal.tenant_id, limit + 1, after, order == "desc"
@@ -62,16 +62,18 @@ def build_router(runtime: Runtime) -> APIRouter:
 
     @router.get("/{file_id}")
     async def retrieve(file_id: str, request: Request) -> dict[str, Any]:
-        return file_object(await _find(runtime, await runtime.authenticate(request), file_id))
+        return file_object(
+            await _find(runtime, await runtime.authenticate(request, "files"), file_id)
+        )
 
     @router.get("/{file_id}/content")
     async def content(file_id: str, request: Request) -> Response:
-        row = await _find(runtime, await runtime.authenticate(request), file_id)
+        row = await _find(runtime, await runtime.authenticate(request, "files"), file_id)
         return FileResponse(content_path(runtime, row["id"]), media_type="application/octet-stream")
 
     @router.delete("/{file_id}")
     async def delete(file_id: str, request: Request) -> dict[str, Any]:
-        principal = await runtime.authenticate(request)
+        principal = await runtime.authenticate(request, "files")
         await _find(runtime, principal, file_id)
         await runtime.db.call(runtime.db.batches.delete_file, file_id, principal.tenant_id)
         await asyncio.to_thread(content_path(runtime, file_id).unlink, missing_ok=True)

@@ -9,7 +9,7 @@ import hmac
 import json
 import os
 from collections.abc import Coroutine
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
@@ -19,19 +19,23 @@ from airan.core.errors import InvalidInputError, UnavailableError
 from marketplace.chat import ChatRequest, parse_chat_request
 from marketplace.completions import parse_request
 from marketplace.dispatch import Dispatcher, ModelOffer
-from marketplace.gateway.errors import ApiError, invalid_api_key, model_not_found
+from marketplace.gateway.errors import ApiError, invalid_api_key, model_not_found, not_allowed
 from marketplace.gateway.function_runner import FunctionRunner
 from marketplace.gateway.settings import GatewaySettings
 from marketplace.gateway.webhook_sender import WebhookSender
 from marketplace.jobs import Job
-from marketplace.keys import key_hash
+from marketplace.keys import KEY_PREFIX, key_hash
 from marketplace.meter import Meter
 from marketplace.outbound import AllowedHosts
-from marketplace.store.accounts import Principal
+from marketplace.principal import Principal, Scope
 from marketplace.store.database import Database
 from marketplace.store.ledger import unpack_ids
 
+if TYPE_CHECKING:
+    from marketplace.oidc import OidcVerifier
+
 _KEY_CACHE_S = 5.0
+_MAX_CACHED_KEYS = 10_000
 _LOCK_WAIT_S = 30.0
 _LOCK_POLL_S = 0.1
 
@@ -54,6 +58,7 @@ class Runtime:
         self._watchers: set[asyncio.Task[None]] = set()
         self._lock_fd = -1
         self._admin_key = hashlib.sha256(settings.read_admin_key().encode()).digest()
+        self._oidc = _verifier(settings, clock)
         self._admin_open = bool(settings.read_admin_key())
 
     async def start(self) -> None:
@@ -79,7 +84,7 @@ class Runtime:
         )
         self.dispatcher.start()
         for row in open_jobs:
-            self._go_on(row)
+            self._go_on(row, await self.db.call(self.db.keys.principal, row["key_id"]))
 
     async def stop(self) -> None:
         """Cuts the streams and closes the database; open jobs wait there for the next start."""
@@ -96,24 +101,40 @@ class Runtime:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def authenticate(self, request: Request) -> Principal:
-        """Whom the request's key speaks for.
+    async def authenticate(self, request: Request, scope: Scope = "inference") -> Principal:
+        """Whom the request's key, or a person's login token, speaks for.
 
         Raises:
-            ApiError: 401.
+            ApiError: 401, or 403 where it may not do what `scope` says.
+            UnavailableError: the identity provider cannot be asked.
         """
         key = bearer_key(request)
         if not key:
             raise invalid_api_key()
         hashed, now_s = key_hash(key), self.clock.monotonic_s()
         cached = self._keys.get(hashed)
-        if cached is not None and cached[0] > now_s:
-            return cached[1]
-        principal = await self.db.call(self.db.accounts.authenticate, key)
-        if principal is None:
-            self._keys.pop(hashed, None)
+        if cached is None or cached[0] <= now_s:
+            cached = self._keys[hashed] = (now_s + _KEY_CACHE_S, await self._look_up(key, hashed))
+        principal = cached[1]
+        if principal.expires_s is not None and self.clock.now_s() >= principal.expires_s:
             raise invalid_api_key()
-        self._keys[hashed] = (now_s + _KEY_CACHE_S, principal)
+        if not principal.may(scope):
+            raise not_allowed(f"do what needs the scope {scope!r}")
+        return principal
+
+    async def _look_up(self, key: str, hashed: str) -> Principal:
+        # Of keys that nobody uses any more none is kept.
+        self._keys = {one: kept for one, kept in self._keys.items() if one != hashed}
+        if len(self._keys) > _MAX_CACHED_KEYS:
+            self._keys.clear()
+        now_s = self.clock.now_s()
+        if self._oidc is not None and not key.startswith(KEY_PREFIX):
+            identity = await self._oidc.verify(key)
+            principal = await self.db.call(self.db.users.login, identity, now_s)
+        else:
+            principal = await self.db.call(self.db.keys.authenticate, key, now_s)
+        if principal is None:
+            raise invalid_api_key()
         return principal
 
     def forget_keys(self) -> None:
@@ -142,7 +163,7 @@ class Runtime:
         `model` is the one named by the address, which the body may leave out.
 
         Raises:
-            ApiError: 400, 401, 404 or 413.
+            ApiError: 400, 401, 403, 404 or 413.
             InvalidInputError: a parameter is wrong or not supported.
         """
         started_s = self.clock.monotonic_s()
@@ -151,8 +172,7 @@ class Runtime:
         if model is not None and isinstance(values, dict):
             values = {**values, "model": model}
         name = values.get("model") if isinstance(values, dict) else None
-        if isinstance(name, str) and name not in self.offers:
-            raise model_not_found(name, list(self.offers))
+        self._check_model(principal, name)
         chat = parse_chat_request(values)
         if kind == "async" and chat.n_logprobs is not None:
             raise InvalidInputError("logprobs", "are not kept for requests that are polled for")
@@ -162,16 +182,22 @@ class Runtime:
         """Checks the key, then reads the body, which must be a JSON object.
 
         Raises:
-            ApiError: 400, 401, 404 (unknown model) or 413.
+            ApiError: 400, 401, 403, 404 (unknown model) or 413.
         """
         principal = await self.authenticate(request)
         values = await read_json(request, self.settings.max_body_bytes)
         if not isinstance(values, dict):
             raise InvalidInputError("body", "must be a JSON object")
-        name = values.get("model")
-        if isinstance(name, str) and name not in self.offers:
-            raise model_not_found(name, list(self.offers))
+        self._check_model(principal, values.get("model"))
         return principal, values
+
+    def _check_model(self, principal: Principal, name: Any) -> None:
+        if not isinstance(name, str):
+            return
+        if name not in self.offers:
+            raise model_not_found(name, list(self.offers))
+        if not principal.may_use(name):
+            raise not_allowed(f"use the model {name!r}")
 
     def job_of(
         self, chat: ChatRequest, kind: Literal["sync", "async"], principal: Principal
@@ -209,11 +235,11 @@ class Runtime:
             "time_to_first_token_ms": self.meter.ttft_percentiles(),
         }
 
-    def _go_on(self, row: dict[str, Any]) -> None:
+    def _go_on(self, row: dict[str, Any], principal: Principal) -> None:
         chat = parse_request(json.loads(row["request"]))
         job = Job(
             "async",
-            Principal(row["tenant_id"], row["key_id"]),
+            principal,
             chat,
             row["created_s"],
             # Its time to first token counts from the day it came in.
@@ -247,6 +273,15 @@ class Runtime:
                 waited_s += _LOCK_POLL_S
             else:
                 return
+
+
+def _verifier(settings: GatewaySettings, clock: Clock) -> OidcVerifier | None:
+    if settings.oidc is None:
+        return None
+    # A site without logins does without the library for them.
+    from marketplace.oidc import OidcVerifier
+
+    return OidcVerifier(settings.oidc, clock)
 
 
 def bearer_key(request: Request) -> str:

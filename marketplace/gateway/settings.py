@@ -4,10 +4,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from airan.core.errors import ConfigError
 from marketplace.dispatch import ModelOffer
 from marketplace.webhooks import RETRY_SCHEDULE_S
+
+
+@dataclass(frozen=True)
+class OidcSettings:
+    """The identity provider, and for whom its tokens must be meant."""
+
+    issuer: str
+    """Its URL, letter for letter as in its tokens."""
+    audience: str
+    """Our client id with it."""
+    leeway_s: float = 30.0
+    """How far its clock and ours may differ."""
+    keys_valid_s: float = 3600.0
+    """How long its keys are used without asking again; an unknown one is asked for at once."""
+    ask_again_s: float = 30.0
+    """Unknown keys do not make us ask more often than this."""
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.issuer)
+        local = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
+        if not local and (parts.scheme != "https" or not parts.hostname):
+            raise ConfigError(
+                f"the identity provider {self.issuer!r} is not reached by https",
+                remedy="give its https:// address",
+            )
+        if not self.audience:
+            raise ConfigError("the identity provider's audience is empty", remedy="set it")
 
 
 @dataclass(frozen=True)
@@ -25,6 +53,10 @@ class GatewaySettings:
     admin_key: str = ""
     admin_key_file: Path | None = None
     """Read at start if `admin_key` is empty; without either, /admin/v1 is closed."""
+    oidc: OidcSettings | None = None
+    """People log in at this identity provider; None: nobody does."""
+    seller: str = "airan"
+    """Who stands on the invoices as their sender."""
     temp_dir: Path | None = None
     """Ray's session files; None takes a short path of this site's own under /tmp."""
     max_body_bytes: int = 1 << 20

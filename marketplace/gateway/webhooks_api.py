@@ -53,7 +53,7 @@ def _add_endpoint_routes(router: APIRouter, runtime: Runtime, tenant_of: TenantO
     @router.get("")
     async def list_endpoints(request: Request) -> dict[str, Any]:
         tenant_id = await tenant_of(request)
-        return {"data": await runtime.db.call(runtime.db.webhooks.list, tenant_id)}
+        return {"data": await runtime.db.call(runtime.db.webhooks.of_tenant, tenant_id)}
 
     @router.get("/{endpoint_id}")
     async def retrieve(endpoint_id: str, request: Request) -> dict[str, Any]:

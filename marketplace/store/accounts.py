@@ -1,110 +1,138 @@
-"""Tenants and their keys."""
+"""Tenants and their projects."""
 
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, insert, or_, select, update
+import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from airan.core.errors import InvalidInputError, NotFoundError
-from marketplace.keys import key_hash, new_key, shown_prefix
+from marketplace.principal import Principal
 from marketplace.store.connect import writing
-from marketplace.store.schema import keys, tenants
+from marketplace.store.schema import projects, tenants
 
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who a valid key speaks for."""
-
-    tenant_id: str
-    key_id: str
+__all__ = ["Accounts", "Principal", "project_id_of", "tenant_id_of"]
+TERMS = ("postpaid", "prepaid")
 
 
 class Accounts:
     """All calls are blocking and safe from several threads."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
 
-    def create_tenant(self, name: str, now_s: float) -> dict[str, Any]:
+    def create_tenant(self, name: str, now_s: float, terms: str = "postpaid") -> dict[str, Any]:
         """Adds a tenant.
 
         Raises:
-            InvalidInputError: the name is taken.
+            InvalidInputError: the name is taken, or there are no such terms.
         """
-        row = {"id": "ten_" + secrets.token_hex(8), "name": name, "created_s": now_s}
+        if terms not in TERMS:
+            raise InvalidInputError("terms", f"must be one of {', '.join(TERMS)}, got {terms!r}")
+        row = {"id": new_id("ten"), "name": name, "created_s": now_s, "terms": terms}
         try:
-            with writing(self._engine) as connection:
-                connection.execute(insert(tenants).values(row))
+            with writing(self._engine) as db:
+                db.execute(sa.insert(tenants).values(row))
         except IntegrityError as error:
             raise InvalidInputError("name", f"tenant {name!r} exists already") from error
         return row
 
     def list_tenants(self) -> list[dict[str, Any]]:
         """All tenants, oldest first."""
-        with self._engine.connect() as connection:
-            rows = connection.execute(select(tenants).order_by(tenants.c.created_s)).mappings()
+        with self._engine.connect() as db:
+            rows = db.execute(sa.select(tenants).order_by(tenants.c.created_s)).mappings()
             return [dict(row) for row in rows]
 
-    def create_key(self, tenant: str, name: str, now_s: float) -> dict[str, Any]:
-        """Adds a key for the tenant of that name or id. Only this answer holds the key itself.
+    def tenant(self, tenant: str) -> dict[str, Any]:
+        """The tenant of that name or id.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        with self._engine.connect() as db:
+            tenant_id = tenant_id_of(db, tenant)
+            query = sa.select(tenants).where(tenants.c.id == tenant_id)
+            return dict(db.execute(query).mappings().one())
+
+    def create_project(self, tenant: str, name: str, now_s: float) -> dict[str, Any]:
+        """Adds a project to the tenant of that name or id.
+
+        Raises:
+            NotFoundError: there is no such tenant.
+            InvalidInputError: the tenant has a project of that name.
+        """
+        try:
+            with writing(self._engine) as db:
+                row = {
+                    "id": new_id("proj"),
+                    "tenant_id": tenant_id_of(db, tenant),
+                    "name": name,
+                    "created_s": now_s,
+                }
+                db.execute(sa.insert(projects).values(row))
+        except IntegrityError as error:
+            raise InvalidInputError("name", f"project {name!r} exists already") from error
+        return row
+
+    def list_projects(self, tenant: str | None = None) -> list[dict[str, Any]]:
+        """Projects with their tenants' names, oldest first; of one tenant or of all.
 
         Raises:
             NotFoundError: there is no such tenant.
         """
-        key = new_key()
-        row = {
-            "id": "key_" + secrets.token_hex(8),
-            "tenant_id": self._tenant_id(tenant),
-            "name": name,
-            "prefix": shown_prefix(key),
-            "created_s": now_s,
-        }
-        with writing(self._engine) as connection:
-            connection.execute(insert(keys).values(row | {"sha256": key_hash(key)}))
-        return row | {"key": key}
+        query = sa.select(projects, tenants.c.name.label("tenant")).join(tenants)
+        with self._engine.connect() as db:
+            if tenant is not None:
+                query = query.where(tenants.c.id == tenant_id_of(db, tenant))
+            rows = db.execute(query.order_by(projects.c.created_s)).mappings()
+            return [dict(row) for row in rows]
 
-    def list_keys(self) -> list[dict[str, Any]]:
-        """All keys with their tenants' names, never the keys themselves."""
-        query = select(
-            *[column for column in keys.c if column.name != "sha256"],
-            tenants.c.name.label("tenant"),
-        )
-        query = query.join(tenants).order_by(keys.c.created_s)
-        with self._engine.connect() as connection:
-            rows = [dict(row) for row in connection.execute(query).mappings()]
-        return [row | {"revoked": row["revoked_s"] is not None} for row in rows]
-
-    def revoke_key(self, key_id: str, now_s: float) -> None:
-        """Ends a key for good. Idempotent.
+    def archive_project(self, project_id: str, now_s: float) -> None:
+        """Ends a project: its keys are valid no longer. Idempotent.
 
         Raises:
-            NotFoundError: there is no such key.
+            NotFoundError: there is no such project.
         """
-        query = update(keys).where(keys.c.id == key_id)
-        query = query.values(revoked_s=keys.c.revoked_s).returning(keys.c.revoked_s)
-        with writing(self._engine) as connection:
-            row = connection.execute(query).first()
-            if row is None:
-                raise NotFoundError(f"key {key_id!r} does not exist")
-            if row.revoked_s is None:
-                connection.execute(update(keys).where(keys.c.id == key_id).values(revoked_s=now_s))
+        end = sa.func.coalesce(projects.c.archived_s, now_s)
+        change = sa.update(projects).where(projects.c.id == project_id).values(archived_s=end)
+        with writing(self._engine) as db:
+            if not db.execute(change).rowcount:
+                raise NotFoundError(f"project {project_id!r} does not exist")
 
-    def authenticate(self, key: str) -> Principal | None:
-        """Whom the key speaks for; None if it is unknown or revoked."""
-        query = select(keys.c.tenant_id, keys.c.id)
-        query = query.where(keys.c.sha256 == key_hash(key), keys.c.revoked_s.is_(None))
-        with self._engine.connect() as connection:
-            row = connection.execute(query).first()
-        return None if row is None else Principal(row.tenant_id, row.id)
 
-    def _tenant_id(self, tenant: str) -> str:
-        query = select(tenants.c.id).where(or_(tenants.c.id == tenant, tenants.c.name == tenant))
-        with self._engine.connect() as connection:
-            found = connection.execute(query).scalar()
-        if found is None:
-            raise NotFoundError(f"tenant {tenant!r} does not exist")
-        return str(found)
+def new_id(prefix: str) -> str:
+    """A random id such as ten_0123456789abcdef."""
+    return f"{prefix}_{secrets.token_hex(8)}"
+
+
+def tenant_id_of(db: sa.Connection, tenant: str) -> str:
+    """The id of the tenant of that name or id.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    # An id goes first: nobody can take over another tenant by taking its id for a name.
+    for column in (tenants.c.id, tenants.c.name):
+        found = db.execute(sa.select(tenants.c.id).where(column == tenant)).scalar()
+        if found is not None:
+            return str(found)
+    raise NotFoundError(f"tenant {tenant!r} does not exist")
+
+
+def project_id_of(db: sa.Connection, tenant_id: str, project: str) -> str:
+    """The id of the tenant's project of that name or id.
+
+    Raises:
+        NotFoundError: there is none, or it was archived.
+    """
+    query = sa.select(projects.c.id).where(
+        projects.c.tenant_id == tenant_id,
+        projects.c.archived_s.is_(None),
+        sa.or_(projects.c.id == project, projects.c.name == project),
+    )
+    found = db.execute(query.order_by(projects.c.id != project)).scalar()
+    if found is None:
+        raise NotFoundError(f"project {project!r} does not exist")
+    return str(found)

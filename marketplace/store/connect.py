@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from alembic.util import CommandError
+from sqlalchemy.dialects import postgresql, sqlite
 
 from airan.core.errors import ConfigError
 from marketplace.store import migrate
@@ -51,6 +52,26 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
     give up because of what another one wrote meanwhile."""
     with alone(engine).begin() as db:
         yield db
+
+
+def upserts(table: sa.Table, add: str = "") -> dict[str, Any]:
+    """Statements that insert a row or replace the one with its primary key, by dialect.
+
+    `add`: the column whose value is added to the present one, instead of replacing it.
+    """
+    found = {}
+    for name, dialect in (("sqlite", sqlite), ("postgresql", postgresql)):
+        insert: Any = dialect.insert(table)
+        keys = [column.name for column in table.primary_key]
+        changes = {
+            column.name: insert.excluded[column.name]
+            for column in table.c
+            if column.name not in keys
+        }
+        if add:
+            changes[add] = table.c[add] + changes[add]
+        found[name] = insert.on_conflict_do_update(index_elements=keys, set_=changes)
+    return found
 
 
 def _configure_sqlite(connection: Any, _: Any) -> None:

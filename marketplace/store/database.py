@@ -13,10 +13,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from airan.core.errors import UnavailableError
 from marketplace.store.accounts import Accounts
 from marketplace.store.batches import Batches
+from marketplace.store.billing import Billing
+from marketplace.store.books import Books
 from marketplace.store.connect import open_database
 from marketplace.store.functions import Functions
 from marketplace.store.idempotency import IdempotencyKeys
+from marketplace.store.keys import Keys
 from marketplace.store.ledger import Ledger
+from marketplace.store.prices import Prices
+from marketplace.store.statements import Statements
+from marketplace.store.users import Users
 from marketplace.store.webhooks import Webhooks
 
 P = ParamSpec("P")
@@ -25,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Database:
-    """`accounts`, `ledger` and `batches` are blocking; reach them through call() and post().
+    """The stores, which are blocking; reach them through call() and post().
 
     Calls run one after the other in the order given, so what was posted is stored before what is
     called later.
@@ -35,6 +41,12 @@ class Database:
         self._engine = open_database(url)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self.accounts = Accounts(self._engine)
+        self.keys = Keys(self._engine)
+        self.users = Users(self._engine)
+        self.prices = Prices(self._engine)
+        self.billing = Billing(self._engine)
+        self.books = Books(self._engine)
+        self.statements = Statements(self._engine)
         self.ledger = Ledger(self._engine)
         self.batches = Batches(self._engine)
         self.functions = Functions(self._engine)

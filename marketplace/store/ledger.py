@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, bindparam, func, insert, select, update
 
 from marketplace.money import MICRO_USD_PER_USD, Price
+from marketplace.store.billing import release, settle
 from marketplace.store.connect import writing
 from marketplace.store.schema import events, jobs, tenants, usage
 from marketplace.store.webhooks import enqueue
@@ -40,7 +41,7 @@ class Outcome:
 
 
 # Built once: to build a statement takes longer than to run it.
-_ADD_JOB, _ADD_USAGE, _ADD_EVENT = insert(jobs), insert(usage), insert(events)
+_ADD_JOB, _ADD_EVENT = insert(jobs), insert(events)
 _FINISHED = (
     "state",
     "input_tokens",
@@ -58,7 +59,14 @@ _FINISH_JOB = (
     update(jobs)
     .where(jobs.c.id == bindparam("job_id"), jobs.c.state.in_(OPEN_STATES))
     .values({name: bindparam(f"new_{name}") for name in _FINISHED})
-    .returning(jobs.c.tenant_id, jobs.c.key_id, jobs.c.model, jobs.c.kind)
+    .returning(
+        jobs.c.id,
+        jobs.c.tenant_id,
+        jobs.c.key_id,
+        jobs.c.model,
+        jobs.c.updated_s,
+        jobs.c.kind,
+    )
 )
 
 
@@ -94,7 +102,8 @@ class Ledger:
     def finish(self, job_id: str, outcome: Outcome, price: Price, now_s: float) -> bool:
         """Ends the job and bills it in one transaction; False if it had ended already.
 
-        A job that ended stays as it ended: finishing twice bills once.
+        A job that ended stays as it ended: finishing twice bills once. `price` is for a job that
+        was accepted without a quote, by an earlier airan.
         """
         values = {
             "new_state": outcome.state,
@@ -114,20 +123,8 @@ class Ledger:
             row = connection.execute(_FINISH_JOB, values).first()
             if row is None:
                 return False
-            if outcome.billed:
-                bill = {
-                    "job_id": job_id,
-                    "tenant_id": row.tenant_id,
-                    "key_id": row.key_id,
-                    "model": row.model,
-                    "input_tokens": outcome.input_tokens,
-                    "output_tokens": outcome.output_tokens,
-                    "amount_micro_usd": price.amount_micro_usd(
-                        outcome.input_tokens, outcome.output_tokens
-                    ),
-                    "created_s": now_s,
-                }
-                connection.execute(_ADD_USAGE, bill)
+            tokens = (outcome.input_tokens, outcome.output_tokens) if outcome.billed else None
+            settle(connection, dict(row._mapping), tokens, price)
             if row.kind != "sync":
                 _announce(connection, row.tenant_id, row.model, values)
         return True
@@ -145,7 +142,8 @@ class Ledger:
         left = select(jobs).where(jobs.c.state.in_(OPEN_STATES), jobs.c.kind == "async")
         left = left.order_by(jobs.c.created_s)
         with writing(self._engine) as connection:
-            connection.execute(ended)
+            for row in connection.execute(ended.returning(jobs.c.id, jobs.c.tenant_id)).all():
+                release(connection, row.id, row.tenant_id, now_s)
             return [dict(row) for row in connection.execute(left).mappings()]
 
     def job(self, job_id: str) -> dict[str, Any] | None:

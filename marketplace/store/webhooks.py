@@ -116,7 +116,7 @@ class Webhooks:
             db.execute(insert(endpoints).values(row))
         return self.get(tenant_id, str(row["id"])) | {"secret": row["secret"]}
 
-    def list(self, tenant_id: str) -> list[dict[str, Any]]:
+    def of_tenant(self, tenant_id: str) -> list[dict[str, Any]]:
         """The tenant's endpoints, oldest first, without their secrets."""
         query = select(endpoints).where(endpoints.c.tenant_id == tenant_id)
         with self._engine.connect() as db:
@@ -264,7 +264,10 @@ class Webhooks:
             endpoint = found.first()
             if endpoint is None:
                 return  # deleted meanwhile
-            log = {"endpoint_id": delivery.endpoint_id, "message_id": delivery.message_id}
+            log: dict[str, Any] = {
+                "endpoint_id": delivery.endpoint_id,
+                "message_id": delivery.message_id,
+            }
             log |= {"time_s": now_s, "duration_ms": attempt.duration_ms}
             log |= {"status": attempt.status, "error": attempt.error}
             db.execute(insert(attempts).values(log))

@@ -89,6 +89,9 @@ class Database:
         database is nobody else's."""
         self.require: Callable[[], None] = lambda: None
         """Asked before every transaction; raises NotLeaderError where there is no hope of one."""
+        self._joined: sa.Connection | None = None
+        self._after: list[Callable[[], None]] = []
+        self._upserts: dict[str, Any] = {}
         try:
             with self._translated():
                 migrate.upgrade(self._engine)
@@ -103,12 +106,18 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A transaction that only reads."""
+        if self._joined is not None:
+            yield self._joined
+            return
         with self._translated(), self._transaction(self._engine) as db:
             yield db
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """A transaction that writes, refused if another orchestrator leads by now."""
+        if self._joined is not None:
+            yield self._joined
+            return
         with self._translated(), self._transaction(migrate.alone(self._engine)) as db:
             if self.epoch is not None:
                 # The row stays locked until the end, so that no leader can come in between.
@@ -121,12 +130,45 @@ class Database:
                     )
             yield db
 
-    def upsert(self, table: sa.Table, row: dict[str, Any]) -> sa.Executable:
-        """Inserts the row, or replaces the one with its primary key."""
-        keys = [column.name for column in table.primary_key]
-        change: Any = self.insert(table).values(row)
-        others = {name: value for name, value in row.items() if name not in keys}
-        found: sa.Executable = change.on_conflict_do_update(index_elements=keys, set_=others)
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Makes all that is read and written within one transaction, kept whole or not at all.
+
+        Never wait within it: whatever ran meanwhile would be part of it.
+        """
+        if self._joined is not None:
+            yield
+            return
+        try:
+            with self.writing() as db:
+                self._joined = db
+                try:
+                    yield
+                finally:
+                    self._joined = None
+        except BaseException:
+            self._after.clear()
+            raise
+        after, self._after = self._after, []
+        for tell in after:
+            tell()
+
+    def then(self, tell: Callable[[], None]) -> None:
+        """Calls `tell` once what is being written is kept: at once outside of `together`."""
+        if self._joined is None:
+            tell()
+        else:
+            self._after.append(tell)
+
+    def upsert(self, table: sa.Table) -> sa.Executable:
+        """Inserts the row that it is executed with, or replaces the one with its primary key."""
+        if table.name not in self._upserts:
+            insert = self.insert(table)
+            keys = [column.name for column in table.primary_key]
+            others = {c.name: insert.excluded[c.name] for c in table.c if c.name not in keys}
+            change = insert.on_conflict_do_update(index_elements=keys, set_=others)
+            self._upserts[table.name] = change
+        found: sa.Executable = self._upserts[table.name]
         return found
 
     def insert(self, table: sa.Table) -> Any:

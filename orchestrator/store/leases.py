@@ -26,7 +26,7 @@ class LeaseStore:
             "body": dataclasses.asdict(lease),
         }
         with self._database.writing() as db:
-            db.execute(self._database.upsert(LEASES, row))
+            db.execute(self._database.upsert(LEASES), row)
 
     def leases(
         self,

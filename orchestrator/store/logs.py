@@ -10,6 +10,8 @@ from orchestrator.store.database import Database
 from orchestrator.store.schema import AUDIT, EVENTS
 from orchestrator.views import AuditEntry, Event
 
+_ADD_EVENT, _ADD_AUDIT = EVENTS.insert(), AUDIT.insert()
+
 
 class LogStore:
     """The part of the store that logs are kept in."""
@@ -20,7 +22,7 @@ class LogStore:
         """Appends an event; its `seq` is larger than every one before."""
         row = {"time_s": time_s, "severity": severity, "kind": kind, "message": message}
         with self._database.writing() as db:
-            key = db.execute(EVENTS.insert().values(row)).inserted_primary_key
+            key = db.execute(_ADD_EVENT, row).inserted_primary_key
         assert key is not None
         return Event(seq=key[0], **row)  # type: ignore[arg-type]
 
@@ -36,7 +38,7 @@ class LogStore:
         row = dataclasses.asdict(entry)
         del row["seq"]
         with self._database.writing() as db:
-            key = db.execute(AUDIT.insert().values(row)).inserted_primary_key
+            key = db.execute(_ADD_AUDIT, row).inserted_primary_key
         assert key is not None
         return dataclasses.replace(entry, seq=key[0])
 

@@ -15,6 +15,28 @@ from orchestrator.pool import Plan, Target
 from orchestrator.store.database import Database
 from orchestrator.store.schema import PLANS, ROLES, STEPS
 
+# Built once: to build a statement takes longer than to execute it.
+_NEWEST = sa.select(sa.func.max(PLANS.c.generation))
+_NEWEST_PLAN = sa.select(PLANS).order_by(PLANS.c.generation.desc()).limit(1)
+_ADD_PLAN, _ADD_STEP, _ALL_ROLES = PLANS.insert(), STEPS.insert(), sa.select(ROLES)
+_SUPERSEDE = (
+    PLANS.update().where(PLANS.c.state.in_(("stored", "applying"))).values(state="superseded")
+)
+_MARK_PLAN = (
+    PLANS.update()
+    .where(PLANS.c.generation == sa.bindparam("number"))
+    .values(state=sa.bindparam("now"))
+)
+# What became of the undoing of a plan: only the newest plan undoes one.
+_MARK_UNDOING = (
+    PLANS.update().where(PLANS.c.state == "undoing").values(state=sa.bindparam("ended_as"))
+)
+_UNDO = (
+    PLANS.update()
+    .where(PLANS.c.generation == sa.bindparam("number"), PLANS.c.state == "failed")
+    .values(state="undoing")
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class StoredPlan:
@@ -57,8 +79,7 @@ class PlanStore:
                     f"plan {plan.generation} is stale: plan {newest} is stored already",
                     remedy="plan anew with the newest plan as parent",
                 )
-            open_states = PLANS.c.state.in_(("stored", "applying"))
-            db.execute(PLANS.update().where(open_states).values(state="superseded"))
+            db.execute(_SUPERSEDE)
             row = {
                 "generation": plan.generation,
                 "parent": plan.parent,
@@ -66,11 +87,10 @@ class PlanStore:
                 "created_s": now_s,
                 "body": _plan_body(plan),
             }
-            db.execute(PLANS.insert().values(row))
-            _mark_undoing(db, "failed")
+            db.execute(_ADD_PLAN, row)
+            db.execute(_MARK_UNDOING, {"ended_as": "failed"})
             if plan.undoes:
-                mine = (PLANS.c.generation == plan.undoes) & (PLANS.c.state == "failed")
-                db.execute(PLANS.update().where(mine).values(state="undoing"))
+                db.execute(_UNDO, {"number": plan.undoes})
 
     def mark_plan(self, generation: int, state: str) -> None:
         """Notes what became of the newest plan, and with it of the one that it undoes.
@@ -83,11 +103,11 @@ class PlanStore:
             newest = _newest(db)
             if generation < newest:
                 raise StaleGenerationError(f"plan {generation} is stale: plan {newest} is stored")
-            change = PLANS.update().where(PLANS.c.generation == generation).values(state=state)
-            if not db.execute(change).rowcount:
+            if not db.execute(_MARK_PLAN, {"number": generation, "now": state}).rowcount:
                 raise NotFoundError(f"there is no plan {generation}")
             if state in ("applied", "failed"):
-                _mark_undoing(db, "undone" if state == "applied" else "failed")
+                ended_as = "undone" if state == "applied" else "failed"
+                db.execute(_MARK_UNDOING, {"ended_as": ended_as})
 
     def plans(self, limit: int, before_generation: int | None = None) -> list[StoredPlan]:
         """Newest first; only those before a generation, if one is given."""
@@ -99,7 +119,9 @@ class PlanStore:
 
     def newest_plan(self) -> StoredPlan | None:
         """The newest plan, in whatever state."""
-        return next(iter(self.plans(1)), None)
+        with self._database.reading() as db:
+            row = db.execute(_NEWEST_PLAN).first()
+            return None if row is None else _stored_plan(row)
 
     def plan(self, generation: int) -> StoredPlan | None:
         """The plan of that generation."""
@@ -116,7 +138,7 @@ class PlanStore:
         """Appends what became of a step."""
         row = {"generation": generation, "time_s": now_s, "step": step}
         with self._database.writing() as db:
-            db.execute(STEPS.insert().values(row | {"state": state, "error": error}))
+            db.execute(_ADD_STEP, row | {"state": state, "error": error})
 
     def plan_steps(self, generation: int) -> list[StoredStep]:
         """The steps taken for a plan, in order."""
@@ -129,13 +151,13 @@ class PlanStore:
     def roles(self) -> dict[str, str]:
         """Role by partition id."""
         with self._database.reading() as db:
-            return {row.partition_id: row.role for row in db.execute(sa.select(ROLES))}
+            return {row.partition_id: row.role for row in db.execute(_ALL_ROLES)}
 
     def set_role(self, partition_id: str, role: str) -> None:
         """Gives a partition a role. Idempotent."""
         row = {"partition_id": partition_id, "role": role}
         with self._database.writing() as db:
-            db.execute(self._database.upsert(ROLES, row))
+            db.execute(self._database.upsert(ROLES), row)
 
     def keep_roles(self, partition_ids: Sequence[str]) -> None:
         """Forgets the roles of all other partitions: they are gone."""
@@ -144,12 +166,7 @@ class PlanStore:
 
 
 def _newest(db: sa.Connection) -> int:
-    return db.execute(sa.select(sa.func.max(PLANS.c.generation))).scalar() or 0
-
-
-def _mark_undoing(db: sa.Connection, state: str) -> None:
-    """Notes what became of the undoing of a plan: only the newest plan undoes one."""
-    db.execute(PLANS.update().where(PLANS.c.state == "undoing").values(state=state))
+    return db.execute(_NEWEST).scalar() or 0
 
 
 def _plan_body(plan: Plan) -> dict[str, Any]:

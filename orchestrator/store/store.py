@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from orchestrator.store.plans import PlanStore
 from orchestrator.store.schema import DEMAND, EVENTS, LEASES, MAINTENANCE, PLANS, STEPS, VALUES
 
 _PRUNED_AT_ONCE = 1000
+_ALL_MAINTENANCE = sa.select(MAINTENANCE)
+_FORGET_DEMAND = DEMAND.delete().where(DEMAND.c.time_s < sa.bindparam("before_s"))
 
 
 class Store(PlanStore, LeaseStore, LogStore):
@@ -41,14 +44,21 @@ class Store(PlanStore, LeaseStore, LogStore):
         if require is not None:
             self._database.require = require
 
+    def together(self) -> AbstractContextManager[None]:
+        """Makes all changes within one transaction, kept whole or not at all. Never wait in it."""
+        return self._database.together()
+
+    def then(self, tell: Callable[[], None]) -> None:
+        """Calls `tell` once the changes before it are kept: at once outside of `together`."""
+        self._database.then(tell)
+
     # --- demand
 
     def add_demand(self, time_s: float, share: float, keep_s: float) -> None:
         """Appends a demand sample and forgets those older than `keep_s` before it."""
-        change = self._database.insert(DEMAND).values(time_s=time_s, share=share)
         with self._database.writing() as db:
-            db.execute(change.on_conflict_do_nothing())
-            db.execute(DEMAND.delete().where(DEMAND.c.time_s < time_s - keep_s))
+            db.execute(self._database.upsert(DEMAND), {"time_s": time_s, "share": share})
+            db.execute(_FORGET_DEMAND, {"before_s": time_s - keep_s})
 
     def demand(self) -> list[tuple[float, float]]:
         """Samples (Unix seconds, share), oldest first."""
@@ -62,7 +72,7 @@ class Store(PlanStore, LeaseStore, LogStore):
         """Notes that a GPU is in maintenance. Idempotent."""
         row = {"gpu_uuid": gpu_uuid, "reason": reason, "since_s": now_s}
         with self._database.writing() as db:
-            db.execute(self._database.upsert(MAINTENANCE, row))
+            db.execute(self._database.upsert(MAINTENANCE), row)
 
     def clear_maintenance(self, gpu_uuid: str) -> None:
         """Notes that it no longer is. Idempotent."""
@@ -72,7 +82,7 @@ class Store(PlanStore, LeaseStore, LogStore):
     def maintenance(self) -> dict[str, str]:
         """Why, by GPU."""
         with self._database.reading() as db:
-            return {row.gpu_uuid: row.reason for row in db.execute(sa.select(MAINTENANCE))}
+            return {row.gpu_uuid: row.reason for row in db.execute(_ALL_MAINTENANCE)}
 
     # --- other values: the policy, accumulators
 
@@ -84,7 +94,7 @@ class Store(PlanStore, LeaseStore, LogStore):
     def set_value(self, key: str, value: Any) -> None:
         """Stores a JSON value under `key`."""
         with self._database.writing() as db:
-            db.execute(self._database.upsert(VALUES, {"key": key, "value": value}))
+            db.execute(self._database.upsert(VALUES), {"key": key, "value": value})
 
     # --- upkeep
 

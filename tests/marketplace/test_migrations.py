@@ -15,6 +15,7 @@ from marketplace.money import Price
 from marketplace.store import migrate
 from marketplace.store.accounts import Accounts
 from marketplace.store.connect import open_database
+from marketplace.store.keys import Keys, KeySpec
 from marketplace.store.ledger import Ledger, Outcome
 from marketplace.store.schema import metadata
 from orchestrator.store.database import engine_of
@@ -23,7 +24,7 @@ from orchestrator.store.database import engine_of
 def add_job(engine: sa.Engine) -> dict[str, object]:
     accounts, ledger = Accounts(engine), Ledger(engine)
     accounts.create_tenant("acme", 0.0)
-    key = accounts.create_key("acme", "k", 0.0)
+    key = Keys(engine).create("acme", KeySpec("k"), 0.0)
     row = {"id": "job", "kind": "sync", "tenant_id": key["tenant_id"], "key_id": key["id"]}
     ledger.add_job(row | {"model": "m", "request": None, "input_tokens": 0}, 0.0)
     return key
@@ -33,7 +34,7 @@ def test_a_job_is_billed_once_on_either_database(database_url: str) -> None:
     engine = open_database(database_url)
     key = add_job(engine)
     ledger = Ledger(engine)
-    assert Accounts(engine).authenticate(str(key["key"])) is not None
+    assert Keys(engine).authenticate(str(key["key"]), 1.0) is not None
     assert ledger.finish("job", Outcome("completed", 1000, 1000), Price(10, 30), 1.0)
     assert not ledger.finish("job", Outcome("completed", 1000, 1000), Price(10, 30), 2.0)
     assert ledger.totals()["revenue_micro_usd"] == 40
@@ -61,7 +62,7 @@ def test_a_database_from_before_there_were_migrations_is_taken_over(database_url
     engine.dispose()
     taken_over = open_database(database_url)
     assert [row["name"] for row in Accounts(taken_over).list_tenants()] == ["acme"]
-    assert Accounts(taken_over).create_key("acme", "k", 1.0)["key"]
+    assert Keys(taken_over).create("acme", KeySpec("k"), 1.0)["key"]
     taken_over.dispose()
 
 

@@ -13,6 +13,7 @@ from marketplace.keys import key_hash, new_key, shown_prefix
 from marketplace.money import Price, micro_usd
 from marketplace.store.accounts import Accounts
 from marketplace.store.connect import open_database
+from marketplace.store.keys import Keys, KeySpec
 from marketplace.store.ledger import Ledger, Outcome, pack_ids, unpack_ids
 
 PRICE = Price.from_usd(0.01, 0.03)
@@ -33,8 +34,8 @@ def open_ledger(folder: Path) -> Ledger:
 
 
 def add(ledger: Ledger, job_id: str, kind: str) -> None:
-    accounts = Accounts(ledger._engine)
-    key = (accounts.list_keys() or [accounts.create_key("acme", "k", 0.0)])[0]
+    keys = Keys(ledger._engine)
+    key = (keys.list() or [keys.create("acme", KeySpec("k"), 0.0)])[0]
     row = {"id": job_id, "kind": kind, "tenant_id": key["tenant_id"], "key_id": key["id"]}
     row |= {"model": "m", "request": "{}" if kind == "async" else None, "input_tokens": 0}
     ledger.add_job(row, 0.0)
@@ -144,17 +145,18 @@ def test_a_key_is_found_by_its_hash_only_and_not_after_it_is_revoked(tmp_path: P
     engine = open_database(f"sqlite:///{tmp_path / 'm.db'}")
     accounts = Accounts(engine)
     tenant = accounts.create_tenant("acme", 0.0)
-    made = accounts.create_key("acme", "k", 0.0)
-    found = accounts.authenticate(made["key"])
+    keys = Keys(engine)
+    made = keys.create("acme", KeySpec("k"), 0.0)
+    found = keys.authenticate(made["key"], 1.0)
     assert found is not None
     assert (found.tenant_id, found.key_id) == (tenant["id"], made["id"])
-    assert accounts.authenticate(made["key"][:-1]) is None
-    assert accounts.authenticate(key_hash(made["key"])) is None
+    assert keys.authenticate(made["key"][:-1], 1.0) is None
+    assert keys.authenticate(key_hash(made["key"]), 1.0) is None
     assert made["key"].encode() not in (tmp_path / "m.db").read_bytes()
-    assert "sha256" not in accounts.list_keys()[0]
-    accounts.revoke_key(made["id"], 1.0)
-    assert accounts.authenticate(made["key"]) is None
-    assert accounts.list_keys()[0]["revoked"]
+    assert "sha256" not in keys.list()[0]
+    keys.revoke(made["id"], 1.0)
+    assert keys.authenticate(made["key"], 1.0) is None
+    assert keys.list()[0]["revoked"]
     engine.dispose()
 
 

@@ -176,6 +176,6 @@ async def test_a_step_that_nobody_knows_how_to_take_is_refused(
     # A resize that does not say what the part becomes is no better.
     odd = Step(kind, rig.uuids[0], Placement(0, 40, "green.40"), there[0].uuid, "ran")
     with pytest.raises(PermanentError, match=f"no way to take the step '{kind}'"):
-        await rig.control.executor._do((odd,))
+        await rig.control.executor._do(rig.newest().plan, (odd,))
     assert at_once(rig.node.instances()) == there
     await rig.close()

@@ -315,3 +315,24 @@ def test_a_year_stays_bounded_however_far_behind_pruning_is(
         store.prune(keep_plans=2, keep_events=100, keep_ended_leases=2)
         assert len(store.events(0, 9999)) == left
     assert store.events(0, 1)[0].time_s == 2400.0
+
+
+def test_changes_made_together_are_kept_whole_or_not_at_all(store: Store) -> None:
+    told: list[str] = []
+
+    def fail() -> None:
+        with store.together():
+            store.set_role("p1", "ran")
+            store.then(lambda: told.append("lost"))
+            store.mark_plan(-1, "applied")
+
+    with pytest.raises(StaleGenerationError):
+        fail()
+    assert (store.roles(), told) == ({}, [])
+    with store.together():
+        store.set_role("p1", "ran")
+        store.then(lambda: told.append("kept"))
+        assert (store.roles(), told) == ({"p1": "ran"}, [])
+    assert (store.roles(), told) == ({"p1": "ran"}, ["kept"])
+    store.then(lambda: told.append("at once"))
+    assert told == ["kept", "at once"]

@@ -3,12 +3,23 @@
 A new table needs a migration too: tests compare what the migrations make with what is here.
 """
 
-from marketplace.store.schema.accounts import keys, tenants
+from marketplace.store.schema.accounts import keys, projects, tenants, users
 from marketplace.store.schema.base import metadata
 from marketplace.store.schema.batches import batch_lines, batches, files, responses
 from marketplace.store.schema.functions import functions, invocations
 from marketplace.store.schema.idempotency import idempotency_keys
 from marketplace.store.schema.jobs import events, jobs, usage
+from marketplace.store.schema.money import (
+    balances,
+    budget_periods,
+    budgets,
+    ledger_entries,
+    ledger_transactions,
+    prices,
+    quota_windows,
+    quotas,
+    reservations,
+)
 from marketplace.store.schema.webhooks import (
     webhook_attempts,
     webhook_deliveries,
@@ -16,8 +27,11 @@ from marketplace.store.schema.webhooks import (
 )
 
 __all__ = [
+    "balances",
     "batch_lines",
     "batches",
+    "budget_periods",
+    "budgets",
     "events",
     "files",
     "functions",
@@ -25,10 +39,18 @@ __all__ = [
     "invocations",
     "jobs",
     "keys",
+    "ledger_entries",
+    "ledger_transactions",
     "metadata",
+    "prices",
+    "projects",
+    "quota_windows",
+    "quotas",
+    "reservations",
     "responses",
     "tenants",
     "usage",
+    "users",
     "webhook_attempts",
     "webhook_deliveries",
     "webhook_endpoints",

@@ -55,7 +55,12 @@ usage = Table(
     Column("output_tokens", Integer, nullable=False),
     Column("amount_micro_usd", BigInteger, nullable=False),
     Column("created_s", Float, nullable=False),
+    Column("project_id", String(32)),
+    Column("tier", String(8)),
+    Column("input_micro_usd_per_1k", BigInteger),
+    Column("output_micro_usd_per_1k", BigInteger),
     Index("ix_usage_tenant", "tenant_id"),
+    Index("ix_usage_tenant_id_created_s", "tenant_id", "created_s"),
 )
 
 events = Table(

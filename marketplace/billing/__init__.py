@@ -1,0 +1,1 @@
+"""What things cost, what may be spent, and what a tenant is told of it."""
