@@ -85,6 +85,10 @@ class MarketConfig(_Section):
     """URL of the OpenID Connect provider at which people log in; empty: nobody does."""
     oidc_audience: str = ""
     """Our client id with that provider."""
+    function_hosts: tuple[str, ...] = ()
+    """Hosts (`host` or `host:port`) on which tenants' functions may run; empty: models only."""
+    webhook_hosts: tuple[str, ...] = ()
+    """Hosts that webhooks may go to though they are not public, or take plain http."""
 
 
 class ClockConfig(_Section):

@@ -20,7 +20,9 @@ from marketplace.webhooks import signature_headers
 log = logging.getLogger(__name__)
 
 _POLL_S = 1.0
-_AT_ONCE = 32
+_AT_ONCE = 64
+_PER_TENANT = 8
+"""A tenant whose receivers hang does not hold up the others'."""
 _TIMEOUT = aiohttp.ClientTimeout(total=20.0, sock_connect=5.0)
 _JITTER = 0.1
 _BUSY = frozenset({429, 502, 504})
@@ -67,7 +69,8 @@ class WebhookSender:
             self._wake.clear()
             try:
                 store, now_s = self._db.webhooks, self._clock.now_s()
-                due = await self._db.call(store.due, now_s, _AT_ONCE + len(self._sending))
+                limit = _AT_ONCE + len(self._sending)
+                due = await self._db.call(store.due, now_s, limit, _PER_TENANT)
                 for delivery in due:
                     self._begin(delivery)
             except AiranError:
@@ -117,6 +120,8 @@ class WebhookSender:
             log.exception("what came of webhook %s is not stored", delivery.message_id)
             # It stays due; without a pause it would be sent again and again.
             await asyncio.sleep(_POLL_S)
+        if not attempt.delivered and pause_s is not None and pause_s < _POLL_S:
+            asyncio.get_running_loop().call_later(pause_s, self._wake.set)
 
     def _pause_s(self, made: int, status: int | None, asked_s: float | None) -> float | None:
         """How long to wait after attempt number `made` (from 0) failed; None: give up."""

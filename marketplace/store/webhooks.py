@@ -229,22 +229,29 @@ class Webhooks:
 
     # The sender's side
 
-    def due(self, now_s: float, limit: int) -> list[Delivery]:
-        """Messages whose time has come, the longest due first."""
-        query = select(
+    def due(self, now_s: float, limit: int, per_tenant: int) -> list[Delivery]:
+        """Messages whose time has come, the longest due first; of a tenant's at most so many."""
+        place = func.row_number().over(
+            partition_by=endpoints.c.tenant_id,
+            order_by=(deliveries.c.next_attempt_s, deliveries.c.message_id),
+        )
+        ready = select(
             deliveries,
             endpoints.c.url,
             endpoints.c.secret,
             endpoints.c.old_secret,
             endpoints.c.old_secret_until_s,
+            place.label("place"),
         ).join_from(deliveries, endpoints)
-        query = query.where(
+        ready = ready.where(
             deliveries.c.state == "pending",
             deliveries.c.next_attempt_s <= now_s,
             endpoints.c.state == "enabled",
         )
+        fair = ready.subquery()
+        query = select(fair).where(fair.c.place <= per_tenant)
         with self._engine.connect() as db:
-            rows = db.execute(query.order_by(deliveries.c.next_attempt_s).limit(limit)).all()
+            rows = db.execute(query.order_by(fair.c.next_attempt_s).limit(limit)).all()
         found = []
         for row in rows:
             old = row.old_secret if (row.old_secret_until_s or 0.0) > now_s else None
