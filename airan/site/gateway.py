@@ -25,6 +25,7 @@ def settings_of(runtime: SiteRuntime) -> GatewaySettings:
         admin_key=runtime.admin_key,
         database_url=market.database_url,
         seller=market.seller,
+        grpc_port=market.grpc_port or None,
         function_hosts=market.function_hosts,
         webhook_hosts=market.webhook_hosts,
         oidc=OidcSettings(market.oidc_issuer, market.oidc_audience) if market.oidc_issuer else None,

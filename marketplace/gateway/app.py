@@ -34,6 +34,7 @@ from marketplace.gateway.edge import EdgeMiddleware, request_counter
 from marketplace.gateway.idempotency import IdempotencyMiddleware
 from marketplace.gateway.runtime import Runtime
 from marketplace.gateway.settings import GatewaySettings
+from marketplace.grpc_api.server import InvocationServer
 from marketplace.meter import Meter
 
 _HANDLERS = {
@@ -77,7 +78,11 @@ def build_app(
         await runner.start()
         background = Background(runtime)
         await background.start()
+        server = InvocationServer(runtime)
+        if settings.grpc_port is not None:
+            app.state.grpc_port = await server.start()
         yield
+        await server.stop()
         await background.stop()
         await runner.stop()
         await runtime.stop()

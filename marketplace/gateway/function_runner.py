@@ -10,7 +10,6 @@ import asyncio
 import logging
 import random
 from dataclasses import dataclass, field
-from typing import Any
 
 import aiohttp
 
@@ -19,6 +18,7 @@ from airan.core.errors import AiranError, CapacityError
 from marketplace import outbound
 from marketplace.functions import Function
 from marketplace.money import Price
+from marketplace.principal import Principal
 from marketplace.store.database import Database
 from marketplace.store.functions import Invocation, InvocationResult
 from marketplace.store.ledger import Outcome
@@ -48,6 +48,10 @@ class _PassingError(Exception):
 class _Call:
     invocation: Invocation
     running: bool = False
+    ending: bool = False
+    """Its end is decided: cancelling it changes nothing any more."""
+    cancelled: bool = False
+    task: asyncio.Task[None] | None = None
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -77,23 +81,31 @@ class FunctionRunner:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._http.close()
 
-    async def accept(self, function: Function, job: dict[str, Any], body: bytes) -> None:
+    async def accept(
+        self, function: Function, principal: Principal, job_id: str, body: bytes
+    ) -> None:
         """Takes responsibility for an invocation, which is stored when this returns.
 
-        `job`: id, tenant_id, key_id of the job's row.
-
         Raises:
-            CapacityError: too many are open.
+            CapacityError: too many are open, or a limit of the tenant's refuses it.
         """
         if len(self._calls) >= self._max_waiting:
             raise CapacityError(
                 f"{len(self._calls)} invocations are open already", remedy="try again later"
             )
-        row = job | {"kind": "function", "model": function.name, "input_tokens": 0}
-        functions = self._db.functions
-        now_s = self._clock.now_s()
-        await self._db.call(functions.accept, row, function.version_id, body, now_s)
-        self._begin(Invocation(job["id"], job["tenant_id"], function, body, 0, None))
+        accept, now_s = self._db.functions.accept, self._clock.now_s()
+        await self._db.call(accept, job_id, principal, function, body, now_s)
+        self._begin(Invocation(job_id, principal.tenant_id, function, body, 0, None))
+
+    async def cancel(self, job_id: str) -> None:
+        """Ends an invocation that is open here, and its call of the container, unbilled."""
+        call = self._calls.get(job_id)
+        if call is None:
+            return
+        if not call.ending and not call.cancelled and call.task is not None:
+            call.cancelled = True
+            call.task.cancel()
+        await call.done.wait()
 
     def is_running(self, job_id: str) -> bool:
         """Whether a container works on it now."""
@@ -148,17 +160,15 @@ class FunctionRunner:
 
     def _begin(self, invocation: Invocation) -> None:
         call = self._calls[invocation.job_id] = _Call(invocation)
-        task = asyncio.create_task(self._run(call))
+        task = call.task = asyncio.create_task(self._run(call))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, call: _Call) -> None:
         invocation = call.invocation
         try:
-            if invocation.status is None:
-                outcome = await self._attempts(call)
-            else:
-                outcome = Outcome("completed", 0, 0)
+            outcome = await self._outcome(call)
+            call.ending = True
             # Tokens cost nothing here: an invocation does.
             price = Price(0, 0, invocation.function.price_micro_usd)
             finish, now_s = self._db.ledger.finish, self._clock.now_s()
@@ -169,6 +179,17 @@ class FunctionRunner:
         finally:
             del self._calls[invocation.job_id]
             call.done.set()
+
+    async def _outcome(self, call: _Call) -> Outcome:
+        if call.invocation.status is not None:
+            return Outcome("completed", 0, 0)
+        try:
+            return await self._attempts(call)
+        except asyncio.CancelledError:
+            # Without `cancelled` it is this gateway that stops: the next one goes on.
+            if not call.cancelled:
+                raise
+            return Outcome("cancelled", 0, 0)
 
     async def _attempts(self, call: _Call) -> Outcome:
         made = call.invocation.attempts

@@ -12,10 +12,9 @@ from airan.core.errors import InvalidInputError
 from marketplace.functions import Function, function_object, new_function_id, parse_function
 from marketplace.gateway.errors import ApiError
 from marketplace.gateway.idempotency import stable_id
+from marketplace.gateway.invocations import MODEL_VERSION, find_function, not_found
 from marketplace.gateway.runtime import Runtime, read_json
 
-MODEL_VERSION = "latest"
-"""Every model can be called by its name, as a function with this one version."""
 _MAX_PRICE = 10**12
 
 
@@ -89,27 +88,6 @@ def _add_admin_routes(router: APIRouter, runtime: Runtime) -> None:
     @router.delete("/{function_id}/versions/{version_id}")
     async def delete_public(function_id: str, version_id: str) -> Response:
         return await _delete(runtime, await find_function(runtime, None, function_id, version_id))
-
-
-async def find_function(
-    runtime: Runtime, tenant_id: str | None, function_id: str, version_id: str | None
-) -> Function:
-    """The function as the tenant may call it.
-
-    Raises:
-        ApiError: 404, there is none, or it is another tenant's.
-    """
-    found = await runtime.db.call(runtime.db.functions.find, function_id, version_id, tenant_id)
-    if found is None:
-        raise not_found(function_id, version_id)
-    return found
-
-
-def not_found(function_id: str, version_id: str | None = None) -> ApiError:
-    """There is no such function, or not for this tenant."""
-    version = "" if version_id is None else f" has no version {version_id!r}, or it"
-    text = f"The function {function_id!r}{version} does not exist here."
-    return ApiError(404, text, code="function_not_found", param="function_id")
 
 
 async def _own(

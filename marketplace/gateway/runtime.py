@@ -108,7 +108,15 @@ class Runtime:
             ApiError: 401, or 403 where it may not do what `scope` says.
             UnavailableError: the identity provider cannot be asked.
         """
-        key = bearer_key(request)
+        return await self.authenticate_key(bearer_key(request), scope)
+
+    async def authenticate_key(self, key: str, scope: Scope = "inference") -> Principal:
+        """The same for a key that did not come in an HTTP header.
+
+        Raises:
+            ApiError: 401, or 403 where it may not do what `scope` says.
+            UnavailableError: the identity provider cannot be asked.
+        """
         if not key:
             raise invalid_api_key()
         hashed, now_s = key_hash(key), self.clock.monotonic_s()
@@ -157,10 +165,27 @@ class Runtime:
                 code="invalid_admin_key",
             )
 
-    async def new_job(self, request: Request, kind: Any, model: str | None = None) -> Job:
-        """Checks key, body and model of a chat completion and makes a job of it.
+    async def submit(self, job: Job) -> None:
+        """Has the dispatcher take the job; if whoever asked leaves meanwhile, cancels it.
 
-        `model` is the one named by the address, which the body may leave out.
+        Raises:
+            CapacityError: too many wait, or a limit of the tenant's refuses it.
+        """
+        submitted = asyncio.create_task(self.dispatcher.submit(job))
+        try:
+            await asyncio.shield(submitted)
+        except asyncio.CancelledError:
+            # Half submitted it would stay open in the store, and nobody would end it.
+            self.spawn(self._cancel_submitted(submitted, job))
+            raise
+
+    async def _cancel_submitted(self, submitted: asyncio.Task[None], job: Job) -> None:
+        await asyncio.wait({submitted})
+        if submitted.exception() is None:
+            await self.dispatcher.cancel(job)
+
+    async def new_job(self, request: Request) -> Job:
+        """Checks key, body and model of a chat completion and makes a job of it.
 
         Raises:
             ApiError: 400, 401, 403, 404 or 413.
@@ -169,14 +194,9 @@ class Runtime:
         started_s = self.clock.monotonic_s()
         principal = await self.authenticate(request)
         values = await read_json(request, self.settings.max_body_bytes)
-        if model is not None and isinstance(values, dict):
-            values = {**values, "model": model}
         name = values.get("model") if isinstance(values, dict) else None
-        self._check_model(principal, name)
-        chat = parse_chat_request(values)
-        if kind == "async" and chat.n_logprobs is not None:
-            raise InvalidInputError("logprobs", "are not kept for requests that are polled for")
-        return Job(kind, principal, chat, self.clock.now_s(), started_s)
+        self.check_model(principal, name)
+        return Job("sync", principal, parse_chat_request(values), self.clock.now_s(), started_s)
 
     async def read_body(self, request: Request) -> tuple[Principal, dict[str, Any]]:
         """Checks the key, then reads the body, which must be a JSON object.
@@ -188,10 +208,15 @@ class Runtime:
         values = await read_json(request, self.settings.max_body_bytes)
         if not isinstance(values, dict):
             raise InvalidInputError("body", "must be a JSON object")
-        self._check_model(principal, values.get("model"))
+        self.check_model(principal, values.get("model"))
         return principal, values
 
-    def _check_model(self, principal: Principal, name: Any) -> None:
+    def check_model(self, principal: Principal, name: Any) -> None:
+        """Lets a model through that is on offer and that the key may use.
+
+        Raises:
+            ApiError: 403 or 404.
+        """
         if not isinstance(name, str):
             return
         if name not in self.offers:
@@ -297,10 +322,27 @@ async def read_json(request: Request, limit_bytes: int) -> Any:
         ApiError: 400 if it is no JSON, 413 if it is longer than `limit_bytes`, 415 if it says
             that it is something else.
     """
+    return parse_json(await read_json_bytes(request, limit_bytes))
+
+
+async def read_json_bytes(request: Request, limit_bytes: int) -> bytes:
+    """The request's body, which says that it is JSON.
+
+    Raises:
+        ApiError: 413 if it is longer than `limit_bytes`, 415 if it says that it is something else.
+    """
     declared_type = request.headers.get("content-type", "application/json")
     if "json" not in declared_type.lower():
         raise ApiError(415, f"The body must be application/json, not {declared_type[:100]}.")
-    body = await read_bytes(request, limit_bytes)
+    return await read_bytes(request, limit_bytes)
+
+
+def parse_json(body: bytes) -> Any:
+    """What the JSON says.
+
+    Raises:
+        ApiError: 400 if it is none.
+    """
     try:
         return json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

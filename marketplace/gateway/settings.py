@@ -49,6 +49,8 @@ class GatewaySettings:
     """Holds the database (unless `database_url` says otherwise) and the lock against a twin."""
     host: str = "127.0.0.1"
     port: int = 8080
+    grpc_port: int | None = None
+    """Where invocations are taken over gRPC; 0: any free port; None: nowhere."""
     database_url: str = ""
     admin_key: str = ""
     admin_key_file: Path | None = None

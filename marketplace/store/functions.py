@@ -8,7 +8,11 @@ from typing import Any
 from sqlalchemy import Engine, Row, insert, or_, select, update
 
 from airan.core.errors import InvalidInputError
+from marketplace.billing.quotes import Ask
 from marketplace.functions import Function
+from marketplace.money import Price
+from marketplace.principal import Principal
+from marketplace.store.billing import reserve
 from marketplace.store.connect import writing
 from marketplace.store.ledger import OPEN_STATES
 from marketplace.store.schema import functions, invocations, jobs
@@ -91,13 +95,23 @@ class Functions:
         with writing(self._engine) as db:
             db.execute(query.values(deleted_s=now_s))
 
-    def accept(self, job: dict[str, Any], version_id: str, body: bytes, now_s: float) -> None:
-        """Stores an invocation with its job, as `Ledger.add_job` does."""
-        row = job | {"state": "queued", "created_s": now_s, "updated_s": now_s}
+    def accept(
+        self, job_id: str, principal: Principal, function: Function, body: bytes, now_s: float
+    ) -> None:
+        """Stores an invocation with its job, and what it costs set aside, or does nothing.
+
+        Raises:
+            QuotaExceededError, BudgetExceededError: a limit refuses it.
+        """
+        job: dict[str, Any] = {"id": job_id, "tenant_id": principal.tenant_id}
+        job |= {"key_id": principal.key_id}
+        job |= {"kind": "function", "model": function.name, "input_tokens": 0}
+        call: dict[str, Any] = {"job_id": job_id, "version_id": function.version_id}
+        call |= {"body": body, "attempts": 0}
+        ask = Ask(principal, function.name, "default", 0, 0)
         with writing(self._engine) as db:
-            db.execute(insert(jobs).values(row))
-            values = {"job_id": job["id"], "version_id": version_id, "body": body, "attempts": 0}
-            db.execute(insert(invocations).values(values))
+            reserve(db, job, ask, Price(0, 0, function.price_micro_usd), now_s)
+            db.execute(insert(invocations).values(call))
 
     def begin_attempt(self, job_id: str, now_s: float) -> None:
         """Counts an attempt before it is made."""

@@ -340,3 +340,21 @@ def test_an_address_that_is_not_public_is_no_target(url: str) -> None:
 )
 def test_a_public_or_listed_address_is_a_target(url: str) -> None:
     assert AllowedHosts.of(["Hooks.Internal:8080"]).check_public("url", url) == url
+
+
+async def test_an_invocation_counts_against_its_tenants_budget(
+    tmp_path: Path, container: Container
+) -> None:
+    async with gateway(tmp_path, container) as tenant:
+        function = await tenant.deploy(container)
+        limit = PRICE * 5 // 2
+        body = {"tenant": "acme", "scope": "tenant", "period": "month", "limit_micro_usd": limit}
+        headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+        made = await tenant("POST", "/admin/v1/budgets", headers=headers, json=body)
+        assert made.status_code == 201, made.text
+        codes = [(await tenant.invoke(function)).status_code for _ in range(3)]
+        assert codes == [200, 200, 429]
+        assert len(container.received) == 2
+        shown = await admin_get(tenant.url, "budgets?tenant=acme")
+        (budget,) = shown["data"]
+        assert (budget["spent_micro_usd"], budget["reserved_micro_usd"]) == (2 * PRICE, 0)
