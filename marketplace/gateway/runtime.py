@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import fcntl
 import hashlib
 import hmac
@@ -16,6 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from airan.core.clock import Clock
 from airan.core.errors import InvalidInputError, UnavailableError
+from marketplace.billing.desk import rate_limit
 from marketplace.chat import ChatRequest, parse_chat_request
 from marketplace.completions import parse_request
 from marketplace.dispatch import Dispatcher, ModelOffer
@@ -171,13 +173,17 @@ class Runtime:
         Raises:
             CapacityError: too many wait, or a limit of the tenant's refuses it.
         """
-        submitted = asyncio.create_task(self.dispatcher.submit(job))
+        context = contextvars.copy_context()
+        submitted = asyncio.create_task(self.dispatcher.submit(job), context=context)
         try:
             await asyncio.shield(submitted)
         except asyncio.CancelledError:
             # Half submitted it would stay open in the store, and nobody would end it.
             self.spawn(self._cancel_submitted(submitted, job))
             raise
+        finally:
+            # The desk notes it in the task's context, the edge reads it in this one.
+            rate_limit.set(context.get(rate_limit))
 
     async def _cancel_submitted(self, submitted: asyncio.Task[None], job: Job) -> None:
         await asyncio.wait({submitted})
