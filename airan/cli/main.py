@@ -22,6 +22,7 @@ from airan.cli import (
     model,
     simulate,
     site,
+    webhook,
 )
 from airan.cli import context as cli_context
 from airan.cli.context import EXIT_CODES, Context
@@ -43,6 +44,7 @@ app = typer.Typer(
 site.register(app)
 control.register(app)
 market.register(app)
+webhook.register(app)
 market_people.register(app)
 market_limits.register(app)
 market_books.register(app)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sqlalchemy import Engine, Table, delete, insert, select, update
+from sqlalchemy import Connection, Engine, Table, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from marketplace.store.connect import reading, writing
 from marketplace.store.schema import batch_lines, batches, files, responses
+from marketplace.store.webhooks import enqueue
 
 OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 
@@ -53,7 +54,10 @@ class Batches:
         )
         query = query.values(state=document["status"], document=json.dumps(document))
         with writing(self._engine) as db:
-            return db.execute(query).rowcount > 0
+            row = db.execute(query.returning(batches.c.tenant_id)).first()
+            if row is not None and document["status"] not in OPEN:
+                _announce(db, row.tenant_id, document)
+            return row is not None
 
     def batch(self, batch_id: str, tenant_id: str) -> dict[str, Any] | None:
         """The tenant's batch of that id as its client sees it."""
@@ -138,3 +142,13 @@ class Batches:
         with reading(self._engine) as db:
             rows = db.execute(query.order_by(*order).limit(limit)).mappings()
             return [dict(row) for row in rows]
+
+
+def _announce(db: Connection, tenant_id: str, document: dict[str, Any]) -> None:
+    """Has webhooks tell that a batch has ended."""
+    status = document["status"]
+    ended_s = document.get(f"{status}_at") or document["created_at"]
+    data = {name: document.get(name) for name in ("id", "status", "output_file_id")}
+    data["error_file_id"] = document.get("error_file_id")
+    data["request_counts"] = document.get("request_counts")
+    enqueue(db, tenant_id, f"batch.{status}", document["id"], data, float(ended_s))

@@ -59,27 +59,8 @@ class Billing:
         Raises:
             QuotaExceededError, BudgetExceededError: a limit refuses it.
         """
-        amount = price.amount_micro_usd(ask.n_prompt, ask.max_tokens)
-        held = held_for(ask, amount, now_s)
-        row = {
-            "job_id": job["id"],
-            "tenant_id": held.tenant_id,
-            "project_id": held.project_id,
-            "key_id": held.key_id,
-            "tier": ask.tier,
-            "input_micro_usd_per_1k": price.input_micro_usd_per_1k,
-            "output_micro_usd_per_1k": price.output_micro_usd_per_1k,
-            "amount_micro_usd": amount,
-            "n_tokens": held.n_tokens,
-            "created_s": now_s,
-        }
-        times = {"state": "queued", "created_s": now_s, "updated_s": now_s}
         with writing(self._engine) as db:
-            lock_tenant(db, held.tenant_id)
-            rate_limit = take(db, held)
-            db.execute(_ADD_JOB, job | times)
-            db.execute(_ADD_RESERVATION, row)
-        return Reservation(job["id"], price, ask.tier, amount, held.n_tokens, rate_limit)
+            return reserve(db, job, ask, price, now_s)
 
     def quotas_left(self, who: Principal, now_s: float) -> RateLimit:
         """What the quotas on that principal's jobs have left."""
@@ -167,6 +148,36 @@ class Billing:
             return [dict(row) for row in rows]
 
 
+def reserve(
+    db: sa.Connection, job: dict[str, Any], ask: Ask, price: Price, now_s: float
+) -> Reservation:
+    """Stores a new job and sets aside what it can cost, within the caller's transaction.
+
+    Raises:
+        QuotaExceededError, BudgetExceededError: a limit refuses it.
+    """
+    amount = price.amount_micro_usd(ask.n_prompt, ask.max_tokens)
+    held = held_for(ask, amount, now_s)
+    row = {
+        "job_id": job["id"],
+        "tenant_id": held.tenant_id,
+        "project_id": held.project_id,
+        "key_id": held.key_id,
+        "tier": ask.tier,
+        "input_micro_usd_per_1k": price.input_micro_usd_per_1k,
+        "output_micro_usd_per_1k": price.output_micro_usd_per_1k,
+        "amount_micro_usd": amount,
+        "n_tokens": held.n_tokens,
+        "created_s": now_s,
+    }
+    times = {"state": "queued", "created_s": now_s, "updated_s": now_s}
+    lock_tenant(db, held.tenant_id)
+    rate_limit = take(db, held)
+    db.execute(_ADD_JOB, job | times)
+    db.execute(_ADD_RESERVATION, row)
+    return Reservation(job["id"], price, ask.tier, amount, held.n_tokens, rate_limit)
+
+
 def settle(
     db: sa.Connection, job: dict[str, Any], tokens: tuple[int, int] | None, price: Price
 ) -> None:
@@ -190,7 +201,12 @@ def settle(
     }
     if row is not None:
         quoted = {name: row[name] for name in quoted}
-        price = Price(row["input_micro_usd_per_1k"], row["output_micro_usd_per_1k"])
+        # What an invocation costs by itself is its function's, which has that price for good.
+        price = Price(
+            row["input_micro_usd_per_1k"],
+            row["output_micro_usd_per_1k"],
+            price.per_request_micro_usd,
+        )
     amount = price.amount_micro_usd(*tokens)
     if row is not None:
         give_back(db, _held(row), limits, (sum(tokens), amount), now_s)

@@ -16,12 +16,15 @@ from marketplace.store.batches import Batches
 from marketplace.store.billing import Billing
 from marketplace.store.books import Books
 from marketplace.store.connect import open_database
+from marketplace.store.functions import Functions
+from marketplace.store.idempotency import IdempotencyKeys
 from marketplace.store.keys import Keys
 from marketplace.store.ledger import Ledger
 from marketplace.store.prices import Prices
 from marketplace.store.statements import Statements
 from marketplace.store.thread import StoreThread
 from marketplace.store.users import Users
+from marketplace.store.webhooks import Webhooks
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,6 +50,9 @@ class Database:
         self.statements = Statements(self._engine)
         self.ledger = Ledger(self._engine)
         self.batches = Batches(self._engine)
+        self.functions = Functions(self._engine)
+        self.webhooks = Webhooks(self._engine)
+        self.idempotency = IdempotencyKeys(self._engine)
 
     async def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs `work` in the store's thread and waits for it.

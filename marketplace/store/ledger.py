@@ -14,6 +14,7 @@ from marketplace.money import MICRO_USD_PER_USD, Price
 from marketplace.store.billing import release, settle
 from marketplace.store.connect import reading, writing
 from marketplace.store.schema import events, jobs, tenants, usage
+from marketplace.store.webhooks import enqueue
 
 OPEN_STATES = ("queued", "running", "preempted")
 _RECENT_TTFT = 1000
@@ -58,7 +59,14 @@ _FINISH_JOB = (
     update(jobs)
     .where(jobs.c.id == bindparam("job_id"), jobs.c.state.in_(OPEN_STATES))
     .values({name: bindparam(f"new_{name}") for name in _FINISHED})
-    .returning(jobs.c.id, jobs.c.tenant_id, jobs.c.key_id, jobs.c.model, jobs.c.updated_s)
+    .returning(
+        jobs.c.id,
+        jobs.c.tenant_id,
+        jobs.c.key_id,
+        jobs.c.model,
+        jobs.c.updated_s,
+        jobs.c.kind,
+    )
 )
 
 
@@ -117,6 +125,8 @@ class Ledger:
                 return False
             tokens = (outcome.input_tokens, outcome.output_tokens) if outcome.billed else None
             settle(connection, dict(row._mapping), tokens, price)
+            if row.kind != "sync":
+                _announce(connection, row.tenant_id, row.model, values)
         return True
 
     def recover(self, now_s: float) -> list[dict[str, Any]]:
@@ -128,7 +138,9 @@ class Ledger:
             error_message="the gateway restarted and the connection was lost; not billed",
             updated_s=now_s,
         )
-        left = select(jobs).where(jobs.c.state.in_(OPEN_STATES)).order_by(jobs.c.created_s)
+        # Invocations of containers have a table, and a runner, of their own.
+        left = select(jobs).where(jobs.c.state.in_(OPEN_STATES), jobs.c.kind == "async")
+        left = left.order_by(jobs.c.created_s)
         with writing(self._engine) as connection:
             for row in connection.execute(ended.returning(jobs.c.id, jobs.c.tenant_id)).all():
                 release(connection, row.id, row.tenant_id, now_s)
@@ -204,6 +216,20 @@ class Ledger:
         query = update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(OPEN_STATES))
         with writing(self._engine) as connection:
             connection.execute(query.values(values))
+
+
+def _announce(db: Connection, tenant_id: str, model: str, ended: dict[str, Any]) -> None:
+    """Has webhooks tell of a job whose client may not be there."""
+    data = {
+        "id": ended["job_id"],
+        "model": model,
+        "state": ended["new_state"],
+        "input_tokens": ended["new_input_tokens"],
+        "output_tokens": ended["new_output_tokens"],
+        "error_code": ended["new_error_code"],
+    }
+    event = f"job.{ended['new_state']}"
+    enqueue(db, tenant_id, event, ended["job_id"], data, ended["new_updated_s"])
 
 
 def usd(micro: int) -> float:

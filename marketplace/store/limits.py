@@ -35,6 +35,7 @@ from marketplace.store.schema import (
     tenants,
     usage,
 )
+from marketplace.store.webhooks import enqueue
 
 _BUDGETS = sa.select(budgets).where(budgets.c.tenant_id == sa.bindparam("tenant"))
 _BUDGETS = _BUDGETS.order_by(budgets.c.id)
@@ -298,6 +299,10 @@ def _alert(db: sa.Connection, budget: Any, period: dict[str, Any], now_s: float)
     )
     row = {"kind": "budget.alert", "message": text, "time_s": now_s, "severity": "warning"}
     db.execute(sa.insert(events).values(row))
+    told = {name: budget[name] for name in ("scope", "scope_id", "period", "limit_micro_usd")}
+    told |= {"id": budget["id"], "spent_micro_usd": spent, "reached_percent": reached[-1]}
+    subject = f"{budget['id']}/{period['start_s']:.0f}/{reached[-1]}"
+    enqueue(db, budget["tenant_id"], "budget.alert", subject, told, now_s)
 
 
 def _percents(budget: Any) -> list[int]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from fastapi import FastAPI
 
 from airan.core.errors import CapacityError, NotFoundError, UnavailableError
 from marketplace.asgi import QuietServer, bind
@@ -173,10 +174,15 @@ def gateway_settings(
 @asynccontextmanager
 async def running_gateway(settings: GatewaySettings) -> AsyncIterator[str]:
     """The gateway under uvicorn in this process; gives its address."""
+    async with running_app(build_app(settings)) as url:
+        yield url
+
+
+@asynccontextmanager
+async def running_app(app: FastAPI) -> AsyncIterator[str]:
+    """A gateway's application under uvicorn in this process; gives its address."""
     listener = bind("127.0.0.1", 0, "the gateway", "port")
-    config = uvicorn.Config(
-        build_app(settings), log_level="warning", access_log=False, timeout_graceful_shutdown=1
-    )
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
     server = QuietServer(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
