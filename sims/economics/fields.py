@@ -77,6 +77,7 @@ FIELDS: tuple[Field, ...] = (
     _cost("ai", "tokens_per_s_per_server", "tokens/s", "speed of a server all on AI"),
     _cost("ai", "usd_per_million_tokens", "USD/Mtoken", "price of tokens"),
     Field("ai", "utilisation", "share", "part of the AI capacity that is sold", 0, 1),
+    Field("ai", "borrowed_share", "share", "part of the RAN part lent to AI", 0, 1, default=0.0),
     Field("ai", "ramp_months", "months", "months until utilisation is reached", default=0.0),
     Field("ai", "price_decline_per_year", "share/year", "yearly fall of price", 0, 1, default=0.0),
     Field("ran", "utilisation", "share", "mean load of the RAN part", 0, 1, default=0.33),

@@ -74,7 +74,7 @@ class _Build:
     capex: Floats
     opex_month: Floats
     kwh_month: Floats
-    ai_servers: Floats
+    sold_servers: Floats
 
 
 def evaluate(
@@ -139,7 +139,8 @@ def _build(v: Mapping[str, Floats], rounding: str) -> _Build:
     racks = np.ceil(servers / v["platform.servers_per_rack"] - 1e-9)
     per_cell = sum(v[f"capex.{part}_usd_per_cell"] for part in _CELL_PARTS)
     capex = servers * v["capex.server_usd"] + racks * v["capex.rack_usd"] + cells * per_cell
-    load = (1.0 - share) * v["ran.utilisation"] + share * v["ai.utilisation"]
+    sold = share * v["ai.utilisation"] + (1.0 - share) * v["ai.borrowed_share"]
+    load = np.minimum(1.0, (1.0 - share) * v["ran.utilisation"] + sold)
     idle = v["platform.idle_power_share"]
     watts = servers * v["platform.power_w"] * (idle + (1.0 - idle) * load)
     kwh_month = watts / 1000.0 * MONTH_HOURS * v["opex.pue"]
@@ -149,7 +150,7 @@ def _build(v: Mapping[str, Floats], rounding: str) -> _Build:
         + cells * (v["opex.licence_usd_per_cell_month"] + v["opex.rent_usd_per_cell_month"])
         + v["opex.staff_usd_per_month"]
     )
-    return _Build(servers, racks, capex, opex_month, kwh_month, servers * share)
+    return _Build(servers, racks, capex, opex_month, kwh_month, servers * sold)
 
 
 _CELL_PARTS = ("site", "radio", "fronthaul", "timing")
@@ -161,7 +162,7 @@ def _flows(v: Mapping[str, Floats], build: _Build) -> CashFlows:
     hour_usd = v["ai.usd_per_server_hour"] + (
         v["ai.tokens_per_s_per_server"] * 3600.0 / 1e6 * v["ai.usd_per_million_tokens"]
     )
-    full = build.ai_servers * hour_usd * MONTH_HOURS * v["ai.utilisation"]
+    full = build.sold_servers * hour_usd * MONTH_HOURS
     ramp = np.minimum(1.0, month / np.maximum(v["ai.ramp_months"], 1.0)[:, None])
     price = (1.0 - v["ai.price_decline_per_year"])[:, None] ** ((month - 1.0) / 12.0)
     earned = full[:, None] * ramp * price

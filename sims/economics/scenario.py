@@ -12,8 +12,9 @@ import yaml
 from airan.core.errors import ConfigError, NotFoundError
 from sims.economics.fields import BY_KEY, FIELDS, SECTIONS, Field, Quantity
 
-_TOP = ("title", "about", "extends", "rounding", "cases", "published", *SECTIONS)
+_TOP = ("title", "about", "extends", "rounding", "cases", "published", "watt_claims", *SECTIONS)
 _QUANTITY_KEYS = ("value", "unit", "source", "note", "low", "high")
+_WATT_KEYS = ("against", "reduction", "source")
 _CLAIM_KEYS = ("ai_share", "revenue_per_capex", "roi", "source")
 
 
@@ -24,6 +25,15 @@ class Claim:
     ai_share: float
     revenue_per_capex: float | None
     roi: float | None
+    source: str
+
+
+@dataclass(frozen=True)
+class WattClaim:
+    """What somebody published about watt per Gb/s, RAN only, against another scenario's."""
+
+    against: str
+    reduction: float
     source: str
 
 
@@ -39,6 +49,7 @@ class Scenario:
     cases: tuple[float, ...]
     """AI shares of the servers' capacity."""
     published: tuple[Claim, ...]
+    watt_claims: tuple[WattClaim, ...]
     quantities: Mapping[str, Quantity]
 
     def values(self) -> dict[str, float]:
@@ -178,8 +189,10 @@ def _scenario(
         raise replace(at, field="cases").error("is missing", "give a list of AI shares")
     # What was published about one platform is not claimed of the next.
     claims = _claims(*top["published"]) if "published" in top else ()
+    watts = _watt_claims(*top["watt_claims"]) if "watt_claims" in top else ()
     ordered = {field.key: quantities[field.key] for field in FIELDS}
-    return Scenario(name, words["title"] or name, words["about"], rounding, cases, claims, ordered)
+    title = words["title"] or name
+    return Scenario(name, title, words["about"], rounding, cases, claims, watts, ordered)
 
 
 def _given(top: Mapping[str, tuple[_At, yaml.Node]]) -> dict[str, Quantity]:
@@ -253,7 +266,7 @@ def _ai_share(node: yaml.Node, at: _At) -> float:
     if not 0 <= share < 1:
         raise at.error(
             f"is a share and must be at least 0 and under 1, got {share:g}",
-            "the cells need some of the servers",
+            "write a third as 0.333; the cells need some of the servers",
         )
     return share
 
@@ -275,6 +288,24 @@ def _claims(at: _At, node: yaml.Node) -> tuple[Claim, ...]:
         share = _ai_share(parts["ai_share"][1], parts["ai_share"][0])
         source = _string(parts["source"][1], parts["source"][0])
         claims.append(Claim(share, numbers["revenue_per_capex"], numbers["roi"], source))
+    return tuple(claims)
+
+
+def _watt_claims(at: _At, node: yaml.Node) -> tuple[WattClaim, ...]:
+    if not isinstance(node, yaml.SequenceNode):
+        raise at.error("must be a list of published reductions")
+    claims = []
+    for index, child in enumerate(node.value):
+        where = _At(at.file, child.start_mark.line + 1, f"watt_claims[{index}]")
+        parts = dict(_entries(child, where, _WATT_KEYS))
+        for key in _WATT_KEYS:
+            if key not in parts:
+                raise where.error(f"has no {key}")
+        against = _string(parts["against"][1], parts["against"][0])
+        if against not in shipped():
+            raise parts["against"][0].error(f"there is no scenario {against!r}")
+        reduction = _ai_share(parts["reduction"][1], parts["reduction"][0])
+        claims.append(WattClaim(against, reduction, _string(parts["source"][1], parts["source"][0])))
     return tuple(claims)
 
 
