@@ -145,9 +145,7 @@ def _spread(metric: str, values: Floats) -> Spread:
     return Spread(metric, float(there.mean()), quantiles, there.size / values.size)
 
 
-def grid(
-    scenario: Scenario, ai_share: float, metric: str, axes: Mapping[str, Floats]
-) -> Floats:
+def grid(scenario: Scenario, ai_share: float, metric: str, axes: Mapping[str, Floats]) -> Floats:
     """A metric over two inputs; float64[first axis, second axis].
 
     Raises:
@@ -181,9 +179,7 @@ def bounds(key: str) -> tuple[float, float]:
     return BY_KEY[key].low, BY_KEY[key].high
 
 
-def goal_seek(
-    scenario: Scenario, ai_share: float, goal: tuple[str, float], key: str
-) -> Found:
+def goal_seek(scenario: Scenario, ai_share: float, goal: tuple[str, float], key: str) -> Found:
     """The value of one input at which a metric meets `goal` (metric, wanted value).
 
     Looks from the input's least value up to ten times what it is (shares: up to the highest), and
@@ -235,7 +231,9 @@ def break_even(scenario: Scenario, ai_share: float) -> dict[str, float | None]:
     for metric in ("roi", "npv_usd"):
         for name, key in ((AI_SHARE, AI_SHARE), ("price", price_key(scenario))):
             try:
-                found[f"{name}_at_{metric}_0"] = goal_seek(scenario, ai_share, (metric, 0), key).value
+                found[f"{name}_at_{metric}_0"] = goal_seek(
+                    scenario, ai_share, (metric, 0), key
+                ).value
             except NotFoundError:
                 found[f"{name}_at_{metric}_0"] = None
     return found

@@ -99,7 +99,9 @@ def solve(scenario: Scenario) -> Solution:
         InvalidInputError: nothing is calibrated, or nothing was published.
     """
     keys = [q.field.key for q in scenario.of_kind("calibrated")]
-    claims = [c for c in scenario.published if c.revenue_per_capex is not None and c.roi is not None]
+    claims = [
+        c for c in scenario.published if c.revenue_per_capex is not None and c.roi is not None
+    ]
     if not keys or not claims:
         raise InvalidInputError("scenario", "needs calibrated inputs and published results")
     shares = np.array([claim.ai_share for claim in claims])
@@ -127,7 +129,7 @@ def slacks(scenario: Scenario) -> list[Slack]:
     The inputs of the platforms that watt claims compare with are among them.
     """
     names = [check.what for check in checks(scenario)]
-    quantities = [q for q in scenario.of_kind("assumed", "calibrated")]
+    quantities = scenario.of_kind("assumed", "calibrated")
     money = [_slack(q, q.field.key, _money(scenario, q.field.key), names) for q in quantities]
     watts = [_watt_slack(scenario, claim.against) for claim in scenario.watt_claims]
     return [*money, *watts]

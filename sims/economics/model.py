@@ -118,7 +118,9 @@ def _values(
     mixed: dict[str, float | Floats] = {**scenario.values(), **changes, "ai_share": ai_share}
     lengths = {np.size(value) for value in mixed.values()} - {1}
     if len(lengths) > 1:
-        raise InvalidInputError("changes", f"arrays of lengths {sorted(lengths)} do not go together")
+        raise InvalidInputError(
+            "changes", f"arrays of lengths {sorted(lengths)} do not go together"
+        )
     runs = lengths.pop() if lengths else 1
     arrays = {
         key: np.broadcast_to(np.asarray(value, dtype=np.float64).reshape(-1), (runs,))

@@ -305,7 +305,9 @@ def _watt_claims(at: _At, node: yaml.Node) -> tuple[WattClaim, ...]:
         if against not in shipped():
             raise parts["against"][0].error(f"there is no scenario {against!r}")
         reduction = _ai_share(parts["reduction"][1], parts["reduction"][0])
-        claims.append(WattClaim(against, reduction, _string(parts["source"][1], parts["source"][0])))
+        claims.append(
+            WattClaim(against, reduction, _string(parts["source"][1], parts["source"][0]))
+        )
     return tuple(claims)
 
 
