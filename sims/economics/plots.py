@@ -48,19 +48,19 @@ def bars(rows: Sequence[tuple[str, float, float, str]], centre: float) -> str:
     least = min([centre, *(min(row[1:3]) for row in rows)])
     most = max([centre, *(max(row[1:3]) for row in rows)])
     span = (most - least) or 1.0
-    left, right = 250, 60
+    left, right = 290, 60
     scale = (_WIDTH - left - right) / span
-    height = 34 + 26 * len(rows)
+    height = 34 + 32 * len(rows)
     parts = []
     for index, (name, low, high, label) in enumerate(rows):
-        y = 14 + 26 * index
+        y = 14 + 32 * index
         start, end = (
             left + (min(low, high) - least) * scale,
             left + (max(low, high) - least) * scale,
         )
         colour = COLOURS[0] if high >= low else COLOURS[1]
-        parts.append(_text(left - 10, y + 8, name, "end"))
-        parts.append(_text(left - 10, y + 19, label, "end", "#6b7280", 9))
+        parts.append(_text(left - 10, y + 7, name, "end"))
+        parts.append(_text(left - 10, y + 20, label, "end", "#6b7280", 10))
         parts.append(
             f'<rect x="{start:.1f}" y="{y}" width="{max(1.0, end - start):.1f}" height="18" '
             f'rx="2" fill="{colour}"/>'
@@ -102,7 +102,7 @@ def stacked(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> str:
     most = max(sum(part for _, part in parts) for _, parts in rows) or 1.0
     names = list(dict.fromkeys(name for _, parts in rows for name, _ in parts))
     left = 150
-    drawn, height = [], 40 * len(rows) + 22 * math.ceil(len(names) / 3) + 12
+    drawn, height = [], 40 * len(rows) + 22 * math.ceil(len(names) / 2) + 12
     for index, (label, parts) in enumerate(rows):
         x, y = float(left), 8 + 40 * index
         drawn.append(_text(left - 10, y + 18, label, "end"))
@@ -117,7 +117,7 @@ def stacked(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> str:
             x += width
         drawn.append(_text(x + 6, y + 17, money(sum(part for _, part in parts)), "start"))
     for index, name in enumerate(names):
-        x, y = left + 180 * (index % 3), 40 * len(rows) + 12 + 22 * (index // 3)
+        x, y = left + 270 * (index % 2), 40 * len(rows) + 12 + 22 * (index // 2)
         drawn.append(
             f'<rect x="{x}" y="{y}" width="12" height="12" fill="{COLOURS[index % len(COLOURS)]}"/>'
         )

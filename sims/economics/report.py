@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sims.economics import analysis, calibration, plots
-from sims.economics.fields import Quantity
+from sims.economics.fields import BY_KEY, Quantity
 from sims.economics.model import METRICS, cash_flows, evaluate
 from sims.economics.scenario import Scenario
 
@@ -195,7 +195,11 @@ def _risk(scenario: Scenario, share: float, simulated: analysis.MonteCarlo) -> s
     centre = float(evaluate(scenario, share).npv_usd[0])
     bars = [(s.key, s.at_low, s.at_high, f"{s.low:,.4g} to {s.high:,.4g} {s.unit}") for s in swings]
     table = [
-        [_LABELS[s.metric], *(shown(s.metric, s.quantiles[q]) for q in ("p5", "p50", "p95"))]
+        [
+            _LABELS[s.metric],
+            *(shown(s.metric, s.quantiles[q]) for q in ("p5", "p50", "p95")),
+            f"{s.defined:.0%}",
+        ]
         for s in simulated.spreads
         if s.metric in _LABELS and s.quantiles and s.metric not in ("servers", "ran_watt_per_gbps")
     ]
@@ -210,8 +214,13 @@ def _risk(scenario: Scenario, share: float, simulated: analysis.MonteCarlo) -> s
         f"which {len(simulated.drawn)} inputs were drawn from their ranges (triangular, "
         f"independent, seed {simulated.seed}).</p>"
         + plots.histogram(simulated.npv_usd, "NPV")
-        + _table(["result", "5 %", "median", "95 %"], table, numbers=True)
+        + _table(["result", "5 %", "median", "95 %", "of runs"], table, numbers=True)
     )
+
+
+def _plain(value: float) -> str:
+    """A number without an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _published(scenario: Scenario) -> str:
@@ -219,15 +228,16 @@ def _published(scenario: Scenario) -> str:
     if not checks:
         return ""
     compared = [
-        [c.what, f"{c.published:g}", f"{c.model:.3f}", f"{c.error:+.2%}", c.source] for c in checks
+        [c.what, f"{c.published:g}", f"{c.model:.3f}", f"{c.error + 0.0:+.2%}", c.source]
+        for c in checks
     ]
     slacks = [
         [
             s.key,
             s.kind,
             f"{s.value:,.6g}",
-            "any less" if s.low is None else f"{s.low:,.4g}",
-            "any more" if s.high is None else f"{s.high:,.4g}",
+            "any less" if s.low is None else _plain(s.low),
+            "any more" if s.high is None else _plain(s.high),
             s.unit,
             s.first_lost or "none",
         ]
