@@ -15,6 +15,7 @@ from airan.cli import (
     bench_link,
     bench_orchestrator,
     control,
+    economics,
     market,
     market_books,
     market_limits,
@@ -49,6 +50,7 @@ market_people.register(app)
 market_limits.register(app)
 market_books.register(app)
 model.register(app)
+economics.register(app)
 bench.register(app)
 simulate.register(app)
 bench_link.register(bench.bench_app)

@@ -1,0 +1,1 @@
+"""What an AI-RAN network costs and earns: scenarios, the model, calibration, reports."""
