@@ -95,6 +95,12 @@ class Job:
     pauses: list[Pause] = field(default_factory=list)
     preemptions: int = 0
     ttft_ms: float | None = None
+    predicted_ttft_s: float | None = None
+    """What it was accepted on; None: nothing was measured then."""
+    predicted_wait_s: float = 0.0
+    """The part of it in line."""
+    prediction_factor: float = 1.0
+    """What that part was corrected by."""
     place: tuple[str, int] | None = None
     """Engine and slot that hold this job's cache."""
     setbacks: int = 0

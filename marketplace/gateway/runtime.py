@@ -21,6 +21,7 @@ from marketplace.billing.desk import rate_limit
 from marketplace.chat import ChatRequest, parse_chat_request
 from marketplace.completions import parse_request
 from marketplace.dispatch import Dispatcher, ModelOffer
+from marketplace.dispatch.scaling import ReplicaScaler
 from marketplace.gateway.errors import ApiError, invalid_api_key, model_not_found, not_allowed
 from marketplace.gateway.function_runner import FunctionRunner
 from marketplace.gateway.settings import GatewaySettings
@@ -83,13 +84,17 @@ class Runtime:
             self.meter,
             self.clock,
             max_waiting=self.settings.max_waiting,
+            targets=self.settings.ttft_targets,
         )
         self.dispatcher.start()
+        self._scaler = ReplicaScaler(self.settings.replica_urls, self.dispatcher.load, self.clock)
+        self._scaler.start()
         for row in open_jobs:
             self._go_on(row, await self.db.call(self.db.keys.principal, row["key_id"]))
 
     async def stop(self) -> None:
         """Cuts the streams and closes the database; open jobs wait there for the next start."""
+        await self._scaler.stop()
         await self.dispatcher.stop()
         for watcher in self._watchers:
             watcher.cancel()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from airan.core.errors import ConfigError
-from marketplace.dispatch import ModelOffer
+from marketplace.dispatch import ModelOffer, TtftTargets
 from marketplace.webhooks import RETRY_SCHEDULE_S
 
 
@@ -57,6 +57,9 @@ class GatewaySettings:
     """Read at start if `admin_key` is empty; without either, /admin/v1 is closed."""
     oidc: OidcSettings | None = None
     """People log in at this identity provider; None: nobody does."""
+    replica_urls: tuple[str, ...] = ()
+    """Addresses of engines with several replicas, whose number follows the load; each replica's
+    own is `.../replicas/N`, among the `engine_urls`."""
     seller: str = "airan"
     """Who stands on the invoices as their sender."""
     temp_dir: Path | None = None
@@ -65,6 +68,9 @@ class GatewaySettings:
     max_file_bytes: int = 64 << 20
     max_batch_lines: int = 50_000
     max_waiting: int = 512
+    """Requests of one tenant that may wait for one model."""
+    ttft_targets: TtftTargets = field(default_factory=TtftTargets)
+    """Who would have to wait longer for the first token is refused."""
     engine_wait_s: float = 20.0
     """How long a request waits for an engine to appear before it is answered 503."""
     function_hosts: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Table, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from marketplace.store.connect import writing
+from marketplace.store.connect import reading, writing
 from marketplace.store.schema import batch_lines, batches, files, responses
 from marketplace.store.webhooks import enqueue
 
@@ -72,7 +72,7 @@ class Batches:
     def open_batches(self) -> list[dict[str, Any]]:
         """Rows of the batches that have not ended."""
         query = select(batches).where(batches.c.state.in_(OPEN)).order_by(batches.c.created_s)
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             return [dict(row) for row in db.execute(query).mappings()]
 
     def add_line(self, batch_id: str, number: int, failed: bool, answer: str) -> None:
@@ -87,7 +87,7 @@ class Batches:
     def answered(self, batch_id: str) -> dict[int, bool]:
         """The numbers of the lines that have an answer, and whether it is an error."""
         query = select(batch_lines.c.number, batch_lines.c.failed)
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             rows = db.execute(query.where(batch_lines.c.batch_id == batch_id))
             return {row.number: bool(row.failed) for row in rows}
 
@@ -95,7 +95,7 @@ class Batches:
         """The lines of the output file, or of the error file, in the input's order."""
         query = select(batch_lines.c.answer).order_by(batch_lines.c.number)
         query = query.where(batch_lines.c.batch_id == batch_id, batch_lines.c.failed == int(failed))
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             return [str(answer) for answer in db.execute(query).scalars()]
 
     def add_response(self, row: dict[str, Any]) -> None:
@@ -119,7 +119,7 @@ class Batches:
         if "\x00" in row_id:
             return None
         query = select(table).where(table.c.id == row_id, table.c.tenant_id == tenant_id)
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             row = db.execute(query).mappings().first()
         return None if row is None else dict(row)
 
@@ -139,7 +139,7 @@ class Batches:
             else:
                 query = query.where((place[0] > here[0]) | (same & (place[1] > here[1])))
         order = [column.desc() if newest_first else column.asc() for column in place]
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             rows = db.execute(query.order_by(*order).limit(limit)).mappings()
             return [dict(row) for row in rows]
 

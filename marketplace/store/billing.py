@@ -8,18 +8,20 @@ from typing import Any
 import sqlalchemy as sa
 
 from airan.core.errors import NotFoundError
-from marketplace.billing.limits import QUOTA_LIMITS, BudgetSpec, QuotaSpec
+from marketplace.billing.limits import QUOTA_LIMITS, BudgetSpec, QuotaSpec, RateLimit
 from marketplace.billing.quotes import Ask, Reservation
 from marketplace.money import Price
+from marketplace.principal import Principal
 from marketplace.store.accounts import new_id, tenant_id_of
 from marketplace.store.books import charge, lock_tenant
-from marketplace.store.connect import writing
+from marketplace.store.connect import reading, writing
 from marketplace.store.limits import (
     Held,
     budget_states,
     give_back,
     held_for,
     limits_of,
+    quotas_left,
     take,
 )
 from marketplace.store.schema import (
@@ -60,6 +62,11 @@ class Billing:
         with writing(self._engine) as db:
             return reserve(db, job, ask, price, now_s)
 
+    def quotas_left(self, who: Principal, now_s: float) -> RateLimit:
+        """What the quotas on that principal's jobs have left."""
+        with self._engine.connect() as db:
+            return quotas_left(db, who, now_s)
+
     def limited_tenants(self) -> frozenset[str]:
         """Tenants that have a budget, a quota or a prepaid account."""
         queries = (
@@ -67,7 +74,7 @@ class Billing:
             sa.select(quotas.c.tenant_id),
             sa.select(tenants.c.id).where(tenants.c.terms == "prepaid"),
         )
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             return frozenset(db.execute(sa.union(*queries)).scalars())
 
     def set_budget(self, tenant: str, spec: BudgetSpec, now_s: float) -> dict[str, Any]:
@@ -110,7 +117,7 @@ class Billing:
         Raises:
             NotFoundError: there is no such tenant.
         """
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             return budget_states(db, tenant_id_of(db, tenant), now_s)
 
     def set_quota(self, tenant: str, spec: QuotaSpec) -> dict[str, Any]:
@@ -135,7 +142,7 @@ class Billing:
         Raises:
             NotFoundError: there is no such tenant.
         """
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             query = sa.select(quotas).where(quotas.c.tenant_id == tenant_id_of(db, tenant))
             rows = db.execute(query.order_by(quotas.c.scope, quotas.c.scope_id)).mappings()
             return [dict(row) for row in rows]

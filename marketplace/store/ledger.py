@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, bindparam, func, insert, select, upda
 
 from marketplace.money import MICRO_USD_PER_USD, Price
 from marketplace.store.billing import release, settle
-from marketplace.store.connect import writing
+from marketplace.store.connect import reading, writing
 from marketplace.store.schema import events, jobs, tenants, usage
 from marketplace.store.webhooks import enqueue
 
@@ -148,7 +148,7 @@ class Ledger:
 
     def job(self, job_id: str) -> dict[str, Any] | None:
         """The stored row of a job."""
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().first()
         return None if row is None else dict(row)
 
@@ -165,12 +165,12 @@ class Ledger:
         if tenant is not None:
             query = query.where(tenants.c.name == tenant)
         query = query.group_by(tenants.c.name, usage.c.model).order_by(tenants.c.name)
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def totals(self) -> dict[str, Any]:
         """Counters over the marketplace's whole life, from what is stored."""
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             states = select(jobs.c.state, func.count()).group_by(jobs.c.state)
             counts = {row[0]: row[1] for row in connection.execute(states)}
             sums = connection.execute(
@@ -195,7 +195,7 @@ class Ledger:
         """Times to first token of the latest jobs, oldest first."""
         query = select(jobs.c.ttft_ms).where(jobs.c.ttft_ms.is_not(None))
         query = query.order_by(jobs.c.updated_s.desc()).limit(_RECENT_TTFT)
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             return [float(value) for value in connection.execute(query).scalars()][::-1]
 
     def add_event(
@@ -209,7 +209,7 @@ class Ledger:
     def list_events(self, after_seq: int, limit: int) -> list[dict[str, Any]]:
         """Events with a greater number than `after_seq`, oldest first."""
         query = select(events).where(events.c.seq > after_seq).order_by(events.c.seq).limit(limit)
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def _update_open(self, job_id: str, **values: Any) -> None:

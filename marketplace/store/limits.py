@@ -21,6 +21,7 @@ from marketplace.billing.limits import (
     period_start_s,
 )
 from marketplace.billing.quotes import Ask
+from marketplace.principal import Principal
 from marketplace.store.books import prepaid
 from marketplace.store.connect import upserts
 from marketplace.store.schema import (
@@ -121,6 +122,21 @@ def take(db: sa.Connection, held: Held) -> RateLimit:
     for period in periods:
         _put(db, budget_periods, period)
     return rate_limit
+
+
+def quotas_left(db: sa.Connection, who: Principal, now_s: float) -> RateLimit:
+    """What the quotas on that principal's jobs have left; nothing is taken from them."""
+    held = Held(who.tenant_id, who.project_id, who.key_id, 0, 0, now_s)
+    found = RateLimit()
+    for quota in _matching(db, _QUOTAS, held):
+        for name, width_s in WINDOWS_S.items():
+            window = _window(db, quota, name, now_s)
+            reset_s = window["start_s"] + width_s - now_s
+            for kind in ("requests", "tokens"):
+                limit = quota[f"{kind}_per_{name}"]
+                if limit is not None:
+                    found = found.tightened(kind, limit, limit - window[kind], reset_s)
+    return found
 
 
 def give_back(

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import uvicorn
@@ -158,7 +159,7 @@ async def running_agent(
 
 
 def gateway_settings(
-    state_dir: Path, *engine_urls: str, engine_wait_s: float = 5.0
+    state_dir: Path, *engine_urls: str, engine_wait_s: float = 5.0, **changes: Any
 ) -> GatewaySettings:
     return GatewaySettings(
         models=(ModelOffer(MODEL, 2048, Price.from_usd(0.01, 0.03)),),
@@ -166,6 +167,7 @@ def gateway_settings(
         state_dir=state_dir,
         admin_key=ADMIN_KEY,
         engine_wait_s=engine_wait_s,
+        **changes,
     )
 
 
