@@ -94,13 +94,13 @@ class MarketConfig(_Section):
     """URL of the OpenID Connect provider at which people log in; empty: nobody does."""
     oidc_audience: str = ""
     """Our client id with that provider."""
-    ttft_target_s: TtftTargetConfig = TtftTargetConfig()
     grpc_port: Port = 0
     """Loopback port on which invocations are taken over gRPC; 0: nowhere."""
     function_hosts: tuple[str, ...] = ()
     """Hosts (`host` or `host:port`) on which tenants' functions may run; empty: models only."""
     webhook_hosts: tuple[str, ...] = ()
     """Hosts that webhooks may go to though they are not public, or take plain http."""
+    ttft_target_s: TtftTargetConfig = TtftTargetConfig()
 
 
 class ClockConfig(_Section):

@@ -28,10 +28,10 @@ def settings_of(runtime: SiteRuntime) -> GatewaySettings:
         admin_key=runtime.admin_key,
         database_url=market.database_url,
         seller=market.seller,
-        ttft_targets=TtftTargets(**market.ttft_target_s.model_dump()),
         grpc_port=market.grpc_port or None,
         function_hosts=market.function_hosts,
         webhook_hosts=market.webhook_hosts,
+        ttft_targets=TtftTargets(**market.ttft_target_s.model_dump()),
         oidc=OidcSettings(market.oidc_issuer, market.oidc_audience) if market.oidc_issuer else None,
     )
 

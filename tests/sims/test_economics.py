@@ -219,7 +219,7 @@ def test_goal_seek_finds_the_price_of_a_payback_in_24_months() -> None:
 
 
 def test_goal_seek_says_where_nothing_reaches_the_goal() -> None:
-    with pytest.raises(NotFoundError, match="no opex.pue from 1 to 14 gives roi 9"):
+    with pytest.raises(NotFoundError, match=r"no opex\.pue from 1 to 14 gives roi 9"):
         analysis.goal_seek(TOKYO, 1 / 3, ("roi", 9.0), "opex.pue")
 
 
