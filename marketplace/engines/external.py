@@ -158,7 +158,10 @@ class ExternalEngine:
                 sock_connect=self._settings.connect_timeout_s,
                 sock_read=self._settings.read_timeout_s,
             )
-            self._session = aiohttp.ClientSession(timeout=timeout)
+            # A kept connection may just be closed by the server, and a request that bills must
+            # not be sent twice: each has a connection of its own.
+            connector = aiohttp.TCPConnector(limit=0, force_close=True)
+            self._session = aiohttp.ClientSession(timeout=timeout, connector=connector)
         return self._session
 
     def _body(

@@ -78,7 +78,8 @@ def failure(status: int, message: str = "no", **headers: str) -> Response:
 
 @contextlib.asynccontextmanager
 async def serving(app: FastAPI) -> AsyncIterator[str]:
-    listener = bind("127.0.0.1", 0)
+    listener = bind("127.0.0.1", 0, "the test's server", "none")
+    listener.listen()
     server = QuietServer(uvicorn.Config(app, log_level="warning"))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
@@ -214,10 +215,10 @@ async def test_a_server_that_is_silent_too_long_is_unavailable() -> None:
 
 async def test_a_server_that_cannot_continue_text_refuses_to(server: OpenAiServer) -> None:
     async with serving(server.app) as url:
-        async with contextlib.aclosing(ExternalEngine(ExternalSettings(url, "m"))) as engine:
-            assert engine.resume == "none"
-            with pytest.raises(InvalidInputError, match="in the middle"):
-                await collect(engine, answered="w0 ")
+        engine = ExternalEngine(ExternalSettings(url, "m"))
+        assert engine.resume == "none"
+        with pytest.raises(InvalidInputError, match="in the middle"):
+            await collect(engine, answered="w0 ")
 
 
 def test_a_key_file_is_read_at_each_use(tmp_path: Path) -> None:
