@@ -43,7 +43,7 @@ class ExternalSettings:
     continues_text: bool = False
     """Whether it goes on where a last message of the assistant ends (llama.cpp, vLLM)."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """Further members of every request, e.g. vLLM's `continue_final_message`."""
+    """Further members of every request, fresh or continued."""
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
