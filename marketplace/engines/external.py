@@ -1,0 +1,253 @@
+"""Any OpenAI-compatible server by its URL, under the contract of text."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from airan.core.errors import CapacityError, ConfigError, InvalidInputError, UnavailableError
+from marketplace.engines.base import FinishReason, SamplingParams
+from marketplace.engines.text import Resume, TextChunk, Usage
+
+_OK, _NOT_FOUND, _TOO_MANY = 200, 404, 429
+_KEY_REFUSED = (401, 403)
+_REFUSED = (400, 413, 422)
+_FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_MESSAGE_CHARS = 300
+_ANSWER_BYTES = 65_536
+
+
+@dataclass(frozen=True)
+class ExternalSettings:
+    """Where the server is and how it is asked. The key itself is never kept in here."""
+
+    url: str
+    """The base, up to and with `/v1`."""
+    model: str
+    """The model's name at the server."""
+    key_env: str = ""
+    """Environment variable that holds the API key."""
+    key_file: Path | None = None
+    """File that holds the API key; read at every request, so that it can be rotated."""
+    connect_timeout_s: float = 10.0
+    read_timeout_s: float = 120.0
+    """Without a byte for so long, the server counts as unreachable."""
+    continues_text: bool = False
+    """Whether it goes on where a last message of the assistant ends (llama.cpp, vLLM)."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Further members of every request, fresh or continued."""
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"external engine: {self.url!r} is no http or https URL")
+        if parts.username or parts.password:
+            raise ConfigError(
+                f"external engine at {parts.hostname}: its URL holds credentials",
+                remedy="set key_env or key_file",
+            )
+        if self.key_env and self.key_file:
+            raise ConfigError("external engine: set key_env or key_file, not both")
+        has_key = bool(self.key_env or self.key_file)
+        if has_key and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+            raise ConfigError(
+                f"external engine at {parts.hostname}: the API key would travel unencrypted",
+                remedy="use an https URL",
+            )
+
+    def key(self) -> str:
+        """The API key, empty where none is configured.
+
+        Raises:
+            ConfigError: the variable or the file is missing, empty or not fit for a header.
+        """
+        if self.key_env:
+            where, key = f"variable {self.key_env}", os.environ.get(self.key_env, "")
+        elif self.key_file is not None:
+            where = f"file {self.key_file}"
+            try:
+                key = self.key_file.read_text("utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"external engine: key {where} cannot be read") from error
+        else:
+            return ""
+        key = key.strip()
+        if not key or not key.isascii() or not key.isprintable():
+            raise ConfigError(f"external engine: {where} holds no usable API key")
+        return key
+
+
+class ExternalEngine:
+    """Talks to the server that `settings` names; it has neither token ids nor slots."""
+
+    def __init__(self, settings: ExternalSettings) -> None:
+        self._settings = settings
+        self._url = settings.url.rstrip("/")
+        self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def resume(self) -> Resume:
+        """See TextEngine.resume."""
+        return "text" if self._settings.continues_text else "none"
+
+    async def answer(
+        self, messages: Sequence[Mapping[str, str]], params: SamplingParams, *, answered: str = ""
+    ) -> AsyncIterator[TextChunk]:
+        """See TextEngine.answer."""
+        if answered and self.resume == "none":
+            raise InvalidInputError("answered", "this server cannot go on in the middle of a text")
+        resumed = self.resume if answered else "none"
+        reason: FinishReason | None = None
+        usage: Usage | None = None
+        key = self._settings.key()
+        try:
+            async with self._http.post(
+                f"{self._url}/chat/completions",
+                json=self._body(messages, params, answered),
+                headers=_headers(key),
+                allow_redirects=False,
+            ) as response:
+                if response.status != _OK:
+                    raise await self._refusal(response, key)
+                async for event in _events(response):
+                    if "error" in event:
+                        raise self._lost(f"breaks off: {_message(event, key)}")
+                    usage = _usage(event) or usage
+                    for choice in event.get("choices", ()):
+                        if text := (choice.get("delta") or {}).get("content"):
+                            yield TextChunk(str(text), resumed=resumed)
+                        reason = _finish(choice.get("finish_reason")) or reason
+        except (*_FAILURES, ValueError, AttributeError, TypeError, KeyError) as error:
+            if isinstance(error, InvalidInputError):
+                raise
+            raise self._lost(f"failed: {type(error).__name__}") from error
+        if reason is None:
+            raise self._lost("ended its stream before it was done")
+        yield TextChunk("", reason, usage, resumed)
+
+    async def health(self) -> bool:
+        """See TextEngine.health."""
+        headers = _headers(self._settings.key())
+        try:
+            async with self._http.get(
+                f"{self._url}/models", headers=headers, allow_redirects=False
+            ) as response:
+                return response.status == _OK
+        except _FAILURES:
+            return False
+
+    async def aclose(self) -> None:
+        """See TextEngine.aclose."""
+        if self._session is not None:
+            await self._session.close()
+
+    @property
+    def _http(self) -> aiohttp.ClientSession:
+        """Made at its first use, within the event loop it belongs to."""
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(
+                total=None,
+                sock_connect=self._settings.connect_timeout_s,
+                sock_read=self._settings.read_timeout_s,
+            )
+            # A kept connection may just be closed by the server, and a request that bills must
+            # not be sent twice: each has a connection of its own.
+            connector = aiohttp.TCPConnector(limit=0, force_close=True)
+            self._session = aiohttp.ClientSession(timeout=timeout, connector=connector)
+        return self._session
+
+    def _body(
+        self, messages: Sequence[Mapping[str, str]], params: SamplingParams, answered: str
+    ) -> dict[str, Any]:
+        if params.n_logprobs is not None:
+            raise InvalidInputError("logprobs", "external engines do not report them")
+        said = [dict(message) for message in messages]
+        if answered:
+            said.append({"role": "assistant", "content": answered})
+        body: dict[str, Any] = {
+            **self._settings.extra,
+            "model": self._settings.model,
+            "messages": said,
+            "max_tokens": params.max_tokens,
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+            "presence_penalty": params.presence_penalty,
+            "frequency_penalty": params.frequency_penalty,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if params.seed is not None:
+            body["seed"] = params.seed
+        if params.json_schema is not None:
+            schema = {"name": "answer", "schema": dict(params.json_schema), "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return body
+
+    async def _refusal(self, response: aiohttp.ClientResponse, key: str) -> Exception:
+        """The server's HTTP error as one of ours: 4xx is the request's fault, all else passes."""
+        status = response.status
+        if status in _KEY_REFUSED:
+            # Servers quote the key in these answers.
+            return self._lost(f"refuses the API key with {status}")
+        try:
+            message = _message(json.loads(await response.content.read(_ANSWER_BYTES)), key)
+        except (ValueError, TypeError, AttributeError):
+            message = "it gives no reason"
+        if status == _TOO_MANY:
+            after = response.headers.get("Retry-After", "")
+            remedy = f"try again in {after} s" if after.isdigit() else None
+            return CapacityError(f"the engine at {self._url} is full: {message}", remedy=remedy)
+        if status == _NOT_FOUND:
+            return InvalidInputError("model", f"the engine does not have it: {message}")
+        if status in _REFUSED:
+            return InvalidInputError("messages", f"the engine refuses them: {message}")
+        return self._lost(f"answers {status}: {message}")
+
+    def _lost(self, what: str) -> UnavailableError:
+        return UnavailableError(f"the engine at {self._url} {what}")
+
+
+async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
+    """The JSON objects of a server-sent event stream, up to `[DONE]`."""
+    rest = b""
+    async for data in response.content.iter_any():
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                payload = line[5:].strip()
+                if payload == b"[DONE]":
+                    return
+                yield json.loads(payload)
+
+
+def _headers(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _message(answer: Mapping[str, Any], key: str) -> str:
+    error = answer.get("error")
+    text = str(error.get("message", "") if isinstance(error, Mapping) else error or "")
+    if key:
+        text = text.replace(key, "***")
+    return text[:_MESSAGE_CHARS] or "it gives no reason"
+
+
+def _usage(event: Mapping[str, Any]) -> Usage | None:
+    usage = event.get("usage")
+    if not usage:
+        return None
+    return Usage(int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
+
+
+def _finish(reason: object) -> FinishReason | None:
+    if reason is None:
+        return None
+    return "length" if reason == "length" else "stop"
