@@ -24,6 +24,11 @@ WAITING = Waiting()
 FeedItem = str | Waiting | Outcome
 
 
+def new_job_id() -> str:
+    """An id for a job."""
+    return str(uuid.uuid4())
+
+
 class StopMatcher:
     """Cuts a text at the first stop sequence, over any division into pieces and any pause.
 
@@ -74,7 +79,7 @@ class Job:
     created_s: float
     started_s: float
     """Monotonic time at which the request came in."""
-    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    id: str = field(default_factory=new_job_id)
     prompt_ids: list[int] | None = None
     max_tokens: int = 0
     state: JobState = "queued"
@@ -90,6 +95,12 @@ class Job:
     pauses: list[Pause] = field(default_factory=list)
     preemptions: int = 0
     ttft_ms: float | None = None
+    predicted_ttft_s: float | None = None
+    """What it was accepted on; None: nothing was measured then."""
+    predicted_wait_s: float = 0.0
+    """The part of it in line."""
+    prediction_factor: float = 1.0
+    """What that part was corrected by."""
     place: tuple[str, int] | None = None
     """Engine and slot that hold this job's cache."""
     setbacks: int = 0

@@ -27,7 +27,10 @@ class Meter:
             prefix + "requests", "Requests that ended", ["state"], registry=self.registry
         )
         self.preemptions = Counter(
-            prefix + "preemptions", "Times a request lost its engine", registry=self.registry
+            prefix + "preemptions",
+            "Times a request lost its engine, by what took it",
+            ["cause"],
+            registry=self.registry,
         )
         self.token_counter = Counter(
             prefix + "tokens",
@@ -45,6 +48,19 @@ class Meter:
             prefix + "time_to_first_token_seconds",
             "From the request's arrival to its first token",
             buckets=_TTFT_EDGES_S,
+            registry=self.registry,
+        )
+        self.ttft_error = Histogram(
+            prefix + "time_to_first_token_prediction_error_seconds",
+            "How much later or earlier than predicted the first token came",
+            ["tier", "side"],
+            buckets=_TTFT_EDGES_S,
+            registry=self.registry,
+        )
+        self.refusals = Counter(
+            prefix + "requests_refused",
+            "Requests refused because their tier's time to first token could not be kept",
+            ["tier"],
             registry=self.registry,
         )
         self.in_flight = Gauge(
@@ -85,14 +101,23 @@ class Meter:
         ready = sum(engine["phase"] == "ready" for engine in live["engines"])
         self.engines_ready.set(ready)
 
-    def first_token(self, ttft_ms: float) -> None:
-        """Notes how long a request waited for its first token."""
+    def first_token(
+        self, ttft_ms: float, tier: str = "default", predicted_s: float | None = None
+    ) -> None:
+        """Notes how long a request waited for its first token, and how long it was said to."""
         self._ttft_ms.append(ttft_ms)
         self.ttft.observe(ttft_ms / 1e3)
+        if predicted_s is not None:
+            late_s = ttft_ms / 1e3 - predicted_s
+            self.ttft_error.labels(tier, "late" if late_s > 0 else "early").observe(abs(late_s))
 
-    def preempted(self) -> None:
-        """Notes that a request lost its engine."""
-        self.preemptions.inc()
+    def refused(self, tier: str) -> None:
+        """Notes that a request was refused because its tier could not be kept."""
+        self.refusals.labels(tier).inc()
+
+    def preempted(self, cause: str = "engine") -> None:
+        """Notes that a request lost its engine, which went, or was wanted for priority work."""
+        self.preemptions.labels(cause).inc()
 
     def finished(self, outcome: Outcome) -> None:
         """Notes the end of a request."""

@@ -10,10 +10,11 @@ MICRO_USD_PER_USD = 1_000_000
 
 @dataclass(frozen=True)
 class Price:
-    """What 1,000 tokens cost, in micro-USD."""
+    """What 1,000 tokens, and each request by itself, cost in micro-USD."""
 
     input_micro_usd_per_1k: int
     output_micro_usd_per_1k: int
+    per_request_micro_usd: int = 0
 
     @classmethod
     def from_usd(cls, input_usd_per_1k: float, output_usd_per_1k: float) -> Price:
@@ -26,7 +27,7 @@ class Price:
             input_tokens * self.input_micro_usd_per_1k
             + output_tokens * self.output_micro_usd_per_1k
         )
-        return (milli + 500) // 1000
+        return (milli + 500) // 1000 + self.per_request_micro_usd
 
 
 def micro_usd(usd: float) -> int:

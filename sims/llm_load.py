@@ -36,7 +36,7 @@ def generate(n_requests: int, seed: int) -> list[LlmRequest]:
     requests: list[LlmRequest] = []
     while len(requests) < n_requests:
         hour = random_.uniform(0.0, 24.0)
-        if random_.random() > _activity(hour):
+        if random_.random() > activity(hour):
             continue
         context = min(400, max(8, round(random_.lognormvariate(math.log(40), 0.7))))
         generated = min(160, max(8, round(random_.lognormvariate(math.log(56), 0.5))))
@@ -96,7 +96,8 @@ def fit_to_day(
     ]
 
 
-def _activity(hour: float) -> float:
+def activity(hour: float) -> float:
+    """Requests at that hour of the day, relative to the busiest: half as many at night."""
     day = 1.0 / (1.0 + math.exp(-(hour - 8.0) * 2.0)) / (1.0 + math.exp((hour - 22.0) * 1.5))
     return 0.5 + 0.5 * day
 

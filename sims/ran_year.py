@@ -75,6 +75,11 @@ def shares(
     return np.clip(load, 0.0, 1.0).astype(np.float32)
 
 
+def places(n_cells: int, seed: int) -> npt.NDArray[np.float64]:
+    """Where the cells of `shares` with this seed are, in a square of side 1: [cell, 2]."""
+    return np.random.default_rng(seed).random((n_cells, 2))
+
+
 def read_csv(path: Path) -> tuple[npt.NDArray[np.float64], Floats]:
     """Reads columns `time` (Unix seconds, or ISO 8601, UTC unless it says otherwise) and `share`
     (0..1): Unix seconds and shares, both [sample].

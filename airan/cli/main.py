@@ -21,7 +21,9 @@ from airan.cli import (
     market_limits,
     market_people,
     model,
+    simulate,
     site,
+    webhook,
 )
 from airan.cli import context as cli_context
 from airan.cli.context import EXIT_CODES, Context
@@ -43,12 +45,14 @@ app = typer.Typer(
 site.register(app)
 control.register(app)
 market.register(app)
+webhook.register(app)
 market_people.register(app)
 market_limits.register(app)
 market_books.register(app)
 model.register(app)
 economics.register(app)
 bench.register(app)
+simulate.register(app)
 bench_link.register(bench.bench_app)
 bench_orchestrator.register(bench.bench_app)
 bench_gateway.register(bench.bench_app)

@@ -72,8 +72,17 @@ class ControlConfig(_Section):
     """Where `airan certs make` put ca.pem, server.pem and server.key."""
 
 
+class TtftTargetConfig(_Section):
+    """Seconds to the first token that each service tier promises; a request that would have to
+    wait longer, by what was measured, is refused at once."""
+
+    priority: float = Field(default=5.0, gt=0.0, le=86_400.0)
+    default: float = Field(default=30.0, gt=0.0, le=86_400.0)
+    flex: float = Field(default=1800.0, gt=0.0, le=86_400.0)
+
+
 class MarketConfig(_Section):
-    """The marketplace's accounts and money."""
+    """The marketplace's accounts, money and promises."""
 
     database_url: str = Field(default="", pattern=r"^(|sqlite:///.+|postgresql(\+psycopg)?://.+)$")
     """Empty: SQLite in the state folder."""
@@ -85,6 +94,13 @@ class MarketConfig(_Section):
     """URL of the OpenID Connect provider at which people log in; empty: nobody does."""
     oidc_audience: str = ""
     """Our client id with that provider."""
+    grpc_port: Port = 0
+    """Loopback port on which invocations are taken over gRPC; 0: nowhere."""
+    function_hosts: tuple[str, ...] = ()
+    """Hosts (`host` or `host:port`) on which tenants' functions may run; empty: models only."""
+    webhook_hosts: tuple[str, ...] = ()
+    """Hosts that webhooks may go to though they are not public, or take plain http."""
+    ttft_target_s: TtftTargetConfig = TtftTargetConfig()
 
 
 class ClockConfig(_Section):
@@ -159,6 +175,10 @@ class ModelConfig(_Section):
     """Context tokens of one request: prompt and completion together."""
     max_concurrent: int = Field(default=4, ge=1, le=64)
     n_threads: int = Field(default=1, ge=1, le=256)
+    max_replicas: int = Field(default=1, ge=1, le=16)
+    """Engines that share the lease, as many as the load calls for. 1: one has all of it."""
+    sm_per_replica: int = Field(default=16, ge=1, le=1024)
+    """SMs of the lease for each of several replicas."""
     price_usd_per_1k_input_tokens: float = Field(default=0.01, ge=0.0)
     price_usd_per_1k_output_tokens: float = Field(default=0.03, ge=0.0)
 

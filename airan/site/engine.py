@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from airan.site.main import run_until_signal, service_main
 from airan.site.runtime import HOST, SiteRuntime
 from marketplace import models
 from marketplace.engines.agent import EngineAgentSettings, run_agent
+from marketplace.engines.replicas import run_replicas
 
 NAME = "engine-0"
 
@@ -28,8 +31,16 @@ def settings_of(runtime: SiteRuntime) -> EngineAgentSettings:
 
 def main(runtime: SiteRuntime) -> None:
     """Serves until stopped."""
-    settings = settings_of(runtime)
-    run_until_signal(lambda stop: run_agent(settings, stop))
+    settings, model = settings_of(runtime), runtime.config.model
+
+    async def run(stop: asyncio.Event) -> None:
+        if model.max_replicas == 1:
+            await run_agent(settings, stop)
+        else:
+            n_replicas, sm_per_replica = model.max_replicas, model.sm_per_replica
+            await run_replicas(settings, stop, n_replicas=n_replicas, sm_per_replica=sm_per_replica)
+
+    run_until_signal(run)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airan.site.main import service_main, stop_event
 from airan.site.runtime import HOST, SiteRuntime
-from marketplace.dispatch import ModelOffer
+from marketplace.dispatch import ModelOffer, TtftTargets
 from marketplace.gateway.settings import GatewaySettings, OidcSettings
 from marketplace.money import Price
 from marketplace.serving import run_serving
@@ -13,18 +13,25 @@ from marketplace.serving import run_serving
 def settings_of(runtime: SiteRuntime) -> GatewaySettings:
     """The gateway's settings on this site."""
     model, market = runtime.config.model, runtime.config.market
+    n_replicas = model.max_replicas if model.max_replicas > 1 else 0
+    replicas = [f"{runtime.engine_url}/replicas/{number}" for number in range(n_replicas)]
     price = Price.from_usd(
         model.price_usd_per_1k_input_tokens, model.price_usd_per_1k_output_tokens
     )
     return GatewaySettings(
         models=(ModelOffer(model.name, model.n_ctx, price),),
-        engine_urls=(runtime.engine_url,),
+        engine_urls=tuple(replicas) or (runtime.engine_url,),
+        replica_urls=(runtime.engine_url,) if replicas else (),
         state_dir=runtime.config.state_dir,
         host=HOST,
         port=runtime.config.ports.gateway,
         admin_key=runtime.admin_key,
         database_url=market.database_url,
         seller=market.seller,
+        grpc_port=market.grpc_port or None,
+        function_hosts=market.function_hosts,
+        webhook_hosts=market.webhook_hosts,
+        ttft_targets=TtftTargets(**market.ttft_target_s.model_dump()),
         oidc=OidcSettings(market.oidc_issuer, market.oidc_audience) if market.oidc_issuer else None,
     )
 

@@ -11,6 +11,7 @@ from marketplace.billing.prices import PriceList
 from marketplace.billing.quotes import Ask, Reservation
 from marketplace.billing.spot import SpotPrice
 from marketplace.money import Price
+from marketplace.principal import Principal
 from marketplace.store.database import Database
 from marketplace.store.ledger import Outcome
 
@@ -74,6 +75,12 @@ class Desk:
             raise
         rate_limit.set(reservation.rate_limit)
         return reservation
+
+    async def show_limits(self, who: Principal) -> None:
+        """Has the answer say what quotas are left, though no job was accepted."""
+        if who.tenant_id in self._limited:
+            now_s = self._clock.now_s()
+            rate_limit.set(await self._db.call(self._db.billing.quotas_left, who, now_s))
 
     async def settle(self, job_id: str, outcome: Outcome, list_price: Price) -> bool:
         """Ends and bills the job, once: False if it had ended already.

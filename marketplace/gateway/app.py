@@ -22,14 +22,19 @@ from marketplace.gateway import (
     embeddings_api,
     errors,
     files_api,
+    functions_api,
     nvcf_api,
     openai_api,
     responses_api,
+    webhooks_api,
 )
+from marketplace.gateway.background import Background
 from marketplace.gateway.batch_runner import BatchRunner
 from marketplace.gateway.edge import EdgeMiddleware, request_counter
+from marketplace.gateway.idempotency import IdempotencyMiddleware
 from marketplace.gateway.runtime import Runtime
 from marketplace.gateway.settings import GatewaySettings
+from marketplace.grpc_api.server import InvocationServer
 from marketplace.meter import Meter
 
 _HANDLERS = {
@@ -46,7 +51,9 @@ _ROUTERS = (
     responses_api,
     files_api,
     batches_api,
+    functions_api,
     nvcf_api,
+    webhooks_api,
     billing_api,
     admin_api,
     admin_money_api,
@@ -69,7 +76,14 @@ def build_app(
         runner = BatchRunner(runtime)
         app.state.batch_runner = runner
         await runner.start()
+        background = Background(runtime)
+        await background.start()
+        server = InvocationServer(runtime)
+        if settings.grpc_port is not None:
+            app.state.grpc_port = await server.start()
         yield
+        await server.stop()
+        await background.stop()
         await runner.stop()
         await runtime.stop()
 
@@ -80,6 +94,7 @@ def build_app(
     for module in _ROUTERS:
         app.include_router(module.build_router(runtime))
     _add_probes(app, runtime)
+    app.add_middleware(IdempotencyMiddleware, runtime=runtime)
     app.add_middleware(
         EdgeMiddleware,
         count=request_counter(runtime.meter.http),

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from marketplace.chat import usage_object
 from marketplace.completions import (
@@ -19,7 +19,7 @@ from marketplace.completions import (
 )
 from marketplace.gateway.errors import from_outcome
 from marketplace.gateway.runtime import Runtime
-from marketplace.gateway.streaming import wait_for_job
+from marketplace.gateway.streaming import JobStream, wait_for_job
 from marketplace.jobs import FeedItem, Job
 from marketplace.store.ledger import Outcome
 
@@ -37,12 +37,13 @@ def build_router(runtime: Runtime) -> APIRouter:
             await runtime.dispatcher.prepare(job, runtime.settings.engine_wait_s)
         try:
             for job in jobs:
-                await runtime.dispatcher.submit(job)
-        except Exception:
-            await _cancel(runtime, jobs)
+                await runtime.submit(job)
+        except BaseException:
+            # Whoever asked may have left meanwhile: the jobs before must not go on.
+            runtime.spawn(_cancel(runtime, jobs))
             raise
         if jobs[0].request.stream:
-            return StreamingResponse(_stream(runtime, jobs), media_type="text/event-stream")
+            return JobStream(runtime, jobs, _stream(jobs))
         return await _whole(runtime, request, jobs)
 
     return router
@@ -66,7 +67,7 @@ async def _whole(runtime: Runtime, request: Request, jobs: list[Job]) -> Respons
     return JSONResponse(answer)
 
 
-async def _stream(runtime: Runtime, jobs: list[Job]) -> AsyncIterator[str]:
+async def _stream(jobs: list[Job]) -> AsyncIterator[str]:
     """The answers as they grow, each chunk with its prompt's number."""
     merged: asyncio.Queue[tuple[int, FeedItem]] = asyncio.Queue()
     pumps = [asyncio.create_task(_pump(index, job, merged)) for index, job in enumerate(jobs)]
@@ -104,9 +105,6 @@ async def _stream(runtime: Runtime, jobs: list[Job]) -> AsyncIterator[str]:
     finally:
         for pump in pumps:
             pump.cancel()
-        for job in jobs:
-            if job.outcome is None:
-                runtime.spawn(runtime.dispatcher.cancel(job))
 
 
 async def _pump(index: int, job: Job, merged: asyncio.Queue[tuple[int, FeedItem]]) -> None:

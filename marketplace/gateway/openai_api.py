@@ -31,9 +31,9 @@ def build_router(runtime: Runtime) -> APIRouter:
 
     @router.post("/chat/completions")
     async def create_chat_completion(request: Request) -> Response:
-        job = await runtime.new_job(request, "sync")
+        job = await runtime.new_job(request)
         await runtime.dispatcher.prepare(job, runtime.settings.engine_wait_s)
-        await runtime.dispatcher.submit(job)
+        await runtime.submit(job)
         if job.request.stream:
             return ChatStream(runtime, job)
         await wait_for_job(runtime, request, job)

@@ -16,7 +16,7 @@ from airan.core.errors import UnavailableError
 from marketplace.chat import parse_chat_request
 from marketplace.gateway.errors import ApiError, from_outcome
 from marketplace.gateway.runtime import Runtime
-from marketplace.gateway.streaming import wait_for_job
+from marketplace.gateway.streaming import JobStream, wait_for_job
 from marketplace.jobs import Job
 from marketplace.responses import (
     closing_events,
@@ -67,7 +67,7 @@ def build_router(runtime: Runtime) -> APIRouter:
         job, document, stream = await _begin(runtime, principal, values)
         if stream:
             events = _events(runtime, feeds, document, job, -1)
-            return StreamingResponse(events, media_type="text/event-stream")
+            return JobStream(runtime, [] if document["background"] else [job], events)
         if not document["background"]:
             await wait_for_job(runtime, request, job)
             if job.outcome is not None and job.outcome.state == "failed":
@@ -137,7 +137,7 @@ async def _begin(
         if not asked.background:
             raise
         job.prompt_ids = None
-    await runtime.dispatcher.submit(job)
+    await runtime.submit(job)
     if asked.store:
         runtime.keep(job)
         row = {"id": document["id"], "tenant_id": principal.tenant_id, "job_id": job.id}
@@ -153,22 +153,18 @@ async def _events(
     n_sent = 0
     if isinstance(job, Job):
         changed = feeds.follow(job)
-        try:
-            while True:
-                text, ended = job.text, job.outcome is not None
-                if text[n_sent:] or n_sent == 0:
-                    for event in events_between(document, text, n_sent, after):
-                        after = event["sequence_number"]
-                        yield _encode(event)
-                    n_sent = len(text)
-                if ended:
-                    break
-                async with changed:
-                    if job.outcome is None and len(job.text) == n_sent:
-                        await changed.wait()
-        finally:
-            if job.outcome is None and not document["background"]:
-                runtime.spawn(runtime.dispatcher.cancel(job))
+        while True:
+            text, ended = job.text, job.outcome is not None
+            if text[n_sent:] or n_sent == 0:
+                for event in events_between(document, text, n_sent, after):
+                    after = event["sequence_number"]
+                    yield _encode(event)
+                n_sent = len(text)
+            if ended:
+                break
+            async with changed:
+                if job.outcome is None and len(job.text) == n_sent:
+                    await changed.wait()
         answer, text = _of_job(document, job), job.text
     else:
         answer = await _stored(runtime, document, job)

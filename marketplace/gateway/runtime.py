@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import fcntl
 import hashlib
 import hmac
@@ -16,14 +17,19 @@ from starlette.requests import ClientDisconnect
 
 from airan.core.clock import Clock
 from airan.core.errors import InvalidInputError, UnavailableError
+from marketplace.billing.desk import rate_limit
 from marketplace.chat import ChatRequest, parse_chat_request
 from marketplace.completions import parse_request
 from marketplace.dispatch import Dispatcher, ModelOffer
+from marketplace.dispatch.scaling import ReplicaScaler
 from marketplace.gateway.errors import ApiError, invalid_api_key, model_not_found, not_allowed
+from marketplace.gateway.function_runner import FunctionRunner
 from marketplace.gateway.settings import GatewaySettings
+from marketplace.gateway.webhook_sender import WebhookSender
 from marketplace.jobs import Job
 from marketplace.keys import KEY_PREFIX, key_hash
 from marketplace.meter import Meter
+from marketplace.outbound import AllowedHosts
 from marketplace.principal import Principal, Scope
 from marketplace.store.database import Database
 from marketplace.store.ledger import unpack_ids
@@ -46,6 +52,10 @@ class Runtime:
         self.meter = meter
         self.offers: dict[str, ModelOffer] = {offer.name: offer for offer in settings.models}
         self.async_jobs: dict[str, Job] = {}
+        self.function_hosts = AllowedHosts.of(settings.function_hosts)
+        self.functions = FunctionRunner(self.function_hosts, clock, settings.max_waiting)
+        self.webhook_hosts = AllowedHosts.of(settings.webhook_hosts)
+        self.webhooks = WebhookSender(self.webhook_hosts, clock, settings.webhook_schedule_s)
         self._keys: dict[str, tuple[float, Principal]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._watchers: set[asyncio.Task[None]] = set()
@@ -74,13 +84,17 @@ class Runtime:
             self.meter,
             self.clock,
             max_waiting=self.settings.max_waiting,
+            targets=self.settings.ttft_targets,
         )
         self.dispatcher.start()
+        self._scaler = ReplicaScaler(self.settings.replica_urls, self.dispatcher.load, self.clock)
+        self._scaler.start()
         for row in open_jobs:
             self._go_on(row, await self.db.call(self.db.keys.principal, row["key_id"]))
 
     async def stop(self) -> None:
         """Cuts the streams and closes the database; open jobs wait there for the next start."""
+        await self._scaler.stop()
         await self.dispatcher.stop()
         for watcher in self._watchers:
             watcher.cancel()
@@ -101,7 +115,15 @@ class Runtime:
             ApiError: 401, or 403 where it may not do what `scope` says.
             UnavailableError: the identity provider cannot be asked.
         """
-        key = bearer_key(request)
+        return await self.authenticate_key(bearer_key(request), scope)
+
+    async def authenticate_key(self, key: str, scope: Scope = "inference") -> Principal:
+        """The same for a key that did not come in an HTTP header.
+
+        Raises:
+            ApiError: 401, or 403 where it may not do what `scope` says.
+            UnavailableError: the identity provider cannot be asked.
+        """
         if not key:
             raise invalid_api_key()
         hashed, now_s = key_hash(key), self.clock.monotonic_s()
@@ -150,10 +172,31 @@ class Runtime:
                 code="invalid_admin_key",
             )
 
-    async def new_job(self, request: Request, kind: Any, model: str | None = None) -> Job:
-        """Checks key, body and model of a chat completion and makes a job of it.
+    async def submit(self, job: Job) -> None:
+        """Has the dispatcher take the job; if whoever asked leaves meanwhile, cancels it.
 
-        `model` is the one named by the address, which the body may leave out.
+        Raises:
+            CapacityError: too many wait, or a limit of the tenant's refuses it.
+        """
+        context = contextvars.copy_context()
+        submitted = asyncio.create_task(self.dispatcher.submit(job), context=context)
+        try:
+            await asyncio.shield(submitted)
+        except asyncio.CancelledError:
+            # Half submitted it would stay open in the store, and nobody would end it.
+            self.spawn(self._cancel_submitted(submitted, job))
+            raise
+        finally:
+            # The desk notes it in the task's context, the edge reads it in this one.
+            rate_limit.set(context.get(rate_limit))
+
+    async def _cancel_submitted(self, submitted: asyncio.Task[None], job: Job) -> None:
+        await asyncio.wait({submitted})
+        if submitted.exception() is None:
+            await self.dispatcher.cancel(job)
+
+    async def new_job(self, request: Request) -> Job:
+        """Checks key, body and model of a chat completion and makes a job of it.
 
         Raises:
             ApiError: 400, 401, 403, 404 or 413.
@@ -162,14 +205,9 @@ class Runtime:
         started_s = self.clock.monotonic_s()
         principal = await self.authenticate(request)
         values = await read_json(request, self.settings.max_body_bytes)
-        if model is not None and isinstance(values, dict):
-            values = {**values, "model": model}
         name = values.get("model") if isinstance(values, dict) else None
-        self._check_model(principal, name)
-        chat = parse_chat_request(values)
-        if kind == "async" and chat.n_logprobs is not None:
-            raise InvalidInputError("logprobs", "are not kept for requests that are polled for")
-        return Job(kind, principal, chat, self.clock.now_s(), started_s)
+        self.check_model(principal, name)
+        return Job("sync", principal, parse_chat_request(values), self.clock.now_s(), started_s)
 
     async def read_body(self, request: Request) -> tuple[Principal, dict[str, Any]]:
         """Checks the key, then reads the body, which must be a JSON object.
@@ -181,10 +219,15 @@ class Runtime:
         values = await read_json(request, self.settings.max_body_bytes)
         if not isinstance(values, dict):
             raise InvalidInputError("body", "must be a JSON object")
-        self._check_model(principal, values.get("model"))
+        self.check_model(principal, values.get("model"))
         return principal, values
 
-    def _check_model(self, principal: Principal, name: Any) -> None:
+    def check_model(self, principal: Principal, name: Any) -> None:
+        """Lets a model through that is on offer and that the key may use.
+
+        Raises:
+            ApiError: 403 or 404.
+        """
         if not isinstance(name, str):
             return
         if name not in self.offers:
@@ -290,10 +333,27 @@ async def read_json(request: Request, limit_bytes: int) -> Any:
         ApiError: 400 if it is no JSON, 413 if it is longer than `limit_bytes`, 415 if it says
             that it is something else.
     """
+    return parse_json(await read_json_bytes(request, limit_bytes))
+
+
+async def read_json_bytes(request: Request, limit_bytes: int) -> bytes:
+    """The request's body, which says that it is JSON.
+
+    Raises:
+        ApiError: 413 if it is longer than `limit_bytes`, 415 if it says that it is something else.
+    """
     declared_type = request.headers.get("content-type", "application/json")
     if "json" not in declared_type.lower():
         raise ApiError(415, f"The body must be application/json, not {declared_type[:100]}.")
-    body = await read_bytes(request, limit_bytes)
+    return await read_bytes(request, limit_bytes)
+
+
+def parse_json(body: bytes) -> Any:
+    """What the JSON says.
+
+    Raises:
+        ApiError: 400 if it is none.
+    """
     try:
         return json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

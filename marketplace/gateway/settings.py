@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from airan.core.errors import ConfigError
-from marketplace.dispatch import ModelOffer
+from marketplace.dispatch import ModelOffer, TtftTargets
+from marketplace.webhooks import RETRY_SCHEDULE_S
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,17 @@ class GatewaySettings:
     """Holds the database (unless `database_url` says otherwise) and the lock against a twin."""
     host: str = "127.0.0.1"
     port: int = 8080
+    grpc_port: int | None = None
+    """Where invocations are taken over gRPC; 0: any free port; None: nowhere."""
     database_url: str = ""
     admin_key: str = ""
     admin_key_file: Path | None = None
     """Read at start if `admin_key` is empty; without either, /admin/v1 is closed."""
     oidc: OidcSettings | None = None
     """People log in at this identity provider; None: nobody does."""
+    replica_urls: tuple[str, ...] = ()
+    """Addresses of engines with several replicas, whose number follows the load; each replica's
+    own is `.../replicas/N`, among the `engine_urls`."""
     seller: str = "airan"
     """Who stands on the invoices as their sender."""
     temp_dir: Path | None = None
@@ -62,8 +68,24 @@ class GatewaySettings:
     max_file_bytes: int = 64 << 20
     max_batch_lines: int = 50_000
     max_waiting: int = 512
+    """Requests of one tenant that may wait for one model."""
+    ttft_targets: TtftTargets = field(default_factory=TtftTargets)
+    """Who would have to wait longer for the first token is refused."""
     engine_wait_s: float = 20.0
     """How long a request waits for an engine to appear before it is answered 503."""
+    function_hosts: tuple[str, ...] = ()
+    """Hosts (`host` or `host:port`) on which tenants' functions may run; none: models only."""
+    function_price_micro_usd: int = 1000
+    """Of one invocation of a container that a tenant brought."""
+    max_functions: int = 100
+    """Of one tenant."""
+    webhook_hosts: tuple[str, ...] = ()
+    """Hosts (`host` or `host:port`) that webhooks may go to though they are not public, or take
+    plain http."""
+    webhook_schedule_s: tuple[float, ...] = RETRY_SCHEDULE_S
+    """Pauses after the attempts of a webhook that failed."""
+    large_result_bytes: int = 5 << 20
+    """Results longer than this are fetched from an address of their own (302)."""
 
     @property
     def url_of_database(self) -> str:

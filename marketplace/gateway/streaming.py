@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from marketplace.chat import completion_id, logprobs_object, usage_object
@@ -51,10 +52,10 @@ class ChatStream(Response):
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         """Sends the answer as it grows."""
-        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         listener = asyncio.create_task(self._listen(receive))
         gone = False
         try:
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             first = self._event(self._chunk([_choice({"role": "assistant", "content": ""}, None)]))
             await _send_body(send, first)
             while not gone:
@@ -117,6 +118,24 @@ class ChatStream(Response):
     @staticmethod
     def _event(values: dict[str, Any]) -> bytes:
         return f"data: {json.dumps(values)}\n\n".encode()
+
+
+class JobStream(StreamingResponse):
+    """A stream of server-sent events. A client that goes away, be it before the first of them,
+    cancels the jobs."""
+
+    def __init__(self, runtime: Runtime, jobs: Sequence[Job], events: AsyncIterator[str]) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self._runtime, self._jobs = runtime, jobs
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the events."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            for job in self._jobs:
+                if job.outcome is None:
+                    self._runtime.spawn(self._runtime.dispatcher.cancel(job))
 
 
 async def wait_for_job(runtime: Runtime, request: Request, job: Job) -> None:

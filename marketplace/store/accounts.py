@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from airan.core.errors import InvalidInputError, NotFoundError
 from marketplace.principal import Principal
-from marketplace.store.connect import writing
+from marketplace.store.connect import reading, writing
 from marketplace.store.schema import projects, tenants
 
 __all__ = ["Accounts", "Principal", "project_id_of", "tenant_id_of"]
@@ -41,7 +41,7 @@ class Accounts:
 
     def list_tenants(self) -> list[dict[str, Any]]:
         """All tenants, oldest first."""
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             rows = db.execute(sa.select(tenants).order_by(tenants.c.created_s)).mappings()
             return [dict(row) for row in rows]
 
@@ -51,7 +51,7 @@ class Accounts:
         Raises:
             NotFoundError: there is none.
         """
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             tenant_id = tenant_id_of(db, tenant)
             query = sa.select(tenants).where(tenants.c.id == tenant_id)
             return dict(db.execute(query).mappings().one())
@@ -83,7 +83,7 @@ class Accounts:
             NotFoundError: there is no such tenant.
         """
         query = sa.select(projects, tenants.c.name.label("tenant")).join(tenants)
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             if tenant is not None:
                 query = query.where(tenants.c.id == tenant_id_of(db, tenant))
             rows = db.execute(query.order_by(projects.c.created_s)).mappings()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sqlalchemy import Engine, Table, delete, insert, select, update
+from sqlalchemy import Connection, Engine, Table, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from marketplace.store.connect import writing
+from marketplace.store.connect import reading, writing
 from marketplace.store.schema import batch_lines, batches, files, responses
+from marketplace.store.webhooks import enqueue
 
 OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 
@@ -53,7 +54,10 @@ class Batches:
         )
         query = query.values(state=document["status"], document=json.dumps(document))
         with writing(self._engine) as db:
-            return db.execute(query).rowcount > 0
+            row = db.execute(query.returning(batches.c.tenant_id)).first()
+            if row is not None and document["status"] not in OPEN:
+                _announce(db, row.tenant_id, document)
+            return row is not None
 
     def batch(self, batch_id: str, tenant_id: str) -> dict[str, Any] | None:
         """The tenant's batch of that id as its client sees it."""
@@ -68,7 +72,7 @@ class Batches:
     def open_batches(self) -> list[dict[str, Any]]:
         """Rows of the batches that have not ended."""
         query = select(batches).where(batches.c.state.in_(OPEN)).order_by(batches.c.created_s)
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             return [dict(row) for row in db.execute(query).mappings()]
 
     def add_line(self, batch_id: str, number: int, failed: bool, answer: str) -> None:
@@ -83,7 +87,7 @@ class Batches:
     def answered(self, batch_id: str) -> dict[int, bool]:
         """The numbers of the lines that have an answer, and whether it is an error."""
         query = select(batch_lines.c.number, batch_lines.c.failed)
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             rows = db.execute(query.where(batch_lines.c.batch_id == batch_id))
             return {row.number: bool(row.failed) for row in rows}
 
@@ -91,7 +95,7 @@ class Batches:
         """The lines of the output file, or of the error file, in the input's order."""
         query = select(batch_lines.c.answer).order_by(batch_lines.c.number)
         query = query.where(batch_lines.c.batch_id == batch_id, batch_lines.c.failed == int(failed))
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             return [str(answer) for answer in db.execute(query).scalars()]
 
     def add_response(self, row: dict[str, Any]) -> None:
@@ -115,7 +119,7 @@ class Batches:
         if "\x00" in row_id:
             return None
         query = select(table).where(table.c.id == row_id, table.c.tenant_id == tenant_id)
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             row = db.execute(query).mappings().first()
         return None if row is None else dict(row)
 
@@ -135,6 +139,16 @@ class Batches:
             else:
                 query = query.where((place[0] > here[0]) | (same & (place[1] > here[1])))
         order = [column.desc() if newest_first else column.asc() for column in place]
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             rows = db.execute(query.order_by(*order).limit(limit)).mappings()
             return [dict(row) for row in rows]
+
+
+def _announce(db: Connection, tenant_id: str, document: dict[str, Any]) -> None:
+    """Has webhooks tell that a batch has ended."""
+    status = document["status"]
+    ended_s = document.get(f"{status}_at") or document["created_at"]
+    data = {name: document.get(name) for name in ("id", "status", "output_file_id")}
+    data["error_file_id"] = document.get("error_file_id")
+    data["request_counts"] = document.get("request_counts")
+    enqueue(db, tenant_id, f"batch.{status}", document["id"], data, float(ended_s))

@@ -8,18 +8,20 @@ from typing import Any
 import sqlalchemy as sa
 
 from airan.core.errors import NotFoundError
-from marketplace.billing.limits import QUOTA_LIMITS, BudgetSpec, QuotaSpec
+from marketplace.billing.limits import QUOTA_LIMITS, BudgetSpec, QuotaSpec, RateLimit
 from marketplace.billing.quotes import Ask, Reservation
 from marketplace.money import Price
+from marketplace.principal import Principal
 from marketplace.store.accounts import new_id, tenant_id_of
 from marketplace.store.books import charge, lock_tenant
-from marketplace.store.connect import writing
+from marketplace.store.connect import reading, writing
 from marketplace.store.limits import (
     Held,
     budget_states,
     give_back,
     held_for,
     limits_of,
+    quotas_left,
     take,
 )
 from marketplace.store.schema import (
@@ -57,27 +59,13 @@ class Billing:
         Raises:
             QuotaExceededError, BudgetExceededError: a limit refuses it.
         """
-        amount = price.amount_micro_usd(ask.n_prompt, ask.max_tokens)
-        held = held_for(ask, amount, now_s)
-        row = {
-            "job_id": job["id"],
-            "tenant_id": held.tenant_id,
-            "project_id": held.project_id,
-            "key_id": held.key_id,
-            "tier": ask.tier,
-            "input_micro_usd_per_1k": price.input_micro_usd_per_1k,
-            "output_micro_usd_per_1k": price.output_micro_usd_per_1k,
-            "amount_micro_usd": amount,
-            "n_tokens": held.n_tokens,
-            "created_s": now_s,
-        }
-        times = {"state": "queued", "created_s": now_s, "updated_s": now_s}
         with writing(self._engine) as db:
-            lock_tenant(db, held.tenant_id)
-            rate_limit = take(db, held)
-            db.execute(_ADD_JOB, job | times)
-            db.execute(_ADD_RESERVATION, row)
-        return Reservation(job["id"], price, ask.tier, amount, held.n_tokens, rate_limit)
+            return reserve(db, job, ask, price, now_s)
+
+    def quotas_left(self, who: Principal, now_s: float) -> RateLimit:
+        """What the quotas on that principal's jobs have left."""
+        with reading(self._engine) as db:
+            return quotas_left(db, who, now_s)
 
     def limited_tenants(self) -> frozenset[str]:
         """Tenants that have a budget, a quota or a prepaid account."""
@@ -86,7 +74,7 @@ class Billing:
             sa.select(quotas.c.tenant_id),
             sa.select(tenants.c.id).where(tenants.c.terms == "prepaid"),
         )
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             return frozenset(db.execute(sa.union(*queries)).scalars())
 
     def set_budget(self, tenant: str, spec: BudgetSpec, now_s: float) -> dict[str, Any]:
@@ -129,7 +117,7 @@ class Billing:
         Raises:
             NotFoundError: there is no such tenant.
         """
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             return budget_states(db, tenant_id_of(db, tenant), now_s)
 
     def set_quota(self, tenant: str, spec: QuotaSpec) -> dict[str, Any]:
@@ -154,10 +142,40 @@ class Billing:
         Raises:
             NotFoundError: there is no such tenant.
         """
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             query = sa.select(quotas).where(quotas.c.tenant_id == tenant_id_of(db, tenant))
             rows = db.execute(query.order_by(quotas.c.scope, quotas.c.scope_id)).mappings()
             return [dict(row) for row in rows]
+
+
+def reserve(
+    db: sa.Connection, job: dict[str, Any], ask: Ask, price: Price, now_s: float
+) -> Reservation:
+    """Stores a new job and sets aside what it can cost, within the caller's transaction.
+
+    Raises:
+        QuotaExceededError, BudgetExceededError: a limit refuses it.
+    """
+    amount = price.amount_micro_usd(ask.n_prompt, ask.max_tokens)
+    held = held_for(ask, amount, now_s)
+    row = {
+        "job_id": job["id"],
+        "tenant_id": held.tenant_id,
+        "project_id": held.project_id,
+        "key_id": held.key_id,
+        "tier": ask.tier,
+        "input_micro_usd_per_1k": price.input_micro_usd_per_1k,
+        "output_micro_usd_per_1k": price.output_micro_usd_per_1k,
+        "amount_micro_usd": amount,
+        "n_tokens": held.n_tokens,
+        "created_s": now_s,
+    }
+    times = {"state": "queued", "created_s": now_s, "updated_s": now_s}
+    lock_tenant(db, held.tenant_id)
+    rate_limit = take(db, held)
+    db.execute(_ADD_JOB, job | times)
+    db.execute(_ADD_RESERVATION, row)
+    return Reservation(job["id"], price, ask.tier, amount, held.n_tokens, rate_limit)
 
 
 def settle(
@@ -183,7 +201,12 @@ def settle(
     }
     if row is not None:
         quoted = {name: row[name] for name in quoted}
-        price = Price(row["input_micro_usd_per_1k"], row["output_micro_usd_per_1k"])
+        # What an invocation costs by itself is its function's, which has that price for good.
+        price = Price(
+            row["input_micro_usd_per_1k"],
+            row["output_micro_usd_per_1k"],
+            price.per_request_micro_usd,
+        )
     amount = price.amount_micro_usd(*tokens)
     if row is not None:
         give_back(db, _held(row), limits, (sum(tokens), amount), now_s)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from airan.core.errors import InvalidInputError, NotFoundError
 from marketplace.store.accounts import tenant_id_of
-from marketplace.store.connect import upserts, writing
+from marketplace.store.connect import reading, upserts, writing
 from marketplace.store.schema import (
     balances,
     ledger_entries,
@@ -164,7 +164,7 @@ class Books:
         Raises:
             NotFoundError: there is no such tenant.
         """
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             tenant_id = tenant_id_of(db, tenant)
             return {
                 "tenant_id": tenant_id,
@@ -184,7 +184,7 @@ class Books:
             ledger_transactions.c.time_s >= from_s, ledger_transactions.c.time_s < until_s
         )
         query = query.order_by(ledger_transactions.c.time_s, ledger_transactions.c.id).limit(limit)
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             if tenant is not None:
                 tenant_id = tenant_id_of(db, tenant)
                 query = query.where(ledger_transactions.c.tenant_id == tenant_id)
@@ -199,12 +199,12 @@ class Books:
 
     def balances(self) -> dict[str, int]:
         """Every account's balance as it is kept."""
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             return {row.account: row.amount_micro_usd for row in db.execute(sa.select(balances))}
 
     def check(self) -> dict[str, Any]:
         """Reads all the books anew and tells what does not agree; nothing should."""
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             entries = sa.select(
                 ledger_entries.c.transaction_id,
                 ledger_entries.c.account,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -46,12 +47,46 @@ def open_database(url: str) -> sa.Engine:
     return engine
 
 
+class _Joined(threading.local):
+    db: sa.Connection | None = None
+
+
+_joined = _Joined()
+"""The transaction that all work of this thread is part of."""
+
+
 @contextmanager
 def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A transaction that writes: on SQLite it is alone from its start, so that it never has to
-    give up because of what another one wrote meanwhile."""
+    give up because of what another one wrote meanwhile. Within `together` a part of that one,
+    which can fail by itself."""
+    if _joined.db is not None:
+        with _joined.db.begin_nested():
+            yield _joined.db
+        return
     with alone(engine).begin() as db:
         yield db
+
+
+@contextmanager
+def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A connection to read on; within `together` it sees what was written there."""
+    if _joined.db is not None:
+        yield _joined.db
+        return
+    with engine.connect() as db:
+        yield db
+
+
+@contextmanager
+def together(engine: sa.Engine) -> Iterator[None]:
+    """Makes what this thread writes one transaction: all of it is kept by its end, or nothing."""
+    with alone(engine).begin() as db:
+        _joined.db = db
+        try:
+            yield
+        finally:
+            _joined.db = None
 
 
 def upserts(table: sa.Table, add: str = "") -> dict[str, Any]:

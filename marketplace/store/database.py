@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -16,11 +16,15 @@ from marketplace.store.batches import Batches
 from marketplace.store.billing import Billing
 from marketplace.store.books import Books
 from marketplace.store.connect import open_database
+from marketplace.store.functions import Functions
+from marketplace.store.idempotency import IdempotencyKeys
 from marketplace.store.keys import Keys
 from marketplace.store.ledger import Ledger
 from marketplace.store.prices import Prices
 from marketplace.store.statements import Statements
+from marketplace.store.thread import StoreThread
 from marketplace.store.users import Users
+from marketplace.store.webhooks import Webhooks
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,7 +40,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self._engine = open_database(url)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+        self._thread = StoreThread(self._engine)
         self.accounts = Accounts(self._engine)
         self.keys = Keys(self._engine)
         self.users = Users(self._engine)
@@ -46,6 +50,9 @@ class Database:
         self.statements = Statements(self._engine)
         self.ledger = Ledger(self._engine)
         self.batches = Batches(self._engine)
+        self.functions = Functions(self._engine)
+        self.webhooks = Webhooks(self._engine)
+        self.idempotency = IdempotencyKeys(self._engine)
 
     async def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs `work` in the store's thread and waits for it.
@@ -70,7 +77,7 @@ class Database:
 
     def close(self) -> None:
         """Finishes what was posted, then closes the database."""
-        self._thread.shutdown(wait=True)
+        self._thread.close()
         self._engine.dispose()
 
 

@@ -12,7 +12,7 @@ from airan.core.errors import InvalidInputError, NotFoundError
 from marketplace.keys import key_hash, new_key, shown_prefix
 from marketplace.principal import ALL_SCOPES, DEFAULT_SCOPES, Principal, checked_scopes
 from marketplace.store.accounts import new_id, project_id_of, tenant_id_of
-from marketplace.store.connect import writing
+from marketplace.store.connect import reading, writing
 from marketplace.store.schema import keys, projects, tenants
 
 _USE_STEP_S = 60.0
@@ -75,7 +75,7 @@ class Keys:
         query = query.join(tenants).order_by(keys.c.created_s)
         if tenant_id is not None:
             query = query.where(keys.c.tenant_id == tenant_id)
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             return [_shown(row) for row in db.execute(query).mappings()]
 
     def revoke(self, key_id: str, now_s: float, tenant_id: str | None = None) -> None:
@@ -124,7 +124,7 @@ class Keys:
             projects.c.archived_s.is_(None),
             sa.or_(keys.c.expires_s.is_(None), keys.c.expires_s > now_s),
         )
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             row = db.execute(query).mappings().first()
         if row is None:
             return None
@@ -140,7 +140,7 @@ class Keys:
         Raises:
             NotFoundError: there never was such a key.
         """
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             row = db.execute(sa.select(keys).where(keys.c.id == key_id)).mappings().first()
         if row is None:
             raise NotFoundError(f"key {key_id!r} does not exist")

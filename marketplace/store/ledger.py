@@ -12,8 +12,9 @@ from sqlalchemy import Connection, Engine, bindparam, func, insert, select, upda
 
 from marketplace.money import MICRO_USD_PER_USD, Price
 from marketplace.store.billing import release, settle
-from marketplace.store.connect import writing
+from marketplace.store.connect import reading, writing
 from marketplace.store.schema import events, jobs, tenants, usage
+from marketplace.store.webhooks import enqueue
 
 OPEN_STATES = ("queued", "running", "preempted")
 _RECENT_TTFT = 1000
@@ -58,7 +59,14 @@ _FINISH_JOB = (
     update(jobs)
     .where(jobs.c.id == bindparam("job_id"), jobs.c.state.in_(OPEN_STATES))
     .values({name: bindparam(f"new_{name}") for name in _FINISHED})
-    .returning(jobs.c.id, jobs.c.tenant_id, jobs.c.key_id, jobs.c.model, jobs.c.updated_s)
+    .returning(
+        jobs.c.id,
+        jobs.c.tenant_id,
+        jobs.c.key_id,
+        jobs.c.model,
+        jobs.c.updated_s,
+        jobs.c.kind,
+    )
 )
 
 
@@ -117,6 +125,8 @@ class Ledger:
                 return False
             tokens = (outcome.input_tokens, outcome.output_tokens) if outcome.billed else None
             settle(connection, dict(row._mapping), tokens, price)
+            if row.kind != "sync":
+                _announce(connection, row.tenant_id, row.model, values)
         return True
 
     def recover(self, now_s: float) -> list[dict[str, Any]]:
@@ -128,7 +138,9 @@ class Ledger:
             error_message="the gateway restarted and the connection was lost; not billed",
             updated_s=now_s,
         )
-        left = select(jobs).where(jobs.c.state.in_(OPEN_STATES)).order_by(jobs.c.created_s)
+        # Invocations of containers have a table, and a runner, of their own.
+        left = select(jobs).where(jobs.c.state.in_(OPEN_STATES), jobs.c.kind == "async")
+        left = left.order_by(jobs.c.created_s)
         with writing(self._engine) as connection:
             for row in connection.execute(ended.returning(jobs.c.id, jobs.c.tenant_id)).all():
                 release(connection, row.id, row.tenant_id, now_s)
@@ -136,7 +148,7 @@ class Ledger:
 
     def job(self, job_id: str) -> dict[str, Any] | None:
         """The stored row of a job."""
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().first()
         return None if row is None else dict(row)
 
@@ -153,12 +165,12 @@ class Ledger:
         if tenant is not None:
             query = query.where(tenants.c.name == tenant)
         query = query.group_by(tenants.c.name, usage.c.model).order_by(tenants.c.name)
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def totals(self) -> dict[str, Any]:
         """Counters over the marketplace's whole life, from what is stored."""
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             states = select(jobs.c.state, func.count()).group_by(jobs.c.state)
             counts = {row[0]: row[1] for row in connection.execute(states)}
             sums = connection.execute(
@@ -183,7 +195,7 @@ class Ledger:
         """Times to first token of the latest jobs, oldest first."""
         query = select(jobs.c.ttft_ms).where(jobs.c.ttft_ms.is_not(None))
         query = query.order_by(jobs.c.updated_s.desc()).limit(_RECENT_TTFT)
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             return [float(value) for value in connection.execute(query).scalars()][::-1]
 
     def add_event(
@@ -197,13 +209,27 @@ class Ledger:
     def list_events(self, after_seq: int, limit: int) -> list[dict[str, Any]]:
         """Events with a greater number than `after_seq`, oldest first."""
         query = select(events).where(events.c.seq > after_seq).order_by(events.c.seq).limit(limit)
-        with self._engine.connect() as connection:
+        with reading(self._engine) as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def _update_open(self, job_id: str, **values: Any) -> None:
         query = update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(OPEN_STATES))
         with writing(self._engine) as connection:
             connection.execute(query.values(values))
+
+
+def _announce(db: Connection, tenant_id: str, model: str, ended: dict[str, Any]) -> None:
+    """Has webhooks tell of a job whose client may not be there."""
+    data = {
+        "id": ended["job_id"],
+        "model": model,
+        "state": ended["new_state"],
+        "input_tokens": ended["new_input_tokens"],
+        "output_tokens": ended["new_output_tokens"],
+        "error_code": ended["new_error_code"],
+    }
+    event = f"job.{ended['new_state']}"
+    enqueue(db, tenant_id, event, ended["job_id"], data, ended["new_updated_s"])
 
 
 def usd(micro: int) -> float:

@@ -21,6 +21,7 @@ from marketplace.billing.limits import (
     period_start_s,
 )
 from marketplace.billing.quotes import Ask
+from marketplace.principal import Principal
 from marketplace.store.books import prepaid
 from marketplace.store.connect import upserts
 from marketplace.store.schema import (
@@ -34,6 +35,7 @@ from marketplace.store.schema import (
     tenants,
     usage,
 )
+from marketplace.store.webhooks import enqueue
 
 _BUDGETS = sa.select(budgets).where(budgets.c.tenant_id == sa.bindparam("tenant"))
 _BUDGETS = _BUDGETS.order_by(budgets.c.id)
@@ -120,6 +122,21 @@ def take(db: sa.Connection, held: Held) -> RateLimit:
     for period in periods:
         _put(db, budget_periods, period)
     return rate_limit
+
+
+def quotas_left(db: sa.Connection, who: Principal, now_s: float) -> RateLimit:
+    """What the quotas on that principal's jobs have left; nothing is taken from them."""
+    held = Held(who.tenant_id, who.project_id, who.key_id, 0, 0, now_s)
+    found = RateLimit()
+    for quota in _matching(db, _QUOTAS, held):
+        for name, width_s in WINDOWS_S.items():
+            window = _window(db, quota, name, now_s)
+            reset_s = window["start_s"] + width_s - now_s
+            for kind in ("requests", "tokens"):
+                limit = quota[f"{kind}_per_{name}"]
+                if limit is not None:
+                    found = found.tightened(kind, limit, limit - window[kind], reset_s)
+    return found
 
 
 def give_back(
@@ -282,6 +299,10 @@ def _alert(db: sa.Connection, budget: Any, period: dict[str, Any], now_s: float)
     )
     row = {"kind": "budget.alert", "message": text, "time_s": now_s, "severity": "warning"}
     db.execute(sa.insert(events).values(row))
+    told = {name: budget[name] for name in ("scope", "scope_id", "period", "limit_micro_usd")}
+    told |= {"id": budget["id"], "spent_micro_usd": spent, "reached_percent": reached[-1]}
+    subject = f"{budget['id']}/{period['start_s']:.0f}/{reached[-1]}"
+    enqueue(db, budget["tenant_id"], "budget.alert", subject, told, now_s)
 
 
 def _percents(budget: Any) -> list[int]:

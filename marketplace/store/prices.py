@@ -11,7 +11,7 @@ from airan.core.errors import InvalidInputError, NotFoundError
 from marketplace.billing.quotes import TIERS
 from marketplace.billing.spot import FULL_PERMILLE
 from marketplace.money import Price
-from marketplace.store.connect import writing
+from marketplace.store.connect import reading, writing
 from marketplace.store.schema import prices
 
 _MAX_PRICE = 10**12
@@ -84,7 +84,7 @@ class Prices:
         )
         if model is not None:
             query = query.where(prices.c.model == model)
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             return [dict(row) for row in db.execute(query).mappings()]
 
     def withdraw(self, price_id: int, now_s: float) -> None:

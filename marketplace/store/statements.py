@@ -14,6 +14,7 @@ from marketplace.billing.invoice import Invoice, InvoiceLine
 from marketplace.billing.limits import period_end_s, period_start_s
 from marketplace.store.accounts import tenant_id_of
 from marketplace.store.books import prepaid, receivable
+from marketplace.store.connect import reading
 from marketplace.store.schema import (
     keys,
     ledger_entries,
@@ -78,7 +79,7 @@ class Statements:
             .outerjoin(projects, projects.c.id == usage.c.project_id)
         )
         asked = asked.where(usage.c.created_s >= query.from_s, usage.c.created_s < query.until_s)
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             if query.tenant is not None:
                 asked = asked.where(usage.c.tenant_id == tenant_id_of(db, query.tenant))
             if query.project_id is not None:
@@ -98,7 +99,7 @@ class Statements:
         """
         from_s = month_start_s(month)
         until_s = period_end_s("month", from_s)
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             tenant_id = tenant_id_of(db, tenant)
             name = db.execute(sa.select(tenants.c.name).where(tenants.c.id == tenant_id)).scalar()
             kinds = dict.fromkeys(("charge", "payment", "refund", "credit"), 0)

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from airan.core.errors import InvalidInputError, NotFoundError
 from marketplace.principal import ROLE_SCOPES, Identity, Principal
 from marketplace.store.accounts import new_id, tenant_id_of
-from marketplace.store.connect import writing
+from marketplace.store.connect import reading, writing
 from marketplace.store.schema import tenants, users
 
 
@@ -53,7 +53,7 @@ class Users:
             NotFoundError: there is no such tenant.
         """
         query = sa.select(users, tenants.c.name.label("tenant")).join(tenants)
-        with self._engine.connect() as db:
+        with reading(self._engine) as db:
             if tenant is not None:
                 query = query.where(users.c.tenant_id == tenant_id_of(db, tenant))
             rows = db.execute(query.order_by(users.c.created_s)).mappings()

@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import uvicorn
+from fastapi import FastAPI
 
 from airan.core.errors import CapacityError, NotFoundError, UnavailableError
 from marketplace.asgi import QuietServer, bind
@@ -157,7 +159,7 @@ async def running_agent(
 
 
 def gateway_settings(
-    state_dir: Path, *engine_urls: str, engine_wait_s: float = 5.0
+    state_dir: Path, *engine_urls: str, engine_wait_s: float = 5.0, **changes: Any
 ) -> GatewaySettings:
     return GatewaySettings(
         models=(ModelOffer(MODEL, 2048, Price.from_usd(0.01, 0.03)),),
@@ -165,16 +167,22 @@ def gateway_settings(
         state_dir=state_dir,
         admin_key=ADMIN_KEY,
         engine_wait_s=engine_wait_s,
+        **changes,
     )
 
 
 @asynccontextmanager
 async def running_gateway(settings: GatewaySettings) -> AsyncIterator[str]:
     """The gateway under uvicorn in this process; gives its address."""
+    async with running_app(build_app(settings)) as url:
+        yield url
+
+
+@asynccontextmanager
+async def running_app(app: FastAPI) -> AsyncIterator[str]:
+    """A gateway's application under uvicorn in this process; gives its address."""
     listener = bind("127.0.0.1", 0, "the gateway", "port")
-    config = uvicorn.Config(
-        build_app(settings), log_level="warning", access_log=False, timeout_graceful_shutdown=1
-    )
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
     server = QuietServer(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:

@@ -72,7 +72,8 @@ async def test_work_that_takes_longer_is_pending_and_then_fulfilled(
     async with running_gateway(gateway_settings(tmp_path, agent_url)) as url:
         key = await new_key(url)
         sent = await call(url, key, "POST", INVOKE, "0", json=STORY | {"max_tokens": 40})
-        assert (sent.status_code, sent.headers["nvcf-status"]) == (202, "pending-evaluation")
+        assert sent.status_code == 202
+        assert sent.headers["nvcf-status"] in ("pending-evaluation", "in-progress")
         path = f"/v2/nvcf/pexec/status/{sent.headers['nvcf-reqid']}"
         assert (await call(url, key, "GET", path, "0")).status_code == 202
         assert (await call(url, key, "GET", path, "30")).status_code == 200

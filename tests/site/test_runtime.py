@@ -8,7 +8,8 @@ import pytest
 
 from airan.core import config
 from airan.core.errors import NotFoundError, PortInUseError
-from airan.site import runtime
+from airan.site import gateway, runtime
+from marketplace.dispatch import TtftTargets
 
 
 def site(tmp_path: Path, **environ: str) -> config.SiteConfig:
@@ -57,3 +58,15 @@ def test_one_port_for_two_services_is_refused(tmp_path: Path) -> None:
 def test_a_folder_without_a_site_says_how_to_start_one(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="airan up"):
         runtime.load(tmp_path)
+
+
+def test_promises_and_replicas_of_the_configuration_reach_the_gateway(tmp_path: Path) -> None:
+    plain = gateway.settings_of(runtime.resolve(site(tmp_path)))
+    assert (len(plain.engine_urls), plain.replica_urls) == (1, ())
+    assert plain.ttft_targets == TtftTargets()
+    changes = {"MODEL__MAX_REPLICAS": "2", "MARKET__TTFT_TARGET_S__PRIORITY": "0.5"}
+    asked = {f"AIRAN_{name}": value for name, value in changes.items()}
+    changed = gateway.settings_of(runtime.resolve(site(tmp_path, **asked)))
+    (engine,) = changed.replica_urls
+    assert changed.engine_urls == (f"{engine}/replicas/0", f"{engine}/replicas/1")
+    assert changed.ttft_targets == TtftTargets(priority=0.5)

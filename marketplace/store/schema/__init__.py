@@ -6,6 +6,8 @@ A new table needs a migration too: tests compare what the migrations make with w
 from marketplace.store.schema.accounts import keys, projects, tenants, users
 from marketplace.store.schema.base import metadata
 from marketplace.store.schema.batches import batch_lines, batches, files, responses
+from marketplace.store.schema.functions import functions, invocations
+from marketplace.store.schema.idempotency import idempotency_keys
 from marketplace.store.schema.jobs import events, jobs, usage
 from marketplace.store.schema.money import (
     balances,
@@ -18,6 +20,11 @@ from marketplace.store.schema.money import (
     quotas,
     reservations,
 )
+from marketplace.store.schema.webhooks import (
+    webhook_attempts,
+    webhook_deliveries,
+    webhook_endpoints,
+)
 
 __all__ = [
     "balances",
@@ -27,6 +34,9 @@ __all__ = [
     "budgets",
     "events",
     "files",
+    "functions",
+    "idempotency_keys",
+    "invocations",
     "jobs",
     "keys",
     "ledger_entries",
@@ -41,4 +51,7 @@ __all__ = [
     "tenants",
     "usage",
     "users",
+    "webhook_attempts",
+    "webhook_deliveries",
+    "webhook_endpoints",
 ]

@@ -21,7 +21,7 @@ jobs = Table(
     "jobs",
     metadata,
     Column("id", String(48), primary_key=True),
-    Column("kind", String(8), nullable=False),  # sync | async
+    Column("kind", String(8), nullable=False),  # sync | async | function
     Column("tenant_id", ForeignKey("tenants.id"), nullable=False),
     Column("key_id", ForeignKey("keys.id"), nullable=False),
     Column("model", String(128), nullable=False),

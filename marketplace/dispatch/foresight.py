@@ -1,0 +1,148 @@
+"""What the engines are measured at, and what follows for a request that comes in now."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from marketplace.dispatch.admission import FirstToken, SlotForecast, Work, predict
+from marketplace.dispatch.calibration import Calibration
+from marketplace.dispatch.demand import Demand
+from marketplace.dispatch.lengths import Lengths
+from marketplace.dispatch.lines import WaitingLines
+from marketplace.dispatch.outages import Outages
+from marketplace.dispatch.places import Place, Room, choose_place, rooms_for
+from marketplace.dispatch.prefixes import PrefixTable, SlotKey, blocks_of
+from marketplace.dispatch.speeds import Speeds
+from marketplace.dispatch.turns import Turn, Turns, can_yield
+from marketplace.jobs import Job
+from marketplace.pool import PooledEngine
+
+
+class Foresight:
+    """Notes what engines do with their turns, and predicts times to first token from it."""
+
+    def __init__(self, lengths: Lengths, turns: Turns) -> None:
+        self.speeds = Speeds()
+        self.prefixes = PrefixTable()
+        self.outages = Outages()
+        self.demand = Demand()
+        self.calibration = Calibration()
+        self._lengths = lengths
+        self._turns = turns
+
+    def begin(self, turn: Turn, now_s: float) -> None:
+        """An engine is asked to work on the turn."""
+        job = turn.job
+        key = (turn.engine.state.url, turn.slot)
+        tokens = [*(job.prompt_ids or ()), *job.token_ids]
+        blocks = blocks_of(tokens, job.principal.tenant_id)
+        n_held = self.prefixes.match_tokens(key, blocks)
+        turn.n_new, turn.began_s = max(1, len(tokens) - n_held), now_s
+        # What comes after the part in common is thrown away before the rest is worked on.
+        self.prefixes.note(key, blocks[: self.prefixes.match(key, blocks)])
+
+    def tokens(self, turn: Turn, n_tokens: int, now_s: float) -> None:
+        """The engine gave some tokens."""
+        state = turn.engine.state
+        if turn.last_token_s is None:
+            self.speeds.note_first_token(state, turn.n_new, now_s - turn.began_s)
+        else:
+            seconds = (now_s - turn.last_token_s) / n_tokens
+            self.speeds.note_tokens(state, self._turns.count(turn.engine), seconds)
+        turn.last_token_s = now_s
+
+    def end(self, turn: Turn) -> None:
+        """The engine works on the turn no more; its slot keeps what it saw."""
+        if turn.last_token_s is not None:
+            job = turn.job
+            tokens = [*(job.prompt_ids or ()), *job.token_ids]
+            blocks = blocks_of(tokens, job.principal.tenant_id)
+            self.prefixes.note((turn.engine.state.url, turn.slot), blocks)
+
+    def first_token(
+        self, job: Job, lines: WaitingLines, engines: Sequence[PooledEngine], now_s: float
+    ) -> FirstToken | None:
+        """When the job would have its first token; None: nothing was measured yet."""
+        model = job.request.model
+        line = lines.of(model)
+        engines = [one for one in engines if one.state.model == model]
+        coming = lines.coming_before(job)
+        if not line and not coming and (rooms := rooms_for(model, engines, self._turns, now_s)):
+            return self._at_once(job, rooms)
+        slots = self._slots(job, engines, now_s)
+        ahead = line.ahead_of(lines.ticket(job)) if line else []
+        before = [*(ticket.item for ticket in ahead), *coming]
+        tier = job.request.service_tier
+        share_left = self.demand.share_left(model, tier, len(slots), now_s)
+        found = predict(slots, [self.work(one) for one in before], self.work(job), share_left)
+        return found and found.corrected(self.calibration.factor(model, tier))
+
+    def came(self, job: Job, ttft_s: float) -> None:
+        """The job had its first token so many seconds after its arrival."""
+        if job.predicted_ttft_s is None or not job.predicted_wait_s:
+            return
+        came_s = job.predicted_wait_s + ttft_s - job.predicted_ttft_s
+        uncorrected_s = job.predicted_wait_s / job.prediction_factor
+        model, tier = job.request.model, job.request.service_tier
+        self.calibration.note(model, tier, uncorrected_s, came_s)
+
+    def accepted(self, job: Job, engines: Sequence[PooledEngine], now_s: float) -> None:
+        """The job will take its time on some slot."""
+        model, tier = job.request.model, job.request.service_tier
+        state = next((one.state for one in engines if one.state.model == model), None)
+        speed = None if state is None else self.speeds.of(state)
+        if state is not None and speed is not None:
+            slot_s = SlotForecast(0.0, speed, state.max_concurrent or 1).seconds(self.work(job))
+            self.demand.note(model, tier, slot_s or 0.0, now_s)
+
+    def choose(self, job: Job, rooms: list[Room], kept: Collection[SlotKey]) -> Place:
+        """Where the job should run."""
+        tokens = [*(job.prompt_ids or ()), *job.token_ids]
+        blocks = blocks_of(tokens, job.principal.tenant_id)
+        return choose_place(self.work(job), blocks, rooms, self.prefixes, self.speeds, kept)
+
+    def _at_once(self, job: Job, rooms: list[Room]) -> FirstToken | None:
+        place = self.choose(job, rooms, ())
+        speed = self.speeds.of(place.engine.state)
+        n_new = max(1, self.work(job).n_prompt - place.n_held)
+        prefill_s = None if speed is None else speed.prefill_s(n_new)
+        return None if prefill_s is None else FirstToken(0.0, prefill_s)
+
+    def work(self, job: Job) -> Work:
+        """What the job will probably take."""
+        n_prompt = self._lengths.prompt_tokens(job) + len(job.token_ids)
+        return Work(n_prompt, self._lengths.answer_tokens(job))
+
+    def _slots(self, job: Job, engines: Sequence[PooledEngine], now_s: float) -> list[SlotForecast]:
+        blocks = blocks_of(job.prompt_ids or (), job.principal.tenant_id)
+        ready = [one for one in engines if one.state.phase == "ready"]
+        outage_s = 0.0 if ready else self.outages.wait_s(job.request.model, now_s)
+        if outage_s is None:
+            return []
+        urgent = job.request.service_tier == "priority"
+        found: list[SlotForecast] = []
+        for engine in ready or engines:
+            state, speed = engine.state, self.speeds.of(engine.state)
+            if speed is None:
+                continue
+            turns = {turn.slot: turn for turn in self._turns.on(engine)}
+            n_at_once = (state.max_concurrent if ready else state.n_slots) or 1
+            slots = [*turns, *(slot for slot in range(max(state.n_slots, 1)) if slot not in turns)]
+            for slot in slots[:n_at_once]:
+                free_in_s = outage_s
+                yields = urgent and slot in turns and can_yield(turns[slot])
+                if slot in turns and not yields:
+                    free_in_s += self._left_s(turns[slot], n_at_once, now_s)
+                n_held = self.prefixes.match_tokens((state.url, slot), blocks)
+                found.append(SlotForecast(free_in_s, speed, n_at_once, n_held))
+        return found
+
+    def _left_s(self, turn: Turn, n_at_once: int, now_s: float) -> float:
+        """Seconds until the turn's slot is free."""
+        speed = self.speeds.of(turn.engine.state)
+        if speed is None:
+            return 0.0
+        left_s = self._lengths.answer_tokens(turn.job) * speed.token_s(n_at_once)
+        if turn.last_token_s is None:
+            left_s += max(0.0, (speed.prefill_s(turn.n_new) or 0.0) - (now_s - turn.began_s))
+        return left_s

@@ -1,0 +1,33 @@
+"""Models as sold, and requests that do not fit them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from airan.core.errors import InvalidInputError
+from marketplace.money import Price
+
+
+@dataclass(frozen=True)
+class ModelOffer:
+    """A model as sold."""
+
+    name: str
+    n_ctx: int
+    price: Price
+
+
+class ContextLengthError(InvalidInputError):
+    """Prompt and answer do not fit the model's context."""
+
+    def __init__(self, n_ctx: int, n_prompt: int, n_answer: int) -> None:
+        self.n_ctx = n_ctx
+        asked = f"{n_prompt} in the messages" + (
+            f", {n_answer} in the completion" if n_answer else ""
+        )
+        super().__init__(
+            "messages",
+            f"This model's maximum context length is {n_ctx} tokens. However, your request needs "
+            f"{n_prompt + max(n_answer, 1)} tokens ({asked}).",
+            remedy="shorten the messages or lower max_tokens",
+        )

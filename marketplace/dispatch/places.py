@@ -1,0 +1,124 @@
+"""Where a job can run, and where it should: the longest known prefix against the load."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from marketplace.dispatch.admission import Work
+from marketplace.dispatch.prefixes import Blocks, PrefixTable, SlotKey
+from marketplace.dispatch.speeds import Speeds
+from marketplace.dispatch.turns import Turns
+from marketplace.pool import PooledEngine
+
+_ALIKE = 0.1
+"""Part by which a place may be worse than the best and still count as good."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """An engine's free slots, and how many requests it works on."""
+
+    engine: PooledEngine
+    free: list[int]
+    n_running: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """A free slot and what it would be to run a job there."""
+
+    engine: PooledEngine
+    slot: int
+    n_held: int
+    """Leading tokens of the job that the slot holds."""
+    is_home: bool
+    """Whether that is a good part of them, or of what the slot holds."""
+    n_running: int
+
+    @property
+    def key(self) -> SlotKey:
+        """Engine and slot, as they are known after the engine has gone."""
+        return self.engine.state.url, self.slot
+
+
+def rooms_for(
+    model: str, engines: Iterable[PooledEngine], turns: Turns, now_s: float
+) -> list[Room]:
+    """The engines that can take a job of that model at monotonic time `now_s`."""
+    found = []
+    for engine in engines:
+        state = engine.state
+        if state.phase != "ready" or state.model != model or not state.url:
+            continue
+        used = {turn.slot for turn in turns.on(engine)}
+        if len(used) >= state.max_concurrent or engine.avoid_until_s > now_s:
+            continue
+        free = [slot for slot in range(max(state.n_slots, 1)) if slot not in used]
+        if free:
+            found.append(Room(engine, free, len(used)))
+    return found
+
+
+def choose_place(
+    work: Work,
+    blocks: Blocks,
+    rooms: list[Room],
+    prefixes: PrefixTable,
+    speeds: Speeds,
+    kept: Collection[SlotKey],
+) -> Place:
+    """The place where a job with these prompt blocks is done first.
+
+    Within an engine, that is the slot which holds the most of it, if that is a good part; else one
+    that holds nothing of a waiting job (`kept`); else the longest unused. Between engines, what is
+    held is weighed against the load in measured seconds, or, before the first measurement, in
+    shares; of places about as good, again the one that holds the most, then the longest unused.
+    """
+    places = [_best_slot(room, blocks, prefixes, kept) for room in rooms]
+    if len(places) == 1:
+        return places[0]
+    costs = [_seconds(work, place, speeds) for place in places]
+    known = [cost for cost in costs if cost is not None]
+    margin = _ALIKE * min(known, default=0.0)
+    if len(known) < len(costs):
+        known, margin = [_share(work, place) for place in places], _ALIKE
+    limit = min(known) + margin
+    good = [place for place, cost in zip(places, known, strict=True) if cost <= limit]
+
+    def merit(place: Place) -> tuple[int, int, int]:
+        url = place.engine.state.url
+        held = place.n_held if place.is_home else 0
+        return -held, prefixes.last_used(place.key), prefixes.engine_last_used(url)
+
+    return min(good, key=merit)
+
+
+def _best_slot(
+    room: Room, blocks: Blocks, prefixes: PrefixTable, kept: Collection[SlotKey]
+) -> Place:
+    url = room.engine.state.url
+
+    def merit(slot: int) -> tuple[int, bool, int]:
+        key = (url, slot)
+        n_held = prefixes.match_tokens(key, blocks) if prefixes.is_home(key, blocks) else 0
+        return n_held, key not in kept, -prefixes.last_used(key)
+
+    slot = max(room.free, key=merit)
+    n_held = prefixes.match_tokens((url, slot), blocks)
+    return Place(room.engine, slot, n_held, merit(slot)[0] > 0, room.n_running)
+
+
+def _seconds(work: Work, place: Place, speeds: Speeds) -> float | None:
+    """Until the job is done there, by what was measured."""
+    speed = speeds.of(place.engine.state)
+    prefill_s = None if speed is None else speed.prefill_s(max(1, work.n_prompt - place.n_held))
+    if speed is None or prefill_s is None:
+        return None
+    return prefill_s + work.n_answer * speed.token_s(place.n_running + 1)
+
+
+def _share(work: Work, place: Place) -> float:
+    """The part of the engine that is taken, less the part of the prompt that it holds."""
+    load = place.n_running / max(1, place.engine.state.max_concurrent)
+    return load - place.n_held / max(1, work.n_prompt)

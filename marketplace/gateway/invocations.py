@@ -1,0 +1,207 @@
+"""Invocations, however they come in: accepted durably, waited for, cancelled, their results."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from typing import Any
+
+from airan.core.errors import InvalidInputError, UnavailableError
+from marketplace.chat import completion, parse_chat_request, usage_object
+from marketplace.functions import Function
+from marketplace.gateway.errors import ApiError, from_outcome, not_allowed
+from marketplace.gateway.runtime import Runtime, parse_json
+from marketplace.jobs import Job, new_job_id
+from marketplace.principal import Principal
+from marketplace.store.functions import InvocationResult
+from marketplace.store.ledger import OPEN_STATES, Outcome
+
+MODEL_VERSION = "latest"
+"""Every model can be called by its name, as a function with this one version."""
+_PREPARE_S = 2.0
+_KINDS = ("async", "function")
+_FUNCTION_ERRORS = {"function_unavailable": 502, "function_refused": 502, "result_too_large": 502}
+Row = dict[str, Any]
+"""A job's row."""
+
+
+def not_found(function_id: str, version_id: str | None = None) -> ApiError:
+    """There is no such function, or not for this tenant."""
+    version = "" if version_id is None else f" has no version {version_id!r}, or it"
+    text = f"The function {function_id!r}{version} does not exist."
+    return ApiError(404, text, code="function_not_found")
+
+
+async def find_function(
+    runtime: Runtime, tenant_id: str | None, function_id: str, version_id: str | None
+) -> Function:
+    """The function as the tenant may call it.
+
+    Raises:
+        ApiError: 404, there is none, or it is another tenant's.
+    """
+    found = await runtime.db.call(runtime.db.functions.find, function_id, version_id, tenant_id)
+    if found is None:
+        raise not_found(function_id, version_id)
+    return found
+
+
+class Invocations:
+    """The invocations of one gateway."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def target(
+        self, principal: Principal, function_id: str, version_id: str | None
+    ) -> Function | str:
+        """What an invocation runs: a container's function, or a model by its name.
+
+        Raises:
+            ApiError: 403, or 404: there is none, or it is another tenant's.
+        """
+        runtime = self._runtime
+        name = function_id
+        if function_id not in runtime.offers or version_id not in (None, MODEL_VERSION):
+            function = await find_function(runtime, principal.tenant_id, function_id, version_id)
+            if function.model is None:
+                if not principal.may_use(function.name):
+                    raise not_allowed(f"use the function {function.name!r}")
+                return function
+            name = function.model
+        runtime.check_model(principal, name)
+        return name
+
+    async def accept(
+        self, principal: Principal, target: Function | str, body: bytes, job_id: str | None = None
+    ) -> str:
+        """Takes responsibility for an invocation, which is stored when this returns; its id.
+
+        Raises:
+            ApiError: the body is no JSON.
+            InvalidInputError: a parameter is wrong or not supported.
+            CapacityError: too many wait, or a limit of the tenant's refuses it.
+        """
+        values = parse_json(body)
+        if isinstance(target, Function):
+            made = job_id or new_job_id()
+            await self._runtime.functions.accept(target, principal, made, body)
+            return made
+        job = self.chat_job(principal, target, values, "async")
+        if job.request.n_logprobs is not None:
+            raise InvalidInputError("logprobs", "are not kept for requests that are polled for")
+        if job.request.stream:
+            raise InvalidInputError("stream", "is not supported here; use /v1/chat/completions")
+        job.id = job_id or job.id
+        try:
+            await self._runtime.dispatcher.prepare(job, _PREPARE_S)
+        except UnavailableError:
+            # The job is accepted all the same: it is made ready when an engine takes it.
+            job.prompt_ids = None
+        await self._runtime.dispatcher.submit(job)
+        self._runtime.keep(job)
+        return job.id
+
+    def chat_job(self, principal: Principal, model: str, values: Any, kind: Any) -> Job:
+        """A job for a chat completion whose body may leave out the model.
+
+        Raises:
+            InvalidInputError: a parameter is wrong or not supported.
+        """
+        if isinstance(values, dict):
+            values = {**values, "model": model}
+        return self._runtime.job_of(parse_chat_request(values), kind, principal)
+
+    async def find(self, principal: Principal, job_id: str) -> Row:
+        """The row of the tenant's invocation.
+
+        Raises:
+            ApiError: 404, the tenant has none of that id.
+        """
+        row = await self._runtime.db.call(self._runtime.db.ledger.job, job_id.replace("\0", ""))
+        if row is None or row["kind"] not in _KINDS or row["tenant_id"] != principal.tenant_id:
+            raise ApiError(404, f"The request {job_id!r} does not exist.")
+        return row
+
+    async def wait(self, job_id: str, timeout_s: float) -> Row:
+        """The row as it is when the invocation ends, or when the time is over.
+
+        Raises:
+            ApiError: 404, there is none of that id.
+        """
+        job = self._runtime.async_jobs.get(job_id)
+        if job is None:
+            await self._runtime.functions.wait(job_id, timeout_s)
+        else:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(job.done.wait(), timeout_s)
+        row = await self._runtime.db.call(self._runtime.db.ledger.job, job_id)
+        if row is None:
+            raise ApiError(404, f"The request {job_id!r} does not exist.")
+        return row
+
+    def is_running(self, job_id: str) -> bool:
+        """Whether an engine or a container works on it now; one that waits for its next attempt
+        does not run."""
+        job = self._runtime.async_jobs.get(job_id)
+        return self._runtime.functions.is_running(job_id) or (
+            job is not None and job.state == "running"
+        )
+
+    def position(self, job_id: str) -> int:
+        """Its place among those that wait, from 1; 0: it waits no more."""
+        if job_id not in self._runtime.async_jobs:
+            return self._runtime.functions.position(job_id)
+        waiting = [one.id for one in self._runtime.dispatcher.waiting]
+        return waiting.index(job_id) + 1 if job_id in waiting else 0
+
+    def depth(self, target: Function | str) -> int:
+        """How many invocations of it wait."""
+        if isinstance(target, Function):
+            if target.model is None:
+                return self._runtime.functions.depth(target.version_id)
+            target = target.model
+        return sum(job.request.model == target for job in self._runtime.dispatcher.waiting)
+
+    async def cancel(self, job_id: str) -> None:
+        """Ends it, at the engine or container too; one that ended stays as it ended."""
+        job = self._runtime.async_jobs.get(job_id)
+        if job is None:
+            await self._runtime.functions.cancel(job_id)
+        else:
+            await self._runtime.dispatcher.cancel(job)
+            await job.done.wait()
+
+    async def result(self, row: Row) -> InvocationResult:
+        """What a completed invocation came to."""
+        if row["kind"] == "function":
+            found = await self._runtime.db.call(self._runtime.db.functions.result, row["id"])
+            if found is None:
+                raise ApiError(500, f"The result of {row['id']} is not there.")
+            return found
+        usage = usage_object(row["input_tokens"], row["output_tokens"], row["preemptions"])
+        text, reason = row["text"] or "", row["finish_reason"]
+        body = completion(row["id"], row["model"], row["created_s"], text, reason, usage)
+        return InvocationResult(200, "application/json", json.dumps(body).encode())
+
+
+def is_open(row: Row) -> bool:
+    """Whether the invocation has not ended."""
+    return row["state"] in OPEN_STATES
+
+
+def error_of(row: Row) -> ApiError:
+    """Why an invocation did not complete."""
+    code = row["error_code"]
+    if code in _FUNCTION_ERRORS:
+        return ApiError(_FUNCTION_ERRORS[code], row["error_message"], code=code)
+    return from_outcome(
+        Outcome(
+            row["state"],
+            row["input_tokens"],
+            row["output_tokens"],
+            error_code=code,
+            error_message=row["error_message"],
+        )
+    )

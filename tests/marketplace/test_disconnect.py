@@ -1,0 +1,215 @@
+"""Clients that leave: their work ends at the engine, and what is to outlive them goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from marketplace.gateway import build_app
+from tests.marketplace.site import (
+    MODEL,
+    FakeControl,
+    admin_get,
+    eventually,
+    gateway_settings,
+    new_key,
+    running_agent,
+    running_app,
+    running_gateway,
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+CHAT = {
+    "model": MODEL,
+    "messages": [{"role": "user", "content": "Write a very long story."}],
+    "max_tokens": 1900,
+}
+TEXT = {"model": MODEL, "prompt": ["Once upon a time", "In the beginning"], "max_tokens": 1900}
+RESPONSE = {"model": MODEL, "input": "Write a very long story.", "max_output_tokens": 1900}
+STREAM = {"stream": True}
+REQUESTS = {
+    "chat": ("/v1/chat/completions", CHAT, 1),
+    "chat stream": ("/v1/chat/completions", CHAT | STREAM, 1),
+    "completions": ("/v1/completions", TEXT, 2),
+    "completions stream": ("/v1/completions", TEXT | STREAM, 2),
+    "response": ("/v1/responses", RESPONSE, 1),
+    "response stream": ("/v1/responses", RESPONSE | STREAM, 1),
+}
+
+
+@dataclass
+class Site:
+    url: str
+    key: str
+    agent_url: str
+    app: Any = None
+
+    async def request(
+        self, path: str, body: dict[str, Any], **headers: str
+    ) -> asyncio.StreamWriter:
+        """Sends a request; its answer is left to lie. Closing what this gives is to leave."""
+        address = urlsplit(self.url)
+        _, writer = await asyncio.open_connection(address.hostname, address.port)
+        content = json.dumps(body).encode()
+        head = [f"POST {path} HTTP/1.1", f"Host: {address.netloc}"]
+        fields = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        fields |= {"Content-Length": str(len(content))} | headers
+        head += [f"{name}: {value}" for name, value in fields.items()]
+        writer.write("\r\n".join([*head, "", ""]).encode() + content)
+        await writer.drain()
+        return writer
+
+    async def request_and_leave(self, path: str, body: dict[str, Any]) -> None:
+        """Sends a request to the application itself, and is gone as soon as it was read."""
+        messages = [{"type": "http.request", "body": json.dumps(body).encode()}]
+        headers = [(b"authorization", f"Bearer {self.key}".encode())]
+        scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}}
+        scope |= {"method": "POST", "path": path, "headers": headers, "query_string": b""}
+
+        async def receive() -> dict[str, Any]:
+            return messages.pop() if messages else {"type": "http.disconnect"}
+
+        async def send(_: object) -> None:
+            # A socket whose other end does not read takes nothing.
+            await asyncio.Event().wait()
+
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.app(scope, receive, send), 1.0)
+
+    async def counts(self) -> dict[str, int]:
+        return dict((await admin_get(self.url, "stats"))["requests"])
+
+    async def busy_slots(self) -> int:
+        """Requests that llama.cpp itself works on."""
+        async with httpx.AsyncClient() as http:
+            engine = (await http.get(f"{self.agent_url}/state")).json()["url"]
+            slots = (await http.get(f"{engine}/slots")).json()
+        return sum(bool(slot["is_processing"]) for slot in slots)
+
+    async def engine_works_on(self, n: int) -> None:
+        async def works() -> bool:
+            return await self.busy_slots() == n
+
+        # The whole answer would take several times as long.
+        await eventually(works, 4)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def site(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    folder = tmp_path_factory.mktemp("gateway")
+    async with (
+        running_agent(model_path, FakeControl()) as agent_url,
+        running_app(app := build_app(gateway_settings(folder, agent_url))) as url,
+    ):
+        yield Site(url, await new_key(url), agent_url, app)
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_a_client_that_leaves_ends_its_request_at_the_engine(site: Site, name: str) -> None:
+    path, body, n_jobs = REQUESTS[name]
+    before = await site.counts()
+    writer = await site.request(path, body)
+    await site.engine_works_on(n_jobs)
+    writer.close()
+    await site.engine_works_on(0)
+    after = await site.counts()
+    assert after["cancelled"] == before["cancelled"] + n_jobs
+    assert (after["running"], after["waiting"]) == (0, 0)
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_a_client_that_left_before_its_answer_begins_leaves_no_work_behind(
+    site: Site, name: str
+) -> None:
+    path, body, n_jobs = REQUESTS[name]
+    before = await site.counts()
+    await site.request_and_leave(path, body)
+
+    async def over() -> bool:
+        now = await site.counts()
+        ended = now["cancelled"] == before["cancelled"] + n_jobs
+        return ended and not now["running"] and not now["waiting"]
+
+    await eventually(over, 4)
+    await site.engine_works_on(0)
+
+
+async def test_a_request_that_waits_for_an_engine_is_ended_too(
+    site: Site, model_path: Path, tmp_path: Path
+) -> None:
+    control = FakeControl()
+    async with (
+        running_agent(model_path, control, max_concurrent=1) as agent_url,
+        running_gateway(gateway_settings(tmp_path, agent_url)) as url,
+    ):
+        small = Site(url, await new_key(url), agent_url)
+        first = await small.request("/v1/chat/completions", CHAT | STREAM)
+        await small.engine_works_on(1)
+        second = await small.request("/v1/chat/completions", CHAT | STREAM)
+
+        async def waiting(n: int) -> bool:
+            return (await small.counts())["waiting"] == n
+
+        await eventually(lambda: waiting(1))
+        second.close()
+        await eventually(lambda: waiting(0), 4)
+        counts = await small.counts()
+        assert (counts["running"], counts["cancelled"]) == (1, 1)
+        first.close()
+        await small.engine_works_on(0)
+
+
+async def test_what_is_to_outlive_its_client_goes_on(site: Site) -> None:
+    short = {"max_tokens": 12}
+    before = await site.counts()
+    path = f"/v2/nvcf/pexec/functions/{MODEL}"
+    await site.request_and_leave(path, CHAT | short)
+    background = {"background": True, "max_output_tokens": 16}
+    await site.request_and_leave("/v1/responses", RESPONSE | background)
+    await site.request_and_leave("/v1/responses", RESPONSE | background | STREAM)
+
+    async def done() -> bool:
+        now = await site.counts()
+        return now["completed"] == before["completed"] + 3
+
+    await eventually(done)
+    assert (await site.counts())["cancelled"] == before["cancelled"]
+
+
+async def test_a_request_whose_client_left_may_be_repeated_under_its_key(site: Site) -> None:
+    key = {"Idempotency-Key": "left"}
+    body = CHAT | {"max_tokens": 1800}
+    writer = await site.request("/v1/chat/completions", body, **key)
+    await site.engine_works_on(1)
+    writer.close()
+    await site.engine_works_on(0)
+
+    async def status() -> int:
+        headers = {"Authorization": f"Bearer {site.key}"} | key
+        async with httpx.AsyncClient(base_url=site.url, timeout=0.3, headers=headers) as http:
+            try:
+                answer = await http.post("/v1/chat/completions", json=body)
+            except httpx.ReadTimeout:
+                return 200
+        return answer.status_code
+
+    async def runs_again() -> bool:
+        # Until the end of the first is stored, its key is taken.
+        code = await status()
+        assert code in (200, 409)
+        return code == 200
+
+    await eventually(runs_again)
+    await site.engine_works_on(0)
+    counts = await site.counts()
+    assert (counts["running"], counts["waiting"]) == (0, 0)
