@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sims.economics import analysis, calibration, plots
-from sims.economics.fields import Quantity
+from sims.economics.fields import BY_KEY, Quantity
 from sims.economics.model import METRICS, cash_flows, evaluate
 from sims.economics.scenario import Scenario
 
