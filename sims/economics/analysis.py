@@ -87,7 +87,7 @@ def values_of(
     if metric not in METRICS:
         raise NotFoundError(f"there is no metric {metric!r}", remedy=f"known: {', '.join(METRICS)}")
     rest = {key: value for key, value in changes.items() if key != AI_SHARE}
-    results = evaluate(scenario, changes.get(AI_SHARE, np.array([ai_share])), rest)
+    results = evaluate(scenario, changes.get(AI_SHARE, np.array([ai_share])), rest, metric == "irr")
     return np.asarray(getattr(results, metric), dtype=np.float64)
 
 

@@ -109,7 +109,7 @@ def solve(scenario: Scenario) -> Solution:
     gains = 1.0 + np.array([claim.roi for claim in claims], dtype=np.float64)
 
     def money(changes: dict[str, float]) -> Floats:
-        results = evaluate(scenario, shares, changes)
+        results = evaluate(scenario, shares, changes, with_irr=False)
         return np.concatenate([results.capex_usd, results.tco_usd])
 
     revenue = evaluate(scenario, shares).ai_revenue_usd
@@ -139,7 +139,7 @@ def _money(scenario: Scenario, key: str) -> Callable[[Floats], Bools]:
     def kept(points: Floats) -> Bools:
         rows = []
         for claim in scenario.published:
-            results = evaluate(scenario, claim.ai_share, {key: points})
+            results = evaluate(scenario, claim.ai_share, {key: points}, with_irr=False)
             for wanted, got in (
                 (claim.revenue_per_capex, results.revenue_per_capex),
                 (claim.roi, results.roi),

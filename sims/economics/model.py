@@ -78,18 +78,22 @@ class _Build:
 
 
 def evaluate(
-    scenario: Scenario, ai_share: float | Floats, changes: Values | None = None
+    scenario: Scenario,
+    ai_share: float | Floats,
+    changes: Values | None = None,
+    with_irr: bool = True,
 ) -> Results:
     """Results of `scenario` at each AI share, with `changes` of values by key.
 
-    Numbers and float64[run] arrays mix freely; arrays must be of one length.
+    Numbers and float64[run] arrays mix freely; arrays must be of one length. Without `with_irr`,
+    which costs most of the time, `irr` is NaN.
 
     Raises:
         InvalidInputError: an unknown key, an AI share outside [0, 1), or lengths that differ.
     """
     values, runs = _values(scenario, ai_share, changes or {})
     parts = [
-        _evaluate({k: v[start : start + _CHUNK] for k, v in values.items()}, scenario)
+        _evaluate({k: v[start : start + _CHUNK] for k, v in values.items()}, scenario, with_irr)
         for start in range(0, runs, _CHUNK)
     ]
     return Results(*(np.concatenate([getattr(p, name) for p in parts]) for name in METRICS))
@@ -181,7 +185,7 @@ def _flows(v: Mapping[str, Floats], build: _Build) -> CashFlows:
     return CashFlows(revenue, opex, taxes, net)
 
 
-def _evaluate(v: Mapping[str, Floats], scenario: Scenario) -> Results:
+def _evaluate(v: Mapping[str, Floats], scenario: Scenario, with_irr: bool) -> Results:
     build = _build(v, scenario.rounding)
     flows = _flows(v, build)
     months = flows.net.shape[1] - 1
@@ -203,7 +207,7 @@ def _evaluate(v: Mapping[str, Floats], scenario: Scenario) -> Results:
         revenue_per_capex=per_capex,
         roi=roi,
         npv_usd=finance.npv(finance.monthly(v["finance.discount_per_year"]), flows.net),
-        irr=finance.irr_per_year(flows.net),
+        irr=finance.irr_per_year(flows.net) if with_irr else np.full(len(tco), np.nan),
         payback_month=finance.payback_month(flows.net),
         tco_usd_per_cell=tco / cells,
         tco_usd_per_gbps=tco / (cells * v["network.cell_gbps"]),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sims.economics import analysis, calibration, plots
-from sims.economics.fields import Quantity
+from sims.economics.fields import BY_KEY, Quantity
 from sims.economics.model import METRICS, cash_flows, evaluate
 from sims.economics.scenario import Scenario
 
@@ -193,7 +193,15 @@ def _cost_parts(scenario: Scenario, share: float) -> list[tuple[str, float]]:
 def _risk(scenario: Scenario, share: float, simulated: analysis.MonteCarlo) -> str:
     swings = [s for s in analysis.tornado(scenario, share, "npv_usd") if s.width > 0][:12]
     centre = float(evaluate(scenario, share).npv_usd[0])
-    bars = [(s.key, s.at_low, s.at_high, f"{s.low:,.4g} to {s.high:,.4g} {s.unit}") for s in swings]
+    bars = [
+        (
+            BY_KEY[s.key].meaning,
+            s.at_low,
+            s.at_high,
+            f"{_plain(s.low)} to {_plain(s.high)} {s.unit}",
+        )
+        for s in swings
+    ]
     table = [
         [
             _LABELS[s.metric],
@@ -208,7 +216,7 @@ def _risk(scenario: Scenario, share: float, simulated: analysis.MonteCarlo) -> s
         f"<h2>What moves the NPV, at {share:.0%} AI</h2>{tornado}"
         "<p class='note'>One input at a time, over its range; blue: more is better, orange: more "
         "is worse. Inputs without a range of their own move by a fifth each way, published ones "
-        "not at all.</p>"
+        "only where sources differ.</p>"
         f"<h2>How sure it is, at {share:.0%} AI</h2>"
         f"<p>The NPV is above nought in {simulated.npv_positive:.0%} of {simulated.runs:,} runs in "
         f"which {len(simulated.drawn)} inputs were drawn from their ranges (triangular, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -327,3 +328,18 @@ def test_a_file_that_extends_itself_is_refused(tmp_path) -> None:
     path.write_text(f"extends: {path}\n")
     with pytest.raises(ConfigError, match="extends itself"):
         load(str(path))
+
+
+def test_shipped_scenarios_give_what_they_gave() -> None:
+    """Golden: rewrite it with `airan economics compare --csv tests/sims/golden/economics.csv`."""
+    golden = (Path(__file__).parent / "golden/economics.csv").read_text().splitlines()
+    found = report.as_csv([load(name) for name in shipped()]).splitlines()
+    assert found[0] == golden[0]
+    assert len(found) == len(golden)
+    for line, wanted in zip(found[1:], golden[1:], strict=True):
+        name, *values = line.split(",")
+        wanted_name, *wanted_values = wanted.split(",")
+        assert name == wanted_name
+        for value, other in zip(values, wanted_values, strict=True):
+            assert (value == "") == (other == "")
+            assert float(value or 0) == pytest.approx(float(other or 0), rel=1e-9)
