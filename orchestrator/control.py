@@ -183,7 +183,10 @@ class ControlPlane:
         newest = self.store.newest_plan()
         if self.applier.busy and newest is not None and not self._is_too_small(newest, inventory):
             return
-        if self.leases.blocked or self.applier.waits:
+        if self.applier.waits:
+            return
+        if self.leases.blocked:
+            self._give_room_to_ran(inventory, newest)
             return
         await self._plan(inventory, newest)
 
@@ -414,6 +417,20 @@ class ControlPlane:
             self.applier.alarm_needs_nothing()
         else:
             self._store_plan(taking, inventory)
+
+    def _give_room_to_ran(self, inventory: Inventory, newest: StoredPlan | None) -> None:
+        """While an alarm lasts: what no partition takes up, such as after a GPU was lost amid a
+        plan, becomes the RAN's too. The fast path itself makes no partitions."""
+        whole = sum(gpu.geometry.divided_sm_count for gpu in inventory.gpus if not gpu.drained)
+        taken = sum(part.sm_count for part in inventory.partitions)
+        if newest is None or self.applier.busy or taken >= whole:
+            return
+        everything = dataclasses.replace(self._policy, kind="static", ran_share=1.0)
+        demand = self.places.split(self._forecast(), self.ran.cells(), inventory)
+        chosen = plan(everything, inventory, demand, newest.plan)
+        if role_sms(chosen.targets, "ran") > role_sms(inventory.partitions, "ran"):
+            reason = f"a slot alarm lasts, and there is room: {chosen.reason}"
+            self._store_plan(dataclasses.replace(chosen, reason=reason), inventory)
 
     async def _attach_ran(self, inventory: Inventory) -> None:
         pid = self.ran.live_pid()
