@@ -26,7 +26,9 @@ Share = Annotated[
     float | None, typer.Option("--ai-share", help="Of capacity; default: the first case.")
 ]
 Metric = Annotated[str, typer.Option(help="Result to look at.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Write JSON to this file.")]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", help="Write a list of cases to this file, as JSON.")
+]
 CsvFile = Annotated[Path | None, typer.Option("--csv", help="Write CSV to this file.")]
 HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write the report to this file.")]
 Utilisation = Annotated[
@@ -62,7 +64,7 @@ def run(
     scenario = _loaded(name, utilisation)
     body = report.body(scenario)
     if json is not None:
-        _write(json, _json(body))
+        _write(json, _json(report.cases(scenario)))
     if csv is not None:
         _write(csv, report.as_csv([scenario]))
     if html is not None:

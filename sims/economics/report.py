@@ -61,11 +61,17 @@ def body(scenario: Scenario) -> dict[str, Any]:
         "scenario": scenario.name,
         "title": scenario.title,
         "rounding": scenario.rounding,
+        "cell_type": scenario.cell_type,
         "cases": cases,
         "published": published,
         "slack": [asdict(one) for one in slack],
         "inputs": [_input(quantity) for quantity in scenario.quantities.values()],
     }
+
+
+def cases(scenario: Scenario) -> list[dict[str, Any]]:
+    """The results alone, a case each, as JSON takes them."""
+    return [{"scenario": scenario.name, **case} for case in body(scenario)["cases"]]
 
 
 def _input(quantity: Quantity) -> dict[str, Any]:
@@ -117,7 +123,9 @@ def rows(scenarios: Sequence[Scenario]) -> tuple[list[str], list[list[str]]]:
         for share in scenario.cases:
             heads.append(f"{scenario.name + ' ' if several else ''}{share:.0%} AI")
             columns.append(evaluate(scenario, share).run(0))
-    lines = [[label, *(shown(m, c[m]) for c in columns)] for m, label in _LABELS.items()]
+    types = [scenario.cell_type for scenario in scenarios for _ in scenario.cases]
+    lines = [["Cell type", *types]]
+    lines += [[label, *(shown(m, c[m]) for c in columns)] for m, label in _LABELS.items()]
     return heads, lines
 
 

@@ -12,7 +12,18 @@ import yaml
 from airan.core.errors import ConfigError, NotFoundError
 from sims.economics.fields import BY_KEY, FIELDS, SECTIONS, Field, Quantity
 
-_TOP = ("title", "about", "extends", "rounding", "cases", "published", "watt_claims", *SECTIONS)
+_TOP = (
+    "title",
+    "about",
+    "extends",
+    "rounding",
+    "cell_type",
+    "cases",
+    "published",
+    "watt_claims",
+    *SECTIONS,
+)
+CELL_TYPES = ("4T4R", "64T64R")
 _QUANTITY_KEYS = ("value", "unit", "source", "note", "low", "high")
 _WATT_KEYS = ("against", "reduction", "source")
 _CLAIM_KEYS = ("ai_share", "revenue_per_capex", "roi", "source")
@@ -46,6 +57,8 @@ class Scenario:
     about: str
     rounding: str
     """`exact`: part servers are bought, as in a mean over districts; `whole`: whole ones."""
+    cell_type: str
+    """Of `CELL_TYPES`: what `network.cell_gbps` and `platform.cells_per_server` are of."""
     cases: tuple[float, ...]
     """AI shares of the servers' capacity."""
     published: tuple[Claim, ...]
@@ -181,6 +194,13 @@ def _scenario(
         rounding = _string(top["rounding"][1], top["rounding"][0])
         if rounding not in ("exact", "whole"):
             raise top["rounding"][0].error(f"must be exact or whole, got {rounding!r}")
+    cell_type = "" if base is None else base.cell_type
+    if "cell_type" in top:
+        cell_type = _string(top["cell_type"][1], top["cell_type"][0])
+        if cell_type not in CELL_TYPES:
+            raise top["cell_type"][0].error(f"must be 4T4R or 64T64R, got {cell_type!r}")
+    if not cell_type:
+        raise replace(at, field="cell_type").error("is missing", "give 4T4R or 64T64R")
     words = {
         key: _string(top[key][1], top[key][0]) if key in top else "" for key in ("title", "about")
     }
@@ -192,7 +212,7 @@ def _scenario(
     watts = _watt_claims(*top["watt_claims"]) if "watt_claims" in top else ()
     ordered = {field.key: quantities[field.key] for field in FIELDS}
     title = words["title"] or name
-    return Scenario(name, title, words["about"], rounding, cases, claims, watts, ordered)
+    return Scenario(name, title, words["about"], rounding, cell_type, cases, claims, watts, ordered)
 
 
 def _given(top: Mapping[str, tuple[_At, yaml.Node]]) -> dict[str, Quantity]:

@@ -30,7 +30,7 @@ def test_run_writes_the_published_table_as_json_csv_and_a_page(tmp_path: Path) -
     options = [word for kind, path in files.items() for word in (f"--{kind}", str(path))]
     printed = airan("economics", "run", "tokyo-600", *options)
     assert "219%" in printed
-    cases = json.loads(files["json"].read_text())["cases"]
+    cases = json.loads(files["json"].read_text())
     assert [round(case["ai_share"], 2) for case in cases] == [0.33, 0.67]
     assert [case["revenue_per_capex"] for case in cases] == pytest.approx([2, 5], rel=0.02)
     assert [case["roi"] for case in cases] == pytest.approx([0.33, 2.19], rel=0.02)

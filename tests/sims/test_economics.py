@@ -343,3 +343,12 @@ def test_shipped_scenarios_give_what_they_gave() -> None:
         for value, other in zip(values, wanted_values, strict=True):
             assert (value == "") == (other == "")
             assert float(value or 0) == pytest.approx(float(other or 0), rel=1e-9)
+
+
+def test_the_cell_type_is_one_of_two_and_taken_from_what_is_extended() -> None:
+    massive, base = load("gb200-64t64r"), load("gb200-nvl2")
+    assert (massive.cell_type, base.cell_type) == ("64T64R", "4T4R")
+    servers = [evaluate(one, 0.5).servers[0] for one in (massive, base)]
+    assert servers == [34, 30]
+    with pytest.raises(ConfigError, match=r"odd\.yaml:2: cell_type: must be 4T4R or 64T64R"):
+        parse("extends: tokyo-600\ncell_type: 8T8R\n", "odd.yaml")
