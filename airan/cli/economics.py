@@ -21,6 +21,8 @@ economics_app = typer.Typer(
     no_args_is_help=True,
 )
 
+_LABEL_WIDTH, _CASE_WIDTH = 34, 14
+
 Name = Annotated[str, typer.Argument(help="A shipped scenario (see `list`), or a YAML file.")]
 Share = Annotated[
     float | None, typer.Option("--ai-share", help="Of capacity; default: the first case.")
@@ -98,8 +100,16 @@ def compare(
         _write(csv, report.as_csv(scenarios))
     if cli_context.of(context).json:
         emit_json(bodies)
-    else:
-        table("Side by side", *report.rows(scenarios))
+        return
+    # As many splits side by side as the terminal has room for.
+    room = max(1, (console.width - _LABEL_WIDTH) // _CASE_WIDTH)
+    group: list[Scenario] = []
+    for one in scenarios:
+        if group and sum(len(other.cases) for other in (*group, one)) > room:
+            table("Side by side", *report.rows(group, several=True))
+            group = []
+        group.append(one)
+    table("Side by side", *report.rows(group, several=True))
 
 
 @economics_app.command("sensitivity")

@@ -115,9 +115,11 @@ def shown(metric: str, value: float | None) -> str:
     return f"{value:,.1f}".removesuffix(".0")
 
 
-def rows(scenarios: Sequence[Scenario]) -> tuple[list[str], list[list[str]]]:
-    """A table: results down, scenarios and cases across."""
-    several = len(scenarios) > 1
+def rows(
+    scenarios: Sequence[Scenario], *, several: bool = False
+) -> tuple[list[str], list[list[str]]]:
+    """A table: results down, scenarios and cases across; with `several` the scenarios' names."""
+    several = several or len(scenarios) > 1
     heads, columns = ["result"], []
     for scenario in scenarios:
         for share in scenario.cases:
