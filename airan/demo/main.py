@@ -99,9 +99,14 @@ def demo_config(config: SiteConfig, options: DemoOptions) -> SiteConfig:
             for name, port in config.ports.model_dump().items()
         }
     )
+    # The peaks of a day that takes minutes must not have its requests refused: they wait, as those
+    # of flex do, and the report shows for how long.
+    promises = config.market.ttft_target_s
+    patient = promises.model_copy(update={"default": max(promises.default, promises.flex)})
     return config.model_copy(
         update={
             "state_dir": config.state_dir / "demo",
+            "market": config.market.model_copy(update={"ttft_target_s": patient}),
             "clock": demo_clock(options.speed),
             "ran": config.ran.model_copy(
                 update={"trace": options.ran_trace or config.ran.trace, "seed": options.seed}

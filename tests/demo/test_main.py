@@ -5,7 +5,7 @@ import pytest
 from airan.core import config
 from airan.core.clock import DAY_S, DayClock
 from airan.core.errors import ConfigError
-from airan.demo.main import EXPECTED_START_S, DemoOptions, demo_clock, demo_requests
+from airan.demo.main import EXPECTED_START_S, DemoOptions, demo_clock, demo_config, demo_requests
 from airan.site.launch import check_gpu
 
 
@@ -28,6 +28,13 @@ def test_a_longer_demo_sends_more_requests() -> None:
     many = demo_requests(site, DemoOptions(duration_s=180.0))
     assert 8 <= len(few) < len(many)
     assert demo_requests(site, DemoOptions(n_requests=5))[1:] != []
+
+
+def test_requests_wait_through_a_demos_peak_instead_of_being_refused() -> None:
+    site = config.load(None, {})
+    promised = demo_config(site, DemoOptions(duration_s=180.0)).market.ttft_target_s
+    assert promised.default > 180.0
+    assert promised.priority == site.market.ttft_target_s.priority
 
 
 def test_an_unknown_gpu_is_refused_with_the_known_ones() -> None:
