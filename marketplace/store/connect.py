@@ -110,5 +110,6 @@ def upserts(table: sa.Table, add: str = "") -> dict[str, Any]:
 
 
 def _configure_sqlite(connection: Any, _: Any) -> None:
-    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+    # Of several that open a new database at once, the last waits for all of its migrations.
+    for pragma in ("busy_timeout=30000", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")

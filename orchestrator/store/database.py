@@ -234,7 +234,7 @@ def _configure_sqlite(connection: Any, _: Any) -> None:
     # before, and every change of a table, would be outside of it.
     connection.isolation_level = None
     # NORMAL loses no transaction when a process is killed, only when the machine loses power.
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000"):
+    for pragma in ("busy_timeout=5000", "journal_mode=WAL", "synchronous=NORMAL"):
         connection.execute(f"PRAGMA {pragma}")
 
 
