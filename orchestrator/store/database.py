@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,7 @@ ANSWER_S = 4.0
 """PostgreSQL's time for one transaction: a server that is never heard of again would otherwise
 hold the caller for ever."""
 _LEADER_ROW = 1
+_SWITCH_S = 5.0
 _CONNECTING = {
     "connect_timeout": "5",
     "keepalives": "1",
@@ -234,8 +237,24 @@ def _configure_sqlite(connection: Any, _: Any) -> None:
     # before, and every change of a table, would be outside of it.
     connection.isolation_level = None
     # NORMAL loses no transaction when a process is killed, only when the machine loses power.
-    for pragma in ("busy_timeout=5000", "journal_mode=WAL", "synchronous=NORMAL"):
+    for pragma in ("busy_timeout=5000", "synchronous=NORMAL"):
         connection.execute(f"PRAGMA {pragma}")
+    _keep_a_log(connection)
+
+
+def _keep_a_log(connection: Any) -> None:
+    """Switches the file to a write-ahead log, where it is not."""
+    patience_s = time.monotonic() + _SWITCH_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            # Of two that switch a new file at once SQLite refuses one without letting it wait.
+            if time.monotonic() > patience_s:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _begin_sqlite(db: sa.Connection) -> None:
