@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from typing import TypeVar
+
 from marketplace.jobs import Job
 
+K = TypeVar("K", bound=Hashable)
 _KEEP = 0.9
 """Weight of what was known before each new job."""
 
@@ -43,6 +47,6 @@ class Lengths:
         return self.prompt_tokens(job) + self.answer_tokens(job)
 
 
-def _mix(means: dict, key: object, value: float) -> None:  # type: ignore[type-arg]
+def _mix(means: dict[K, float], key: K, value: float) -> None:
     known = means.get(key)
     means[key] = value if known is None else _KEEP * known + (1.0 - _KEEP) * value

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -250,28 +250,43 @@ async def serve_agent(
         PortInUseError: the port is taken.
         ModelFileError: llama.cpp cannot load the model.
     """
-    socket = bind(host, port, "the engine's state", "ports.engine")
+    await serve_beside(agent.run, build_state_app(agent), host, port, stop, on_port)
+
+
+async def serve_beside(
+    work: Callable[[], Coroutine[Any, Any, None]],
+    app: Starlette,
+    host: str,
+    port: int,
+    stop: asyncio.Event,
+    on_port: Callable[[int], None] | None,
+) -> None:
+    """Runs `work` and serves `app` until `stop` is set, or either ends.
+
+    Raises:
+        PortInUseError: the port is taken.
+        AiranError: `work` failed.
+    """
+    listener = bind(host, port, "the engine's state", "ports.engine")
     config = uvicorn.Config(
-        build_state_app(agent),
-        log_level="warning",
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=1,
+        app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=1
     )
     if on_port is not None:
-        on_port(socket.getsockname()[1])
+        on_port(listener.getsockname()[1])
     server = QuietServer(config)
-    serving = asyncio.create_task(server.serve(sockets=[socket]))
-    running = asyncio.create_task(agent.run())
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    running = asyncio.create_task(work())
     stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({serving, running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    failure = running.exception() if running.done() and not running.cancelled() else None
-    running.cancel()
-    await asyncio.wait({running})
-    server.should_exit = server.force_exit = True
-    await asyncio.wait({serving})
-    socket.close()
+    try:
+        await asyncio.wait({serving, running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        failure = running.exception() if running.done() and not running.cancelled() else None
+    finally:
+        stopping.cancel()
+        running.cancel()
+        await asyncio.wait({running})
+        server.should_exit = server.force_exit = True
+        await asyncio.wait({serving})
+        listener.close()
     if failure is not None:
         raise failure
 

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -16,8 +15,12 @@ from starlette.routing import Mount, Route
 
 from airan.core.clock import SystemClock
 from airan.core.errors import InvalidInputError
-from marketplace.asgi import QuietServer, bind
-from marketplace.engines.agent import EngineAgent, EngineAgentSettings, build_state_app
+from marketplace.engines.agent import (
+    EngineAgent,
+    EngineAgentSettings,
+    build_state_app,
+    serve_beside,
+)
 from marketplace.engines.base import allowed_streams
 from marketplace.engines.divided import DividedLease
 from marketplace.engines.host import lower_priority
@@ -134,32 +137,7 @@ async def serve_replicas(
         PortInUseError: the port is taken.
         ModelFileError: llama.cpp cannot load the model.
     """
-    listener = bind(host, port, "the engine's state", "ports.engine")
-    config = uvicorn.Config(
-        build_replicas_app(replicas),
-        log_level="warning",
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=1,
-    )
-    if on_port is not None:
-        on_port(listener.getsockname()[1])
-    server = QuietServer(config)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    running = asyncio.create_task(replicas.run())
-    stopping = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait({serving, running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        failure = running.exception() if running.done() and not running.cancelled() else None
-    finally:
-        stopping.cancel()
-        running.cancel()
-        await asyncio.wait({running})
-        server.should_exit = server.force_exit = True
-        await asyncio.wait({serving})
-        listener.close()
-    if failure is not None:
-        raise failure
+    await serve_beside(replicas.run, build_replicas_app(replicas), host, port, stop, on_port)
 
 
 async def run_replicas(
