@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 BUF := npm exec --yes --package=@bufbuild/buf@1.75.0 -- buf
 
-.PHONY: demo test setup setup-test setup-oracle setup-nvrtc lint proto proto-baseline lint-proto constraints clean
+.PHONY: demo test setup setup-test setup-oracle setup-nvrtc lint audit proto proto-baseline lint-proto constraints clean
 
 demo: setup
 	$(BIN)/airan demo $(ARGS)
@@ -50,6 +50,15 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Known vulnerabilities of what constraints.txt pins fail the build. Where pip-audit or its database
+# cannot be had, that is said and nothing more.
+AUDIT := .venv-audit
+
+audit:
+	@test -x $(AUDIT)/bin/pip-audit || { \
+	    $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/pip install -q 'pip-audit>=2.10,<3'; } || true
+	@$(PYTHON) scripts/audit_dependencies.py $(AUDIT)/bin/pip-audit constraints.txt
+
 proto: $(VENV)/.dev
 	$(BIN)/python scripts/generate_proto.py
 
@@ -72,4 +81,4 @@ constraints:
 	rm -rf /tmp/airan-constraints build
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(AUDIT) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,8 +10,10 @@ from typing import Literal
 
 from marketplace.chat import ChatRequest
 from marketplace.engines.base import TokenChunk, TokenLogprob
+from marketplace.engines.text import Resume, TextChunk
 from marketplace.principal import Principal
 from marketplace.store.ledger import Outcome
+from marketplace.tally import Tally
 
 JobState = Literal["queued", "running", "preempted", "completed", "failed", "cancelled"]
 
@@ -67,6 +69,8 @@ class Pause:
     text: str
     n_reported: int
     """Tokens the engine had reported by then, over all its turns."""
+    n_counted: int = 0
+    """Tokens of text without ids."""
 
 
 @dataclass(eq=False)
@@ -84,6 +88,10 @@ class Job:
     max_tokens: int = 0
     state: JobState = "queued"
     token_ids: list[int] = field(default_factory=list)
+    tally: Tally | None = None
+    """Counts what engines without token ids answer; None: there are ids."""
+    resumed: Resume = "none"
+    """How the answer was last taken up after a pause."""
     raw_text: str = ""
     """All text generated, stop sequences and all."""
     text: str = ""
@@ -119,17 +127,26 @@ class Job:
     @property
     def n_output(self) -> int:
         """Tokens generated, those without text included."""
+        if self.tally is not None:
+            return self.tally.n_output
         return len(self.token_ids) + self.n_withheld
+
+    @property
+    def n_input(self) -> int:
+        """Tokens of the prompt, as far as they are known."""
+        return len(self.prompt_ids or ()) if self.tally is None else self.tally.n_input
 
     @property
     def n_left(self) -> int:
         """Tokens that may still be generated."""
-        return self.max_tokens - len(self.token_ids)
+        n_done = len(self.token_ids) if self.tally is None else self.tally.n_output
+        return self.max_tokens - n_done
 
     def restore(self, token_ids: list[int], text: str, preemptions: int) -> None:
         """Takes over what a stored job had."""
         self.preemptions = preemptions
-        if self.request.response_schema is not None:
+        # How many tokens a text without ids had is not stored: it is answered anew.
+        if self.request.response_schema is not None or not token_ids:
             return
         self.token_ids = token_ids
         self._n_before_turn = len(token_ids)
@@ -158,12 +175,26 @@ class Job:
             self._deliver(self._stops.flush())
         return self._stops.matched
 
+    def record_text(self, chunk: TextChunk) -> bool:
+        """Adds what an engine without token ids said; True when a stop sequence ends the answer."""
+        if chunk.text:
+            self.setbacks = 0
+            if self.tally is not None:
+                self.tally.piece()
+            self._take(chunk.text)
+        if chunk.resumed != "none":
+            self.resumed = chunk.resumed
+        if chunk.finish_reason is not None and not self._stops.matched:
+            self._deliver(self._stops.flush())
+        return self._stops.matched
+
     def pause(self) -> None:
         """The engine is gone; remembers what there was for the account of lost tokens."""
         self.state = "preempted"
         self.preemptions += 1
         n_reported = self._n_before_turn + self._n_in_turn
-        self.pauses.append(Pause(tuple(self.token_ids), self.text, n_reported))
+        n_counted = 0 if self.tally is None else self.tally.n_output
+        self.pauses.append(Pause(tuple(self.token_ids), self.text, n_reported, n_counted))
         if self.request.response_schema is not None:
             self._start_over()
         self.feed.put_nowait(WAITING)
@@ -185,6 +216,9 @@ class Job:
         self.token_ids, self.raw_text, self.text = [], "", ""
         self.logprobs = []
         self.n_withheld = 0
+        self.resumed = "none"
+        if self.tally is not None:
+            self.tally.start_over()
         self._stops = StopMatcher(self.request.stops)
 
     def _take(self, text: str) -> None:
@@ -199,6 +233,8 @@ class Job:
 
 
 def _missing(pause: Pause, job: Job) -> int:
+    if pause.n_counted:
+        return 0 if job.text.startswith(pause.text) else pause.n_counted
     kept = 0
     for before, after in zip(pause.token_ids, job.token_ids, strict=False):
         if before != after:

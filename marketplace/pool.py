@@ -7,13 +7,17 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import httpx
 
 from marketplace.engines.base import Engine, EngineState
+from marketplace.engines.external_model import ExternalModel, ExternalWatch
 from marketplace.engines.llamacpp import LlamaCppEngine
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # The agent sends its state at least once a second, at the lowest CPU priority.
 _SILENCE_S = 6.0
@@ -22,10 +26,11 @@ _MAX_RETRY_S = 1.0
 
 
 class PooledEngine:
-    """One engine: its agent's last state, and a client for it."""
+    """One engine: its agent's last state, and a client for it. An external one has no agent."""
 
-    def __init__(self, agent_url: str) -> None:
+    def __init__(self, agent_url: str, external: ExternalWatch | None = None) -> None:
         self.agent_url = agent_url
+        self.external = external
         self.state = EngineState(name=agent_url, model="", phase="lost")
         self.client: Engine | None = None
         self.avoid_until_s = 0.0
@@ -34,6 +39,8 @@ class PooledEngine:
     async def update(self, state: EngineState) -> None:
         """Takes over the agent's state; another address means another server."""
         before, self.state = self.state, state
+        if self.external is not None:
+            return
         if state.url != before.url or (self.client is None and state.url):
             old = self.client
             self.client = (
@@ -50,15 +57,23 @@ class EnginePool:
         self,
         agent_urls: Sequence[str],
         on_change: Callable[[PooledEngine, EngineState], None],
+        externals: Sequence[ExternalModel] = (),
     ) -> None:
         self.engines = [PooledEngine(url) for url in agent_urls]
+        for model in externals:
+            engine = PooledEngine(model.settings.url, watch := ExternalWatch(model))
+            engine.state = watch.state(ready=False)
+            self.engines.append(engine)
         self._on_change = on_change
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begins to follow the agents."""
-        self._tasks = [asyncio.create_task(self._follow(engine)) for engine in self.engines]
+        for engine in self.engines:
+            watch = engine.external
+            following = self._follow_external(engine, watch) if watch else self._follow(engine)
+            self._tasks.append(asyncio.create_task(following))
 
     async def stop(self) -> None:
         """Ends that and closes the clients."""
@@ -68,6 +83,24 @@ class EnginePool:
         for engine in self.engines:
             if engine.client is not None:
                 await engine.client.aclose()
+            if engine.external is not None:
+                await engine.external.engine.aclose()
+
+    def external(self, model: str) -> ExternalModel | None:
+        """The model, if somebody else serves it."""
+        for engine in self.engines:
+            if engine.external is not None and engine.external.model.name == model:
+                return engine.external.model
+        return None
+
+    async def is_served(self, model: str, timeout_s: float) -> bool:
+        """Whether an engine for `model` is ready, within `timeout_s`."""
+
+        def look() -> bool | None:
+            states = (one.state for one in self.engines)
+            return any(one.phase == "ready" and one.model == model for one in states) or None
+
+        return await self._until(look, timeout_s) is not None
 
     def any_client(self, model: str) -> Engine | None:
         """An engine that can template and tokenise for `model`, with a lease or without."""
@@ -78,14 +111,22 @@ class EnginePool:
 
     async def wait_for_client(self, model: str, timeout_s: float) -> Engine | None:
         """Like any_client, but gives an engine time to appear."""
+        return await self._until(lambda: self.any_client(model), timeout_s)
+
+    async def _until(self, look: Callable[[], T | None], timeout_s: float) -> T | None:
+        """What `look` finds, now or after a change; None if it finds nothing in that time."""
         try:
             async with asyncio.timeout(timeout_s):
-                while (client := self.any_client(model)) is None:
+                while (found := look()) is None:
                     self._changed.clear()
                     await self._changed.wait()
-                return client
+                return found
         except TimeoutError:
             return None
+
+    async def _follow_external(self, engine: PooledEngine, watch: ExternalWatch) -> None:
+        async for state in watch.states():
+            await self._take(engine, state)
 
     async def _follow(self, engine: PooledEngine) -> None:
         timeout = httpx.Timeout(_SILENCE_S)

@@ -13,14 +13,14 @@ import threading
 from typing import Any
 
 import ray
-from fastapi import FastAPI
 from ray import serve
+from ray.serve.config import ProxyLocation
 
-from marketplace.gateway import GatewaySettings, build_app
+from marketplace.gateway import GatewaySettings
 from marketplace.ray_session import RaySession
+from marketplace.replica import HEALTH_S, Gateway
 
 APP = "gateway"
-_MAX_ONGOING_REQUESTS = 1024
 _OBJECT_STORE_BYTES = 80 << 20
 
 
@@ -35,6 +35,13 @@ def main() -> None:
 
 def start(settings: GatewaySettings, session: RaySession) -> None:
     """Brings Ray and the application up; takes about ten seconds."""
+    start_ray(session)
+    serve.start(proxy_location=ProxyLocation.Disabled)
+    serve.run(application(settings), name=APP, route_prefix=None)
+
+
+def start_ray(session: RaySession) -> None:
+    """Brings up a Ray of the session's own."""
     ray.init(
         num_cpus=2,
         num_gpus=0,
@@ -46,26 +53,19 @@ def start(settings: GatewaySettings, session: RaySession) -> None:
         namespace=f"airan-{session.name}",
         _temp_dir=str(session.temp_dir),
     )
-    serve.start(http_options={"host": settings.host, "port": settings.port})
-    serve.run(application(settings), name=APP, route_prefix="/")
 
 
 def application(settings: GatewaySettings) -> Any:
     """The Serve application: one replica, because the dispatcher's queue lives in it."""
-
-    def build() -> FastAPI:
-        return build_app(settings, behind_serve=True)
-
     deployment = serve.deployment(
         name=APP,
         num_replicas=1,
-        max_ongoing_requests=_MAX_ONGOING_REQUESTS,
         health_check_period_s=2.0,
-        health_check_timeout_s=10.0,
+        health_check_timeout_s=HEALTH_S,
         graceful_shutdown_timeout_s=1.0,
         ray_actor_options={"num_cpus": 0.1},
     )
-    return deployment(serve.ingress(build)()).bind()
+    return deployment(Gateway).bind(settings)
 
 
 def _end_with_parent(session: RaySession) -> None:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 _START_S = 90.0
 _HEAL_S = 30.0
-"""How long Ray Serve may take to replace a dead replica or proxy before all is started anew."""
+"""How long Ray Serve may take to replace a dead replica before all is started anew."""
 _PROBE_S = 1.0
 _START_PROBE_S = 0.2
 _PROBE_TIMEOUT_S = 5.0
@@ -67,9 +67,6 @@ def _start_driver(settings: GatewaySettings, session: RaySession) -> subprocess.
     environment = os.environ | {
         MARK: session.name,
         "RAY_USAGE_STATS_ENABLED": "0",
-        # A dead proxy is replaced within seconds, not half a minute.
-        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
-        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "3",
         # A token of this session's own: nobody else on the machine can hand work to our Ray, and
         # Ray leaves no token in the user's home.
         "RAY_AUTH_MODE": "token",

@@ -27,7 +27,9 @@ def gateway(
     litellm: Annotated[
         Path | None, typer.Option(help="The program litellm, in an environment of its own.")
     ] = None,
-    ray: Annotated[bool, typer.Option("--ray/--no-ray", help="On Ray Serve too.")] = True,
+    ways: Annotated[
+        bool, typer.Option(help="Also without Ray, and behind Ray Serve's proxy.")
+    ] = True,
     json: JsonFlag = False,
 ) -> None:
     """Measure the time our gateway adds to a simulated engine's, beside LiteLLM's proxy."""
@@ -43,7 +45,7 @@ def gateway(
         rounds=rounds,
         requests=requests,
         litellm=litellm,
-        ray=ray,
+        ways=ways,
     )
     with errors.status("measuring ...") as status:
         rows = measure(options, status.update)

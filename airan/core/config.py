@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from airan.core.errors import ConfigError
 
@@ -183,6 +183,43 @@ class ModelConfig(_Section):
     price_usd_per_1k_output_tokens: float = Field(default=0.03, ge=0.0)
 
 
+class ExternalModelConfig(_Section):
+    """A further model, which an OpenAI-compatible server elsewhere serves. It takes no lease."""
+
+    name: str = Field(min_length=1, max_length=200)
+    """By which tenants ask for it."""
+    engine: Literal["external"]
+    url: str = Field(pattern=r"^https?://\S+$")
+    """The server's base address, up to and with `/v1`."""
+    served_as: str = ""
+    """The model's name there; empty: the same."""
+    key_file: Path | None = None
+    """File with the API key, read at every request."""
+    key_env: str = Field(default="", pattern=r"^[A-Za-z0-9_]*$")
+    """Or the environment variable that holds it; not one of ours, which are configuration."""
+    n_ctx: int = Field(default=8192, ge=256)
+    """Context tokens of one request there."""
+    max_concurrent: int = Field(default=4, ge=1, le=1024)
+    """Requests sent there at once; further ones wait."""
+    continues_text: bool = False
+    """Whether the server goes on where a last message of the assistant ends, as llama.cpp does:
+    only then is an answer continued that broke off."""
+    connect_timeout_s: float = Field(default=10.0, gt=0.0)
+    read_timeout_s: float = Field(default=120.0, gt=0.0)
+    """Without a byte for so long, the server counts as broken."""
+    patience_s: float = Field(default=20.0, ge=0.0)
+    """How long a client's request waits for a server that does not answer."""
+    price_usd_per_1k_input_tokens: float = Field(default=0.01, ge=0.0)
+    price_usd_per_1k_output_tokens: float = Field(default=0.03, ge=0.0)
+
+    @field_validator("key_env")
+    @classmethod
+    def _is_no_variable_of_ours(cls, name: str) -> str:
+        if name.startswith(ENV_PREFIX):
+            raise ValueError(f"variables that begin with {ENV_PREFIX} are configuration keys")
+        return name
+
+
 class PortsConfig(_Section):
     """Loopback ports; 0 picks a free one at start (see `airan status`)."""
 
@@ -211,6 +248,8 @@ class SiteConfig(_Section):
     ran: RanConfig = RanConfig()
     policy: PolicyConfig = PolicyConfig()
     model: ModelConfig = ModelConfig()
+    models: tuple[ExternalModelConfig, ...] = ()
+    """Models that others serve, on offer beside the site's own."""
     ports: PortsConfig = PortsConfig()
 
     @field_validator("time_zone")
@@ -221,6 +260,14 @@ class SiteConfig(_Section):
         except (ValueError, OSError) as error:
             raise ValueError(f"there is no time zone {name!r}") from error
         return name
+
+    @model_validator(mode="after")
+    def _models_have_names_of_their_own(self) -> SiteConfig:
+        names = [self.model.name, *(model.name for model in self.models)]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"models: two models are called {name!r}")
+        return self
 
 
 def load(path: Path | None, environ: Mapping[str, str] | None = None) -> SiteConfig:

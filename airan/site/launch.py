@@ -21,6 +21,7 @@ from airan.core.errors import (
 )
 from airan.site import runtime as site_runtime
 from airan.site.cells import load_profile, pusch_config
+from airan.site.externals import check_external_models
 from airan.site.processes import sweep
 from airan.site.runtime import SiteRuntime
 from airan.site.warden import AlreadyRunningError, Warden, hold, running
@@ -44,6 +45,7 @@ def prepare(config: SiteConfig, say: Say) -> SiteRuntime:
     refuse_if_running(config.state_dir)
     check_gpu(config)
     check_ran(config)
+    check_external_models(config)
     ensure_model(config, say)
     end_leftovers(config.state_dir)
     runtime = site_runtime.resolve(config)

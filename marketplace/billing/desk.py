@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from airan.core.clock import Clock
+from airan.core.errors import UnavailableError
 from marketplace.billing.limits import LimitError, RateLimit
 from marketplace.billing.prices import PriceList
 from marketplace.billing.quotes import Ask, Reservation
@@ -17,6 +18,14 @@ from marketplace.store.ledger import Outcome
 
 _REFRESH_S = 5.0
 """How long what another gateway changed may stay unknown here."""
+
+NOT_ACCEPTED = Outcome(
+    "failed",
+    0,
+    0,
+    error_code="not_accepted",
+    error_message="the database failed before the request was accepted; not billed",
+)
 
 rate_limit: ContextVar[RateLimit | None] = ContextVar("rate_limit", default=None)
 """What the quotas left after the latest job of the HTTP request at hand."""
@@ -35,13 +44,18 @@ class Desk:
         self._prices = PriceList((), list_prices)
         self._limited: frozenset[str] = frozenset()
         self._refreshed_s: float | None = None
+        self.weights: dict[str, int] = {}
+        """Tenants' weights in the fair queue, kept as the database has them."""
 
     async def refresh(self) -> None:
-        """Reads prices and limits anew; called when they were changed here."""
+        """Reads prices, limits and weights anew; called when they were changed here."""
         self._refreshed_s = self._clock.monotonic_s()
         rows = await self._db.call(self._db.prices.list)
         self._prices = PriceList(rows, self._list_prices)
         self._limited = await self._db.call(self._db.billing.limited_tenants)
+        weights = await self._db.call(self._db.accounts.weights)
+        self.weights.clear()
+        self.weights.update(weights)
 
     async def quote(self, model: str, tier: str) -> Price:
         """What 1,000 tokens cost now."""
@@ -61,17 +75,22 @@ class Desk:
 
         Raises:
             QuotaExceededError, BudgetExceededError: a limit refuses it, and it is not stored.
+            UnavailableError: the database failed; whatever it has of the job is not run.
         """
         price = await self.quote(ask.model, ask.tier)
         accept = self._db.billing.accept
         if not durable and ask.principal.tenant_id not in self._limited:
-            self._db.post(accept, job, ask, price, now_s)
+            again = self._db.billing.accept_again
+            self._db.insist_later(accept, again, job, ask, price, now_s)
             amount = price.amount_micro_usd(ask.n_prompt, ask.max_tokens)
             return Reservation(job["id"], price, ask.tier, amount, ask.n_tokens)
         try:
             reservation = await self._db.call(accept, job, ask, price, now_s)
         except LimitError as error:
             rate_limit.set(error.rate_limit)
+            raise
+        except UnavailableError:
+            self.withdraw(job["id"])
             raise
         rate_limit.set(reservation.rate_limit)
         return reservation
@@ -87,5 +106,13 @@ class Desk:
 
         `list_price` is for a job that was accepted without a quote, by an earlier airan.
         """
-        now_s = self._clock.now_s()
-        return await self._db.call(self._db.ledger.finish, job_id, outcome, list_price, now_s)
+        ledger, now_s = self._db.ledger, self._clock.now_s()
+        finish, again = ledger.finish, ledger.finish_again
+        return await self._db.insist(finish, again, job_id, outcome, list_price, now_s)
+
+    def withdraw(self, job_id: str) -> None:
+        """Has a job that may have been stored, which its client was not told, never run."""
+        ledger, now_s = self._db.ledger, self._clock.now_s()
+        self._db.insist_later(
+            ledger.finish, ledger.finish_again, job_id, NOT_ACCEPTED, Price(0, 0), now_s
+        )

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 
 from airan.core.clock import Clock
-from airan.core.errors import AiranError, UnavailableError
+from airan.core.errors import AiranError, CapacityError, UnavailableError
 from marketplace.billing.desk import Desk
 from marketplace.billing.quotes import Ask
 from marketplace.billing.spot import SpotPrice
 from marketplace.dispatch.admission import TierUnreachableError, TtftTargets, check_admission
 from marketplace.dispatch.foresight import Foresight
+from marketplace.dispatch.journal import Journal
 from marketplace.dispatch.lengths import Lengths
 from marketplace.dispatch.lines import WaitingLines
 from marketplace.dispatch.offers import ContextLengthError, ModelOffer
 from marketplace.dispatch.outcomes import EndState, outcome_of
-from marketplace.dispatch.places import rooms_for
+from marketplace.dispatch.places import free_share, rooms_for
 from marketplace.dispatch.prefixes import SlotKey
 from marketplace.dispatch.prompts import prompt_tokens
-from marketplace.dispatch.turns import Turn, Turns, can_yield, cost_of_resuming, rank
+from marketplace.dispatch.text_turns import (
+    answer_in_text,
+    not_served,
+    prepare_text,
+    why_it_ends,
+)
+from marketplace.dispatch.turns import Turn, Turns, rank, to_yield
 from marketplace.engines.base import EngineState, FinishReason
+from marketplace.engines.external_model import ExternalModel
 from marketplace.jobs import WAITING, Job
 from marketplace.meter import Meter
 from marketplace.pool import EnginePool, PooledEngine
@@ -51,19 +60,22 @@ class Dispatcher:
         *,
         max_waiting: int = 512,
         targets: TtftTargets | None = None,
+        externals: tuple[ExternalModel, ...] = (),
     ) -> None:
         self._db = database
         self._offers = offers
         self._meter = meter
         self._clock = clock
         self._targets = targets or TtftTargets()
+        self._journal = Journal(database, clock)
         self._turns = Turns()
         self._lengths = Lengths()
         self._foresight = Foresight(self._lengths, self._turns)
-        self._lines = WaitingLines(list(offers), self._lengths, max_waiting)
         list_prices = {name: offer.price for name, offer in offers.items()}
         self.desk = Desk(database, list_prices, clock, SpotPrice(self.free_share))
-        self.pool = EnginePool(agent_urls, self._engine_changed)
+        weights = self.desk.weights
+        self._lines = WaitingLines(list(offers), self._lengths, weights, max_waiting)
+        self.pool = EnginePool(agent_urls, self._engine_changed, externals)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._stopping = False
@@ -103,13 +115,20 @@ class Dispatcher:
         await self.pool.stop()
 
     async def prepare(self, job: Job, timeout_s: float) -> None:
-        """Turns the messages into tokens and settles how many may be generated.
+        """Turns the messages into tokens, for engines that have them, and settles how many may be
+        generated.
 
         Raises:
             ContextLengthError: they do not fit the model's context.
             UnavailableError: no engine appeared within `timeout_s`.
             InvalidInputError: the engine refuses the messages.
         """
+        external = self.pool.external(job.request.model)
+        if external is not None:
+            prepare_text(job, external)
+            if not await self.pool.is_served(external.name, timeout_s):
+                raise not_served(external.name)
+            return
         prompt_ids = await prompt_tokens(self.pool, self._clock, job.request, timeout_s)
         n_ctx, wanted = self._offers[job.request.model].n_ctx, job.request.max_tokens
         if len(prompt_ids) + (wanted or 1) > n_ctx:
@@ -132,7 +151,7 @@ class Dispatcher:
             "key_id": job.principal.key_id,
             "model": job.request.model,
             "request": job.request.body if job.kind == "async" else None,
-            "input_tokens": len(job.prompt_ids or ()),
+            "input_tokens": job.n_input,
         }
         durable = job.kind == "async"
         with self._lines.entering(job):
@@ -158,17 +177,17 @@ class Dispatcher:
         job.predicted_wait_s, job.prediction_factor = found.wait_s, found.factor
 
     def free_share(self) -> float:
-        """The part of the engines' places that nothing runs on or waits for, 0 to 1."""
-        ready = [one.state for one in self.pool.engines if one.state.phase == "ready"]
-        n_places = sum(state.max_concurrent for state in ready)
-        taken = len(self._turns) + len(self._lines)
-        return max(0.0, 1.0 - taken / n_places) if n_places else 0.0
+        """The part of our own engines' places that nothing runs on or waits for, 0 to 1."""
+        n_waiting = sum(self.pool.external(job.request.model) is None for job in self._lines)
+        return free_share(self.pool.engines, self._turns, n_waiting)
 
     def _ask(self, job: Job) -> Ask:
         """What the job can cost; a prompt that was not counted yet may fill the context."""
         n_ctx = self._offers[job.request.model].n_ctx
         n_prompt, max_tokens = n_ctx, job.request.max_tokens or n_ctx
-        if job.prompt_ids is not None:
+        if job.tally is not None:
+            n_prompt, max_tokens = job.tally.most_input, job.max_tokens
+        elif job.prompt_ids is not None:
             n_prompt, max_tokens = len(job.prompt_ids), job.max_tokens
         return Ask(job.principal, job.request.model, job.request.service_tier, n_prompt, max_tokens)
 
@@ -196,20 +215,40 @@ class Dispatcher:
         usable = state.phase == "ready" and state.url == before.url
         # A lease with fewer SMs carries fewer requests: the lowest tier's latest make room.
         keep = state.max_concurrent if usable else 0
-        for turn in sorted(turns, key=rank)[keep:]:
+        # Streams of an external engine show by themselves whether they go on.
+        for turn in sorted(turns, key=rank)[keep:] if engine.external is None else ():
             turn.end("preempt")
         for model in {before.model, state.model} - {""}:
             self._foresight.outages.note(model, self._is_served(model), self._clock.monotonic_s())
         if state.url != before.url:
             self._foresight.prefixes.forget(before.url)
         if state.phase != before.phase:
-            severity = "warning" if state.phase == "lost" else "info"
-            text = f"engine {state.name}: {before.phase} -> {state.phase}"
-            if state.phase == "ready":
-                text += f" on lease {state.lease_id}: {state.sm_count} SMs, "
-                text += f"{state.max_concurrent} requests at once"
-            self._event(f"engine.{state.phase}", text, severity)
+            self._journal.engine_changed(before, state)
+            if engine.external is not None and state.phase == "lost":
+                self._be_patient(engine, engine.external.model.patience_s)
         self._pump()
+
+    def _be_patient(self, engine: PooledEngine, patience_s: float) -> None:
+        pause_s = max(patience_s, _AVOID_S)
+        loop = asyncio.get_running_loop()
+        loop.call_later(pause_s, self._lose_patience, engine, patience_s)
+
+    def _lose_patience(self, engine: PooledEngine, patience_s: float) -> None:
+        """Ends what waits, with its client, for an external engine that does not come back."""
+        if engine.state.phase != "lost" or self._stopping:
+            return
+        model = engine.state.model
+        for job in [ticket.item for ticket in self._lines.of(model)]:
+            if job.kind == "sync" and self._lines.leave(job):
+                self._keep_task(self._finish(job, "failed", error=not_served(model)))
+        # Streams that broke off only now wait too.
+        self._be_patient(engine, patience_s)
+
+    def _keep_task(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def _is_served(self, model: str) -> bool:
         states = [engine.state for engine in self.pool.engines]
@@ -237,13 +276,7 @@ class Dispatcher:
         if not n_waiting or self._stopping:
             return
         now_s = self._clock.monotonic_s()
-        here = [
-            turn
-            for turn in self._turns
-            if turn.engine.state.model == model and turn.engine.avoid_until_s <= now_s
-        ]
-        n_wanted = n_waiting - sum(turn.cut is not None for turn in here)
-        for turn in sorted(filter(can_yield, here), key=cost_of_resuming)[: max(0, n_wanted)]:
+        for turn in to_yield(self._turns, model, n_waiting, now_s):
             turn.yields = True
             turn.end("preempt")
 
@@ -257,9 +290,7 @@ class Dispatcher:
         job = turn.job
         job.place = (turn.engine.state.url, turn.slot)
         self._turns.begin(turn)
-        turn.task = asyncio.create_task(self._run(turn))
-        self._tasks.add(turn.task)
-        turn.task.add_done_callback(self._tasks.discard)
+        turn.task = self._keep_task(self._run(turn))
 
     async def _run(self, turn: Turn) -> None:
         job = turn.job
@@ -271,7 +302,7 @@ class Dispatcher:
         except asyncio.CancelledError:
             if turn.cut is None:
                 raise
-        except UnavailableError as error:
+        except (UnavailableError, CapacityError) as error:
             failure = self._engine_failed(turn, error)
         except AiranError as error:
             failure = error
@@ -292,46 +323,51 @@ class Dispatcher:
         else:
             self._preempt(job, turn)
 
-    def _engine_failed(self, turn: Turn, error: UnavailableError) -> AiranError | None:
+    def _engine_failed(
+        self, turn: Turn, error: UnavailableError | CapacityError
+    ) -> AiranError | None:
         """Leaves the engine alone for a moment; an error if the job has had bad luck too often."""
         log.info("job %s lost its engine: %s", turn.job.id, error)
         turn.engine.avoid_until_s = self._clock.monotonic_s() + _AVOID_S
         asyncio.get_running_loop().call_later(_AVOID_S, self._pump)
         turn.job.setbacks += 1
+        if turn.engine.external is not None:
+            too_often = turn.job.setbacks >= _MAX_SETBACKS
+            return not_served(turn.job.request.model) if too_often else why_it_ends(turn, error)
         return error if turn.job.setbacks >= _MAX_SETBACKS else None
 
     async def _generate(self, turn: Turn) -> None:
         """Runs the job on the engine until it is done; the answer grows in the job."""
         job, client = turn.job, turn.engine.client
-        if client is None:
+        if client is None and turn.engine.external is None:
             raise UnavailableError(f"engine {turn.engine.state.name} has no address")
-        if job.prompt_ids is None:
+        if job.prompt_ids is None and job.tally is None:
             await self.prepare(job, 0.0)
         prompt_ids = job.prompt_ids or []
         resumed = job.preemptions > 0
         job.begin_turn()
         if job.kind == "async":
-            now_s = self._clock.now_s()
-            self._db.post(self._db.ledger.set_running, job.id, now_s, len(prompt_ids))
+            self._journal.running(job)
+        if client is None:
+            self._foresight.begin(turn, self._clock.monotonic_s())
+            await answer_in_text(turn, lambda n_pieces: self._came(turn, n_pieces))
+            if turn.reason is None:
+                raise UnavailableError(f"engine {turn.engine.state.name} ended its stream early")
+            return
         if job.n_left <= 0:
             turn.reason = "length"
             return
         if resumed:
-            name = turn.engine.state.name
-            text = f"request {job.id} goes on from token {len(job.token_ids)} on {name}"
-            self._event("request.resumed", text, job_id=job.id)
+            self._journal.resumed(job, turn.engine.state.name)
+            job.resumed = "tokens" if job.token_ids else "none"
         params = job.request.sampling(job.n_left, job.preemptions)
         tokens = [*prompt_ids, *job.token_ids]
         self._foresight.begin(turn, self._clock.monotonic_s())
         stream = client.generate(tokens, params, slot=turn.slot)
         try:
             async for chunk in stream:
-                now_s = self._clock.monotonic_s()
-                self._meter.tokens(len(chunk.token_ids), now_s)
-                if chunk.token_ids:
-                    self._foresight.tokens(turn, len(chunk.token_ids), now_s)
                 stopped = job.record(chunk)
-                self._note_progress(job)
+                self._came(turn, len(chunk.token_ids))
                 turn.reason = "stop" if stopped else chunk.finish_reason
                 if turn.reason is not None:
                     return
@@ -339,40 +375,26 @@ class Dispatcher:
             await stream.aclose()  # type: ignore[attr-defined]
         raise UnavailableError(f"engine {turn.engine.state.name} ended its stream early")
 
-    def _note_progress(self, job: Job) -> None:
-        now_s = self._clock.monotonic_s()
-        if job.ttft_ms is None and job.token_ids:
+    def _came(self, turn: Turn, n_tokens: int) -> None:
+        """The engine gave so many tokens, or pieces of a text."""
+        job, now_s = turn.job, self._clock.monotonic_s()
+        self._meter.tokens(n_tokens, now_s)
+        if n_tokens:
+            self._foresight.tokens(turn, n_tokens, now_s)
+        if job.ttft_ms is None and n_tokens:
             job.ttft_ms = (now_s - job.started_s) * 1e3
             self._foresight.came(job, job.ttft_ms / 1e3)
             self._meter.first_token(job.ttft_ms, job.request.service_tier, job.predicted_ttft_s)
         if job.kind == "async" and now_s - job.saved_s >= _CHECKPOINT_S:
             job.saved_s = now_s
-            self._checkpoint(job, None)
+            self._journal.checkpoint(job)
 
     def _preempt(self, job: Job, turn: Turn) -> None:
         job.pause()
         self._meter.preempted("priority" if turn.yields else "engine")
-        if job.kind == "async":
-            self._checkpoint(job, job.preemptions)
-        else:
-            ledger = self._db.ledger
-            self._db.post(ledger.set_preempted, job.id, job.preemptions, self._clock.now_s())
-        text = f"request {job.id} paused after {len(job.token_ids)} tokens"
-        name, phase = turn.engine.state.name, turn.engine.state.phase
-        text += f": engine {name} " + ("is for priority work" if turn.yields else f"is {phase}")
-        self._event("request.preempted", text, job_id=job.id)
+        self._journal.paused(job, turn)
         self._lines.put_back(job)
         self._pump()
-
-    def _checkpoint(self, job: Job, preemptions: int | None) -> None:
-        self._db.post(
-            self._db.ledger.checkpoint,
-            job.id,
-            tuple(job.token_ids),
-            job.raw_text,
-            preemptions,
-            self._clock.now_s(),
-        )
 
     async def _finish(
         self,
@@ -409,9 +431,3 @@ class Dispatcher:
             await asyncio.sleep(_KEEP_ALIVE_S)
             for job in self._lines:
                 job.feed.put_nowait(WAITING)
-
-    def _event(
-        self, kind: str, message: str, severity: str = "info", job_id: str | None = None
-    ) -> None:
-        now_s = self._clock.now_s()
-        self._db.post(self._db.ledger.add_event, kind, message, now_s, severity, job_id)

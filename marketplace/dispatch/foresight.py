@@ -37,7 +37,8 @@ class Foresight:
         tokens = [*(job.prompt_ids or ()), *job.token_ids]
         blocks = blocks_of(tokens, job.principal.tenant_id)
         n_held = self.prefixes.match_tokens(key, blocks)
-        turn.n_new, turn.began_s = max(1, len(tokens) - n_held), now_s
+        n_tokens = self.work(job).n_prompt if job.tally is not None else len(tokens)
+        turn.n_new, turn.began_s = max(1, n_tokens - n_held), now_s
         # What comes after the part in common is thrown away before the rest is worked on.
         self.prefixes.note(key, blocks[: self.prefixes.match(key, blocks)])
 

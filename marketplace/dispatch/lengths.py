@@ -22,7 +22,7 @@ class Lengths:
     def note(self, job: Job) -> None:
         """Takes in a job that ended by itself."""
         model = job.request.model
-        _mix(self._prompt, model, len(job.prompt_ids or ()))
+        _mix(self._prompt, model, job.n_input)
         for tenant_id in (job.principal.tenant_id, ""):
             _mix(self._answer, (model, tenant_id), job.n_output)
 
@@ -30,6 +30,8 @@ class Lengths:
         """Tokens of the prompt: counted, or else the mean of its model's; 0 if there is none."""
         if job.prompt_ids is not None:
             return len(job.prompt_ids)
+        if job.tally is not None:
+            return job.tally.n_input
         return round(self._prompt.get(job.request.model, 0.0))
 
     def answer_tokens(self, job: Job) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import takewhile
 
@@ -14,9 +14,19 @@ JobTicket = Ticket[Job]
 
 
 class WaitingLines:
-    """Jobs without an engine, in the order in which they will get one."""
+    """Jobs without an engine, in the order in which they will get one.
 
-    def __init__(self, models: list[str], lengths: Lengths, max_per_tenant: int) -> None:
+    `weights`: of tenants, by id, where they are not 1; looked up at each visit.
+    """
+
+    def __init__(
+        self,
+        models: list[str],
+        lengths: Lengths,
+        weights: Mapping[str, int],
+        max_per_tenant: int,
+    ) -> None:
+        self._weights = weights
         self._max_per_tenant = max_per_tenant
         self._queues: dict[str, FairQueue[Job]] = {}
         for model in models:
@@ -41,7 +51,9 @@ class WaitingLines:
         """The line before that model's engines. A model no longer offered may have jobs left."""
         queue = self._queues.get(model)
         if queue is None:
-            queue = self._queues[model] = FairQueue(max_per_tenant=self._max_per_tenant)
+            queue = self._queues[model] = FairQueue(
+                weights=self._weights, max_per_tenant=self._max_per_tenant
+            )
         return queue
 
     @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from airan.core.errors import AiranError, UnavailableError
+from airan.core.errors import AiranError, CapacityError, UnavailableError
 from marketplace.dispatch.offers import ContextLengthError
 from marketplace.engines.base import FinishReason
 from marketplace.jobs import Job
@@ -19,7 +19,7 @@ def outcome_of(
     """What a job that ends now has come to."""
     return Outcome(
         state=state,
-        input_tokens=len(job.prompt_ids or ()),
+        input_tokens=job.n_input,
         output_tokens=job.n_output,
         tokens_lost=job.tokens_lost(),
         finish_reason=reason,
@@ -35,4 +35,5 @@ def _error_code(error: AiranError) -> str:
         return "internal_error"
     if isinstance(error, ContextLengthError):
         return "context_length_exceeded"
-    return "engine_unavailable" if isinstance(error, UnavailableError) else "invalid_request"
+    lost = isinstance(error, UnavailableError | CapacityError)
+    return "engine_unavailable" if lost else "invalid_request"

@@ -17,11 +17,16 @@ _ALIKE = 0.1
 
 @dataclass(frozen=True)
 class Room:
-    """An engine's free slots, and how many requests it works on."""
+    """An engine with free slots."""
 
     engine: PooledEngine
-    free: list[int]
-    n_running: int
+    used: set[int]
+    """Slots with a request at work."""
+
+    @property
+    def n_slots(self) -> int:
+        """Free ones and used ones."""
+        return max(self.engine.state.n_slots, 1)
 
 
 @dataclass(frozen=True)
@@ -51,13 +56,20 @@ def rooms_for(
         state = engine.state
         if state.phase != "ready" or state.model != model or not state.url:
             continue
-        used = {turn.slot for turn in turns.on(engine)}
-        if len(used) >= state.max_concurrent or engine.avoid_until_s > now_s:
+        room = Room(engine, {turn.slot for turn in turns.on(engine)})
+        if len(room.used) >= min(state.max_concurrent, room.n_slots):
             continue
-        free = [slot for slot in range(max(state.n_slots, 1)) if slot not in used]
-        if free:
-            found.append(Room(engine, free, len(used)))
+        if engine.avoid_until_s <= now_s:
+            found.append(room)
     return found
+
+
+def free_share(engines: Iterable[PooledEngine], turns: Turns, n_waiting: int) -> float:
+    """The part of our own engines' places that nothing runs on or waits for, 0 to 1."""
+    ready = [one for one in engines if one.state.phase == "ready" and one.external is None]
+    n_places = sum(one.state.max_concurrent for one in ready)
+    taken = n_waiting + sum(turn.engine.external is None for turn in turns)
+    return max(0.0, 1.0 - taken / n_places) if n_places else 0.0
 
 
 def choose_place(
@@ -101,12 +113,18 @@ def _best_slot(
 
     def merit(slot: int) -> tuple[int, bool, int]:
         key = (url, slot)
-        n_held = prefixes.match_tokens(key, blocks) if prefixes.is_home(key, blocks) else 0
-        return n_held, key not in kept, -prefixes.last_used(key)
+        return prefixes.match(key, blocks), key not in kept, -prefixes.last_used(key)
 
-    slot = max(room.free, key=merit)
+    homes = prefixes.homes(url, blocks) - room.used
+    if homes:
+        slot = max(sorted(homes), key=merit)
+    else:
+        free = (one for one in prefixes.longest_unused(url, room.n_slots) if one not in room.used)
+        slot = next(free)
+        if (url, slot) in kept:
+            slot = next((one for one in free if (url, one) not in kept), slot)
     n_held = prefixes.match_tokens((url, slot), blocks)
-    return Place(room.engine, slot, n_held, merit(slot)[0] > 0, room.n_running)
+    return Place(room.engine, slot, n_held, bool(homes), len(room.used))
 
 
 def _seconds(work: Work, place: Place, speeds: Speeds) -> float | None:

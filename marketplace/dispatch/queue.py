@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
@@ -79,7 +79,7 @@ class _TierQueue(Generic[T]):
     def returned(self) -> list[Ticket[T]]:
         return list(self._returned.values())
 
-    def pop(self, weights: dict[str, int]) -> Ticket[T]:
+    def pop(self, weights: Mapping[str, int]) -> Ticket[T]:
         while self._returned_order:
             # What was removed in the meantime is still in the order.
             returned = self._returned.pop(heapq.heappop(self._returned_order), None)
@@ -112,16 +112,17 @@ class FairQueue(Generic[T]):
 
     Higher tiers go first, but a tier that waits is passed over at most `max_passed` times in a row
     (plus once for each other tier whose turn is as overdue): flex work is slow, never starved.
+    `weights`, by tenant, 1 where there is none, are looked up at each visit: they may be changed.
     """
 
     def __init__(
         self,
         *,
-        weights: dict[str, int] | None = None,
+        weights: Mapping[str, int] | None = None,
         max_per_tenant: int = 512,
         max_passed: int = 32,
     ) -> None:
-        self._weights = dict(weights or {})
+        self._weights: Mapping[str, int] = {} if weights is None else weights
         for tenant_id, weight in self._weights.items():
             if weight < 1:
                 raise InvalidInputError(

@@ -86,8 +86,24 @@ class Turns:
 
 
 def can_yield(turn: Turn) -> bool:
-    """Whether the turn makes room for priority work, as flex work does."""
+    """Whether the turn makes room for priority work, as flex work does.
+
+    Not on an external engine: what was asked of it has to be paid for.
+    """
+    if turn.engine.external is not None:
+        return False
     return turn.job.request.service_tier == "flex" and not turn.protected and turn.cut is None
+
+
+def to_yield(turns: Turns, model: str, n_waiting: int, now_s: float) -> list[Turn]:
+    """The turns to be cut off for `n_waiting` jobs of priority, the cheapest to resume first."""
+    here = [
+        turn
+        for turn in turns
+        if turn.engine.state.model == model and turn.engine.avoid_until_s <= now_s
+    ]
+    n_wanted = n_waiting - sum(turn.cut is not None for turn in here)
+    return sorted(filter(can_yield, here), key=cost_of_resuming)[: max(0, n_wanted)]
 
 
 def rank(turn: Turn) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -62,6 +62,26 @@ class EngineAgentSettings:
     """Run at the lowest CPU priority, so that Layer 1 always goes first."""
 
 
+class EngineHost(Protocol):
+    """What an agent starts and stops on its lease; see LlamaHost."""
+
+    @property
+    def url(self) -> str:
+        """Where the server listens; empty while it does not run."""
+
+    async def start(self) -> None:
+        """Returns when it listens."""
+
+    def disconnect(self) -> None:
+        """Breaks every connection to it."""
+
+    async def stop(self) -> None:
+        """Ends it; does nothing if it does not run."""
+
+    async def running(self) -> int:
+        """Requests that it works on now."""
+
+
 class EngineAgent:
     """Publishes one EngineState and keeps it true."""
 
@@ -70,7 +90,7 @@ class EngineAgent:
         settings: EngineAgentSettings,
         source: LeaseSource,
         clock: Clock,
-        host: LlamaHost | None = None,
+        host: EngineHost | None = None,
     ) -> None:
         self._settings = settings
         self._clock = clock

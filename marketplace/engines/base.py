@@ -14,7 +14,8 @@ Phase = Literal["no_lease", "ready", "draining", "lost"]
 class SamplingParams:
     """How tokens are chosen. `temperature` 0 is greedy; `seed` None lets the engine choose one.
 
-    The penalties look at the last 64 tokens, the prompt's included (llama.cpp's rule).
+    `max_tokens` 0, for engines of text only: whatever the context has room for. The penalties
+    look at the last 64 tokens, the prompt's included (llama.cpp's rule).
     """
 
     max_tokens: int
@@ -27,6 +28,8 @@ class SamplingParams:
     """How many alternatives to report for each token; None reports no log probabilities at all."""
     json_schema: Mapping[str, Any] | None = None
     """What the answer has to satisfy, from its first token on."""
+    stops: tuple[str, ...] = ()
+    """Texts that end the answer, which engines of tokens do not look at."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,18 +99,23 @@ class ExternalEngine:
         return "text" if self._settings.continues_text else "none"
 
     async def answer(
-        self, messages: Sequence[Mapping[str, str]], params: SamplingParams, *, answered: str = ""
+        self,
+        messages: Sequence[Mapping[str, str]] | str,
+        params: SamplingParams,
+        *,
+        answered: str = "",
     ) -> AsyncIterator[TextChunk]:
-        """See TextEngine.answer."""
+        """See TextEngine.answer. A text instead of messages is continued as it is."""
         if answered and self.resume == "none":
             raise InvalidInputError("answered", "this server cannot go on in the middle of a text")
+        path = "completions" if isinstance(messages, str) else "chat/completions"
         resumed = self.resume if answered else "none"
         reason: FinishReason | None = None
         usage: Usage | None = None
         key = self._settings.key()
         try:
             async with self._http.post(
-                f"{self._url}/chat/completions",
+                f"{self._url}/{path}",
                 json=self._body(messages, params, answered),
                 headers=_headers(key),
                 allow_redirects=False,
@@ -122,8 +127,8 @@ class ExternalEngine:
                         raise self._lost(f"breaks off: {_message(event, key)}")
                     usage = _usage(event) or usage
                     for choice in event.get("choices", ()):
-                        if text := (choice.get("delta") or {}).get("content"):
-                            yield TextChunk(str(text), resumed=resumed)
+                        if text := _text(choice):
+                            yield TextChunk(text, resumed=resumed)
                         reason = _finish(choice.get("finish_reason")) or reason
         except (*_FAILURES, ValueError, AttributeError, TypeError, KeyError) as error:
             if isinstance(error, InvalidInputError):
@@ -165,18 +170,14 @@ class ExternalEngine:
         return self._session
 
     def _body(
-        self, messages: Sequence[Mapping[str, str]], params: SamplingParams, answered: str
+        self, messages: Sequence[Mapping[str, str]] | str, params: SamplingParams, answered: str
     ) -> dict[str, Any]:
         if params.n_logprobs is not None:
             raise InvalidInputError("logprobs", "external engines do not report them")
-        said = [dict(message) for message in messages]
-        if answered:
-            said.append({"role": "assistant", "content": answered})
         body: dict[str, Any] = {
             **self._settings.extra,
             "model": self._settings.model,
-            "messages": said,
-            "max_tokens": params.max_tokens,
+            **_asked(messages, answered),
             "temperature": params.temperature,
             "top_p": params.top_p,
             "presence_penalty": params.presence_penalty,
@@ -184,6 +185,10 @@ class ExternalEngine:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
+        if params.max_tokens:
+            body["max_tokens"] = params.max_tokens
+        if params.stops:
+            body["stop"] = list(params.stops)
         if params.seed is not None:
             body["seed"] = params.seed
         if params.json_schema is not None:
@@ -238,6 +243,21 @@ def _message(answer: Mapping[str, Any], key: str) -> str:
     if key:
         text = text.replace(key, "***")
     return text[:_MESSAGE_CHARS] or "it gives no reason"
+
+
+def _asked(messages: Sequence[Mapping[str, str]] | str, answered: str) -> dict[str, Any]:
+    if isinstance(messages, str):
+        return {"prompt": messages + answered}
+    said = [dict(message) for message in messages]
+    if answered:
+        said.append({"role": "assistant", "content": answered})
+    return {"messages": said}
+
+
+def _text(choice: Mapping[str, Any]) -> str:
+    """What a chat or a text completion says in this piece."""
+    delta = choice.get("delta") or {}
+    return str(delta.get("content") or choice.get("text") or "")
 
 
 def _usage(event: Mapping[str, Any]) -> Usage | None:

@@ -20,6 +20,7 @@ _TRIES = 4
 _ASKING = 2
 _OK, _BAD_REQUEST, _UNPROCESSABLE = 200, 400, 422
 _IMPOSSIBLE = -9999.0
+_JSON = {"content-type": "application/json"}
 _NOT_SUPPORTED = 501
 _FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 
@@ -39,6 +40,7 @@ class LlamaCppEngine:
         self._cached: dict[int, list[int]] = {}
         self._session: aiohttp.ClientSession | None = None
         self._stream_session: aiohttp.ClientSession | None = None
+        self._closed = False
 
     async def generate(
         self, prompt_token_ids: Sequence[int], params: SamplingParams, *, slot: int
@@ -51,9 +53,9 @@ class LlamaCppEngine:
         body |= {"stream": True, "return_tokens": True, "n_predict": params.max_tokens}
         n_generated = respelled = 0
         try:
-            # On a connection of its own, which the server cannot have closed just now, and whose
-            # end, wherever it comes, stops the engine.
-            async with self._streams.post("/completion", json=body) as response:
+            # On a connection of its own: its end, wherever it comes, stops the engine, and the
+            # server cannot have closed it just now, as it does after every stream.
+            async with await self._post_once(self._streams, "/completion", body) as response:
                 if response.status != _OK:
                     raise _refusal(response.status, await response.read())
                 held = self._cached[slot] = prompt
@@ -103,27 +105,43 @@ class LlamaCppEngine:
 
     async def aclose(self) -> None:
         """See Engine.aclose."""
+        self._closed = True
         for session in (self._session, self._stream_session):
             if session is not None:
                 await session.close()
 
     @property
     def _streams(self) -> aiohttp.ClientSession:
+        self._check_open()
         if self._stream_session is None:
-            connector = aiohttp.TCPConnector(limit=0, force_close=True)
-            self._stream_session = aiohttp.ClientSession(
-                self.url, timeout=_TIMEOUT, connector=connector
+            self._stream_session = self._new_session(
+                aiohttp.TCPConnector(limit=0, force_close=True)
             )
         return self._stream_session
 
     @property
     def _http(self) -> aiohttp.ClientSession:
         """Made at its first use, within the event loop it belongs to."""
+        self._check_open()
         if self._session is None:
             # An open connection takes one of the few threads of llama.cpp's server.
-            connector = aiohttp.TCPConnector(limit=_ASKING, keepalive_timeout=_KEPT_S)
-            self._session = aiohttp.ClientSession(self.url, timeout=_TIMEOUT, connector=connector)
+            self._session = self._new_session(
+                aiohttp.TCPConnector(limit=_ASKING, keepalive_timeout=_KEPT_S)
+            )
         return self._session
+
+    def _new_session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            self.url,
+            timeout=_TIMEOUT,
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    def _check_open(self) -> None:
+        """Refuses what comes after the server was found to be gone, as a lost connection would."""
+        if self._closed:
+            raise UnavailableError(f"the engine at {self.url} is gone")
 
     async def _feed(self, prompt: list[int], slot: int) -> None:
         """Fills the slot's cache piece by piece, from what it holds already up to the last piece.
@@ -156,7 +174,7 @@ class LlamaCppEngine:
 
     async def _fed(self, body: Mapping[str, Any]) -> None:
         try:
-            async with self._streams.post("/completion", json=body) as response:
+            async with await self._post_once(self._streams, "/completion", body) as response:
                 answer = await response.read()
                 if response.status != _OK:
                     raise _refusal(response.status, answer)
@@ -165,18 +183,18 @@ class LlamaCppEngine:
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            status, answer = await self._answer(path, body)
-            if status != _OK:
-                raise _refusal(status, answer)
+            async with await self._asked(path, body) as response:
+                answer = await response.read()
+            if response.status != _OK:
+                raise _refusal(response.status, answer)
             return dict(json.loads(answer))
         except (*_FAILURES, json.JSONDecodeError) as error:
             raise self._lost(error) from error
 
-    async def _answer(self, path: str, body: Mapping[str, Any]) -> tuple[int, bytes]:
+    async def _asked(self, path: str, body: Mapping[str, Any]) -> aiohttp.ClientResponse:
         for tries_left in range(_TRIES - 1, -1, -1):
             try:
-                async with self._http.post(path, json=body) as response:
-                    return response.status, await response.read()
+                return await self._post_once(self._http, path, body)
             except aiohttp.ClientConnectorError:
                 raise
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
@@ -184,9 +202,20 @@ class LlamaCppEngine:
                 # changes nothing.
                 if not tries_left:
                     raise
+            except asyncio.CancelledError as error:
+                # aiohttp cancels what waits for a connection of a client that is closed.
+                task = asyncio.current_task()
+                if not self._closed or (task is not None and task.cancelling()):
+                    raise
+                raise self._lost(error) from error
         raise AssertionError("unreachable")
 
-    def _lost(self, error: Exception) -> UnavailableError:
+    async def _post_once(
+        self, session: aiohttp.ClientSession, path: str, body: Mapping[str, Any]
+    ) -> aiohttp.ClientResponse:
+        return await session.post(path, data=json.dumps(body).encode(), headers=_JSON)
+
+    def _lost(self, error: BaseException) -> UnavailableError:
         return UnavailableError(
             f"the engine at {self.url} cannot be reached: {error or type(error).__name__}"
         )

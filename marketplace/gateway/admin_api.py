@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from marketplace.gateway.bodies import Body, KeyBody, Name, Rotation, read_as
 from marketplace.gateway.runtime import Runtime
 from marketplace.meter import stats
+from marketplace.store.accounts import MAX_WEIGHT
 from marketplace.store.ledger import usd
 
 
@@ -19,6 +20,12 @@ class NewTenant(Body):
 
     name: Name
     terms: str = "postpaid"
+
+
+class Weight(Body):
+    """A tenant's part of what there is, compared with the others'."""
+
+    weight: Annotated[int, Field(ge=1, le=MAX_WEIGHT)]
 
 
 class NewProject(Body):
@@ -66,6 +73,13 @@ def _add_tenant_routes(router: APIRouter, runtime: Runtime) -> None:
         row = await runtime.db.call(create, body.name, runtime.clock.now_s(), body.terms)
         await runtime.dispatcher.desk.refresh()
         return JSONResponse(row, 201)
+
+    @router.put("/tenants/{tenant}/weight")
+    async def set_weight(tenant: str, request: Request) -> dict[str, Any]:
+        body = await read_as(runtime, request, Weight)
+        row = await runtime.db.call(runtime.db.accounts.set_weight, tenant, body.weight)
+        await runtime.dispatcher.desk.refresh()
+        return row
 
     @router.get("/projects")
     async def list_projects(tenant: str | None = None) -> dict[str, Any]:
@@ -145,7 +159,7 @@ def _add_report_routes(router: APIRouter, runtime: Runtime) -> None:
 
     @router.get("/events")
     async def list_events(
-        after: Annotated[int, Query(ge=0)] = 0,
+        after: Annotated[int, Query(ge=0, lt=2**31)] = 0,
         limit: Annotated[int, Query(ge=1, le=1000)] = 200,
     ) -> dict[str, Any]:
         return {"data": await runtime.db.call(runtime.db.ledger.list_events, after, limit)}

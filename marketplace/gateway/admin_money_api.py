@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
@@ -103,7 +103,7 @@ def _add_price_routes(router: APIRouter, runtime: Runtime) -> None:
         return JSONResponse(row, 201)
 
     @router.delete("/prices/{price_id}")
-    async def withdraw_price(price_id: int) -> dict[str, Any]:
+    async def withdraw_price(price_id: Annotated[int, Path(ge=0, lt=2**31)]) -> dict[str, Any]:
         await runtime.db.call(runtime.db.prices.withdraw, price_id, runtime.clock.now_s())
         await runtime.dispatcher.desk.refresh()
         return {"id": price_id, "withdrawn": True}

@@ -32,6 +32,7 @@ from marketplace.gateway.background import Background
 from marketplace.gateway.batch_runner import BatchRunner
 from marketplace.gateway.edge import EdgeMiddleware, request_counter
 from marketplace.gateway.idempotency import IdempotencyMiddleware
+from marketplace.gateway.openapi import describe
 from marketplace.gateway.runtime import Runtime
 from marketplace.gateway.settings import GatewaySettings
 from marketplace.grpc_api.server import InvocationServer
@@ -60,13 +61,10 @@ _ROUTERS = (
 )
 
 
-def build_app(
-    settings: GatewaySettings, clock: Clock | None = None, *, behind_serve: bool = False
-) -> FastAPI:
+def build_app(settings: GatewaySettings, clock: Clock | None = None) -> FastAPI:
     """The application; its lifespan opens the database and follows the engines.
 
-    `behind_serve`: Ray Serve's proxy is in front, which marks requests and responses with an id
-    by itself. The Runtime is `app.state.runtime`.
+    The Runtime is `app.state.runtime`.
     """
     runtime = Runtime(settings, clock or SystemClock(), Meter())
 
@@ -94,12 +92,9 @@ def build_app(
     for module in _ROUTERS:
         app.include_router(module.build_router(runtime))
     _add_probes(app, runtime)
+    describe(app)
     app.add_middleware(IdempotencyMiddleware, runtime=runtime)
-    app.add_middleware(
-        EdgeMiddleware,
-        count=request_counter(runtime.meter.http),
-        sends_request_id=not behind_serve,
-    )
+    app.add_middleware(EdgeMiddleware, count=request_counter(runtime.meter.http))
     return app
 
 

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _AT_ONCE = 8
 _FULL_WAIT_S = 0.5
+_AGAIN_S = 1.0
 _LINES = uuid.UUID("7f7b0e2c-55a4-4c39-9f2d-1f6a3f3c8a10")
 """Names of lines' jobs come from batch and line: a line has the same job in every life."""
 Document = dict[str, Any]
@@ -97,13 +98,25 @@ class BatchRunner:
         self, document: Document, principal: Principal, cancelled: asyncio.Event
     ) -> None:
         try:
+            while not await self._run_once(document, principal, cancelled):
+                await asyncio.sleep(_AGAIN_S)
+        except Exception:
+            # The batch stays open: the next start of the gateway tries again.
+            log.exception("batch %s stopped", document["id"])
+
+    async def _run_once(
+        self, document: Document, principal: Principal, cancelled: asyncio.Event
+    ) -> bool:
+        """Does what is left to do of a batch; False if the database went meanwhile."""
+        try:
             lines = await self._validate(document)
             if lines is not None:
                 await self._work(document, principal, cancelled, lines)
                 await self._finalize(document, principal, cancelled, lines)
-        except Exception:
-            # The batch stays open: the next start of the gateway tries again.
-            log.exception("batch %s stopped", document["id"])
+        except UnavailableError as error:
+            log.warning("batch %s waits: %s", document["id"], error)
+            return False
+        return True
 
     async def _save(self, document: Document, **changes: Any) -> None:
         """Keeps what changed; a cancellation that came meanwhile stays."""

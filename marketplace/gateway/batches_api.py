@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import uuid
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -12,6 +13,7 @@ from marketplace.chat import check_encodable, explain
 from marketplace.gateway.batch_runner import BatchRunner
 from marketplace.gateway.errors import ApiError
 from marketplace.gateway.files_api import page
+from marketplace.gateway.idempotency import stable_id
 from marketplace.gateway.runtime import Runtime
 
 _WINDOW_S = 24 * 3600
@@ -49,7 +51,14 @@ def build_router(runtime: Runtime) -> APIRouter:
                 code="invalid_value",
                 param="input_file_id",
             )
-        document = _document(body, runtime.clock.now_s())
+        named = stable_id(request, "batch")
+        document = _document(body, runtime.clock.now_s(), named)
+        if named is not None:
+            # An earlier gateway took it on, and died before it could say so.
+            store = runtime.db.batches
+            made = await runtime.db.call(store.batch, document["id"], principal.tenant_id)
+            if made is not None:
+                return made
         row = {
             "id": document["id"],
             "tenant_id": principal.tenant_id,
@@ -58,7 +67,8 @@ def build_router(runtime: Runtime) -> APIRouter:
             "document": document,
             "created_s": runtime.clock.now_s(),
         }
-        await runtime.db.call(runtime.db.batches.add_batch, row)
+        add = runtime.db.batches.add_batch
+        await runtime.db.insist(add, add, row)
         _runner(request).begin(dict(document), principal)
         return document
 
@@ -97,10 +107,10 @@ def _runner(request: Request) -> BatchRunner:
     return runner
 
 
-def _document(body: _Body, now_s: float) -> dict[str, Any]:
+def _document(body: _Body, now_s: float, named: uuid.UUID | None) -> dict[str, Any]:
     later = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling")
     return {
-        "id": "batch_" + secrets.token_hex(12),
+        "id": "batch_" + (secrets.token_hex(12) if named is None else named.hex),
         "object": "batch",
         "endpoint": body.endpoint,
         "errors": None,

@@ -23,12 +23,9 @@ _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 class EdgeMiddleware:
     """Plain ASGI, because a stream must pass through it untouched."""
 
-    def __init__(
-        self, app: ASGIApp, count: Callable[[int], None], *, sends_request_id: bool
-    ) -> None:
+    def __init__(self, app: ASGIApp, count: Callable[[int], None]) -> None:
         self._app = app
         self._count = count
-        self._sends_request_id = sends_request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,8 +40,7 @@ class EdgeMiddleware:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                if self._sends_request_id:
-                    MutableHeaders(scope=message)[_HEADER] = request_id
+                MutableHeaders(scope=message)[_HEADER] = request_id
                 self._count(message["status"])
                 if (left := rate_limit.get()) is not None:
                     MutableHeaders(scope=message).update(left.headers())

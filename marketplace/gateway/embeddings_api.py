@@ -58,6 +58,8 @@ async def answer_embeddings(runtime: Runtime, values: dict[str, Any]) -> dict[st
     except ValidationError as error:
         raise explain(error) from error
     pool = runtime.dispatcher.pool
+    if pool.external(body.model) is not None:
+        raise InvalidInputError("model", f"{body.model!r} does not support embeddings")
     engine = await pool.wait_for_client(body.model, runtime.settings.engine_wait_s)
     if engine is None:
         raise UnavailableError(

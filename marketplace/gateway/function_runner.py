@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from airan.core.clock import Clock
-from airan.core.errors import AiranError, CapacityError
+from airan.core.errors import AiranError, CapacityError, UnavailableError
 from marketplace import outbound
+from marketplace.billing.desk import NOT_ACCEPTED
 from marketplace.functions import Function
 from marketplace.money import Price
 from marketplace.principal import Principal
@@ -88,13 +89,18 @@ class FunctionRunner:
 
         Raises:
             CapacityError: too many are open, or a limit of the tenant's refuses it.
+            UnavailableError: the database failed; whatever it has of the invocation is not run.
         """
         if len(self._calls) >= self._max_waiting:
             raise CapacityError(
                 f"{len(self._calls)} invocations are open already", remedy="try again later"
             )
         accept, now_s = self._db.functions.accept, self._clock.now_s()
-        await self._db.call(accept, job_id, principal, function, body, now_s)
+        try:
+            await self._db.call(accept, job_id, principal, function, body, now_s)
+        except UnavailableError:
+            self._withdraw(job_id, now_s)
+            raise
         self._begin(Invocation(job_id, principal.tenant_id, function, body, 0, None))
 
     async def cancel(self, job_id: str) -> None:
@@ -158,6 +164,11 @@ class FunctionRunner:
             if not call.running and call.invocation.function.version_id == version_id
         ]
 
+    def _withdraw(self, job_id: str, now_s: float) -> None:
+        """It may be stored, though its client was told that it is not."""
+        finish, again = self._db.ledger.finish, self._db.ledger.finish_again
+        self._db.insist_later(finish, again, job_id, NOT_ACCEPTED, Price(0, 0), now_s)
+
     def _begin(self, invocation: Invocation) -> None:
         call = self._calls[invocation.job_id] = _Call(invocation)
         task = call.task = asyncio.create_task(self._run(call))
@@ -171,8 +182,9 @@ class FunctionRunner:
             call.ending = True
             # Tokens cost nothing here: an invocation does.
             price = Price(0, 0, invocation.function.price_micro_usd)
-            finish, now_s = self._db.ledger.finish, self._clock.now_s()
-            await self._db.call(finish, invocation.job_id, outcome, price, now_s)
+            ledger, now_s = self._db.ledger, self._clock.now_s()
+            finish, again = ledger.finish, ledger.finish_again
+            await self._db.insist(finish, again, invocation.job_id, outcome, price, now_s)
         except AiranError:
             # It stays open in the store, and the next start takes it up.
             log.exception("invocation %s could not be stored", invocation.job_id)
@@ -215,7 +227,8 @@ class FunctionRunner:
             self._hosts.check_listed("url", function.inference_url)
         except AiranError as error:
             return _failed("function_refused", str(error))
-        await self._db.call(self._db.functions.begin_attempt, job_id, self._clock.now_s())
+        begin, keep = self._db.functions.begin_attempt, self._db.functions.keep_result
+        await self._db.insist(begin, begin, job_id, self._clock.now_s())
         try:
             result = await self._ask(invocation)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -228,7 +241,7 @@ class FunctionRunner:
             shown = result.body[:_SHOWN].decode(errors="replace")
             text = f"the function {function.name!r} answered {result.status}: {shown}"
             return _failed("function_refused", text)
-        await self._db.call(self._db.functions.keep_result, job_id, result)
+        await self._db.insist(keep, keep, job_id, result)
         return Outcome("completed", 0, 0)
 
     async def _ask(self, invocation: Invocation) -> InvocationResult | None:

@@ -101,8 +101,14 @@ class IdempotencyMiddleware:
         for part in (request.url.path, request.url.query, media_type):
             asked.update(part.encode() + b"\0")
         asked.update(canonical)
-        store, now_s = self._runtime.db.idempotency, self._runtime.clock.now_s()
-        return await self._runtime.db.call(store.claim, owner, key, asked.hexdigest(), now_s)
+        db, now_s = self._runtime.db, self._runtime.clock.now_s()
+        store = db.idempotency
+        try:
+            return await db.call(store.claim, owner, key, asked.hexdigest(), now_s)
+        except UnavailableError:
+            # It may be taken all the same, for a run that there is not.
+            db.insist_later(store.withdraw, store.withdraw, owner, key, now_s)
+            raise
 
 
 class _Run:
@@ -166,13 +172,15 @@ class _Run:
             if self._left or not self._complete or passing:
                 # Run again, the request finds what it made: a job to be polled for goes on without
                 # its client, and a signed address that expired is signed anew.
-                await db.call(store.reopen, self._owner, self._key, self._attempt)
+                await db.insist(store.reopen, store.reopen, self._owner, self._key, self._attempt)
             elif self._failed(headers):
-                await db.call(store.reopen, self._owner, self._key, self._attempt + 1)
+                await db.insist(
+                    store.reopen, store.reopen, self._owner, self._key, self._attempt + 1
+                )
             else:
                 answer = StoredAnswer(self._status, self._headers, bytes(self._answer))
                 kept = None if self._is_secret(headers) else answer
-                await db.call(store.keep, self._owner, self._key, kept)
+                await db.insist(store.keep, store.keep, self._owner, self._key, kept)
         except UnavailableError:
             # The key stays taken, which is the safe side: nothing can be done twice under it.
             log.exception("the answer to an idempotent request could not be stored")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
-from airan.core.errors import InvalidInputError
+from airan.core.errors import InvalidInputError, UnavailableError
 from marketplace.functions import Function
 from marketplace.gateway.errors import ApiError
 from marketplace.gateway.idempotency import stable_id
@@ -119,7 +119,11 @@ async def _invoke(
     body = await read(request, runtime.settings.max_body_bytes)
     wanted = None if known is None else str(known)
     job_id = await Invocations(runtime).accept(principal, target, body, wanted)
-    return await _answer(runtime, links, request, job_id, poll_s)
+    try:
+        return await _answer(runtime, links, request, job_id, poll_s)
+    except UnavailableError:
+        # It is accepted all the same: told otherwise, its client would have it done twice.
+        return _pending(job_id, "pending-evaluation", {"NVCF-REQID": job_id})
 
 
 async def _find(runtime: Runtime, request: Request, job_id: str) -> Row:
@@ -135,8 +139,7 @@ async def _answer(
     if is_open(row):
         # An attempt that failed waits for the next one.
         running = Invocations(runtime).is_running(job_id)
-        headers["NVCF-STATUS"] = "in-progress" if running else "pending-evaluation"
-        return JSONResponse({"reqId": job_id, "status": headers["NVCF-STATUS"]}, 202, headers)
+        return _pending(job_id, "in-progress" if running else "pending-evaluation", headers)
     if row["state"] != "completed":
         error = error_of(row)
         error.headers = headers
@@ -148,6 +151,11 @@ async def _answer(
         headers["Location"] = f"{base}/v2/nvcf/results/{job_id}?{query}"
         return Response(status_code=302, headers=headers)
     return _response(result, headers)
+
+
+def _pending(job_id: str, status: str, headers: dict[str, str]) -> Response:
+    headers = headers | {"NVCF-STATUS": status}
+    return JSONResponse({"reqId": job_id, "status": status}, 202, headers)
 
 
 def _response(result: InvocationResult, headers: dict[str, str]) -> Response:

@@ -15,10 +15,12 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from airan.core.errors import UnavailableError
 from marketplace.chat import parse_chat_request
 from marketplace.gateway.errors import ApiError, from_outcome
+from marketplace.gateway.idempotency import stable_id
 from marketplace.gateway.runtime import Runtime
 from marketplace.gateway.streaming import JobStream, wait_for_job
-from marketplace.jobs import Job
+from marketplace.jobs import Job, new_job_id
 from marketplace.responses import (
+    ResponseRequest,
     closing_events,
     events_between,
     parse_response_request,
@@ -64,14 +66,18 @@ def build_router(runtime: Runtime) -> APIRouter:
     @router.post("")
     async def create(request: Request) -> Response:
         principal, values = await runtime.read_body(request)
-        job, document, stream = await _begin(runtime, principal, values)
-        if stream:
+        asked = parse_response_request(values)
+        document, job = await _begin(runtime, principal, values, asked, request)
+        waited = None if document["background"] or isinstance(job, str) else job
+        if asked.stream:
             events = _events(runtime, feeds, document, job, -1)
-            return JobStream(runtime, [] if document["background"] else [job], events)
-        if not document["background"]:
-            await wait_for_job(runtime, request, job)
-            if job.outcome is not None and job.outcome.state == "failed":
-                raise from_outcome(job.outcome)
+            return JobStream(runtime, [] if waited is None else [waited], events)
+        if waited is not None:
+            await wait_for_job(runtime, request, waited)
+            if waited.outcome is not None and waited.outcome.state == "failed":
+                raise from_outcome(waited.outcome)
+        if isinstance(job, str):
+            return JSONResponse(await _stored(runtime, document, job))
         return JSONResponse(_of_job(document, job))
 
     @router.get("/{response_id}")
@@ -108,22 +114,23 @@ def build_router(runtime: Runtime) -> APIRouter:
 
 
 async def _begin(
-    runtime: Runtime, principal: Principal, values: dict[str, Any]
-) -> tuple[Job, Document, bool]:
-    """Checks and submits a request; stored before its client hears of it if it is to be."""
-    asked = parse_response_request(values)
-    earlier: list[dict[str, str]] = []
-    if asked.previous_id is not None:
-        before = await _find(runtime, principal, asked.previous_id)
-        answer = await runtime.db.call(runtime.db.ledger.job, before["job_id"])
-        if answer is None or answer["state"] != "completed":
-            raise ApiError(400, "That response is not complete.", param="previous_response_id")
-        text = {"role": "assistant", "content": answer["text"] or ""}
-        earlier = [*before["document"]["messages"], text]
+    runtime: Runtime,
+    principal: Principal,
+    values: dict[str, Any],
+    asked: ResponseRequest,
+    request: Request,
+) -> tuple[Document, Job | str]:
+    """Checks and submits a request; stored before its client hears of it if it is to be.
+
+    The job is an id if it has ended, and is an earlier one's if a run under the same
+    Idempotency-Key began it before a crash.
+    """
+    earlier = await _earlier(runtime, principal, asked)
     chat = parse_chat_request(asked.chat_body(earlier))
     job = runtime.job_of(chat, "async" if asked.store else "sync", principal)
+    named = stable_id(request, "response") if asked.store else None
     document: Document = {
-        "id": "resp_" + secrets.token_hex(16),
+        "id": "resp_" + (secrets.token_hex(16) if named is None else named.hex),
         "created_s": job.created_s,
         "background": asked.background,
         "store": asked.store,
@@ -131,6 +138,39 @@ async def _begin(
         "values": {key: value for key, value in values.items() if key != "input"},
         "messages": earlier + asked.messages,
     }
+    made: Document | None = None
+    if named is not None:
+        job.id = str(named)
+        made = await runtime.db.call(runtime.db.ledger.job, job.id)
+    if made is not None and not asked.background and made["state"] in ("cancelled", "failed"):
+        # Its client left, or its gateway stopped, before the end: this is another try.
+        made, job.id, document["id"] = None, new_job_id(), "resp_" + secrets.token_hex(16)
+    if made is None:
+        await _submit(runtime, job, asked)
+    if asked.store:
+        row = {"id": document["id"], "tenant_id": principal.tenant_id, "job_id": job.id}
+        row |= {"document": document, "created_s": job.created_s}
+        # The job is accepted: a failure here would have its client ask for another one.
+        keep = runtime.db.batches.keep_response
+        document = await runtime.db.insist(keep, keep, row)
+    return document, job if made is None else runtime.async_jobs.get(job.id, job.id)
+
+
+async def _earlier(
+    runtime: Runtime, principal: Principal, asked: ResponseRequest
+) -> list[dict[str, str]]:
+    """The conversation that the request goes on with."""
+    if asked.previous_id is None:
+        return []
+    before = await _find(runtime, principal, asked.previous_id)
+    answer = await runtime.db.call(runtime.db.ledger.job, before["job_id"])
+    if answer is None or answer["state"] != "completed":
+        raise ApiError(400, "That response is not complete.", param="previous_response_id")
+    text = {"role": "assistant", "content": answer["text"] or ""}
+    return [*before["document"]["messages"], text]
+
+
+async def _submit(runtime: Runtime, job: Job, asked: ResponseRequest) -> None:
     try:
         await runtime.dispatcher.prepare(job, runtime.settings.engine_wait_s)
     except UnavailableError:
@@ -140,10 +180,6 @@ async def _begin(
     await runtime.submit(job)
     if asked.store:
         runtime.keep(job)
-        row = {"id": document["id"], "tenant_id": principal.tenant_id, "job_id": job.id}
-        row |= {"document": document, "created_s": job.created_s}
-        await runtime.db.call(runtime.db.batches.add_response, row)
-    return job, document, asked.stream
 
 
 async def _events(

@@ -50,7 +50,7 @@ class Runtime:
         self.settings = settings
         self.clock = clock
         self.meter = meter
-        self.offers: dict[str, ModelOffer] = {offer.name: offer for offer in settings.models}
+        self.offers: dict[str, ModelOffer] = settings.offers
         self.async_jobs: dict[str, Job] = {}
         self.function_hosts = AllowedHosts.of(settings.function_hosts)
         self.functions = FunctionRunner(self.function_hosts, clock, settings.max_waiting)
@@ -85,7 +85,9 @@ class Runtime:
             self.clock,
             max_waiting=self.settings.max_waiting,
             targets=self.settings.ttft_targets,
+            externals=self.settings.external,
         )
+        await self.dispatcher.desk.refresh()
         self.dispatcher.start()
         self._scaler = ReplicaScaler(self.settings.replica_urls, self.dispatcher.load, self.clock)
         self._scaler.start()
@@ -94,6 +96,7 @@ class Runtime:
 
     async def stop(self) -> None:
         """Cuts the streams and closes the database; open jobs wait there for the next start."""
+        self.db.relent()
         await self._scaler.stop()
         await self.dispatcher.stop()
         for watcher in self._watchers:

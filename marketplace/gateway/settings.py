@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from airan.core.errors import ConfigError
 from marketplace.dispatch import ModelOffer, TtftTargets
+from marketplace.engines.external_model import ExternalModel
 from marketplace.webhooks import RETRY_SCHEDULE_S
 
 
@@ -57,6 +58,8 @@ class GatewaySettings:
     """Read at start if `admin_key` is empty; without either, /admin/v1 is closed."""
     oidc: OidcSettings | None = None
     """People log in at this identity provider; None: nobody does."""
+    external: tuple[ExternalModel, ...] = ()
+    """Models that others serve, on offer beside `models`."""
     replica_urls: tuple[str, ...] = ()
     """Addresses of engines with several replicas, whose number follows the load; each replica's
     own is `.../replicas/N`, among the `engine_urls`."""
@@ -86,6 +89,21 @@ class GatewaySettings:
     """Pauses after the attempts of a webhook that failed."""
     large_result_bytes: int = 5 << 20
     """Results longer than this are fetched from an address of their own (302)."""
+
+    @property
+    def offers(self) -> dict[str, ModelOffer]:
+        """All models on offer, by name.
+
+        Raises:
+            ConfigError: two have the same name.
+        """
+        others = (ModelOffer(one.name, one.n_ctx, one.price) for one in self.external)
+        offers: dict[str, ModelOffer] = {}
+        for offer in (*self.models, *others):
+            if offer.name in offers:
+                raise ConfigError(f"two models are called {offer.name!r}", remedy="rename one")
+            offers[offer.name] = offer
+        return offers
 
     @property
     def url_of_database(self) -> str:

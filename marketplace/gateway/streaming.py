@@ -105,7 +105,7 @@ class ChatStream(Response):
             return self._event(from_outcome(outcome).body())
         job = self._job
         last = self._chunk([_choice({}, outcome.finish_reason)])
-        last["airan"] = {"preemptions": job.preemptions}
+        last["airan"] = {"preemptions": job.preemptions, "resumed": job.resumed}
         parts = [self._event(last)]
         if job.request.include_usage:
             usage = usage_object(outcome.input_tokens, outcome.output_tokens, job.preemptions)

@@ -14,6 +14,7 @@ from marketplace.store.connect import reading, writing
 from marketplace.store.schema import projects, tenants
 
 __all__ = ["Accounts", "Principal", "project_id_of", "tenant_id_of"]
+MAX_WEIGHT = 1000
 TERMS = ("postpaid", "prepaid")
 
 
@@ -32,6 +33,7 @@ class Accounts:
         if terms not in TERMS:
             raise InvalidInputError("terms", f"must be one of {', '.join(TERMS)}, got {terms!r}")
         row = {"id": new_id("ten"), "name": name, "created_s": now_s, "terms": terms}
+        row["weight"] = 1
         try:
             with writing(self._engine) as db:
                 db.execute(sa.insert(tenants).values(row))
@@ -55,6 +57,26 @@ class Accounts:
             tenant_id = tenant_id_of(db, tenant)
             query = sa.select(tenants).where(tenants.c.id == tenant_id)
             return dict(db.execute(query).mappings().one())
+
+    def set_weight(self, tenant: str, weight: int) -> dict[str, Any]:
+        """Sets what part the tenant of that name or id gets of what tenants wait for together.
+
+        Raises:
+            NotFoundError: there is no such tenant.
+            InvalidInputError: the weight is not between 1 and MAX_WEIGHT.
+        """
+        if not 1 <= weight <= MAX_WEIGHT:
+            raise InvalidInputError("weight", f"must be between 1 and {MAX_WEIGHT}, got {weight}")
+        with writing(self._engine) as db:
+            mine = tenants.c.id == tenant_id_of(db, tenant)
+            db.execute(sa.update(tenants).where(mine).values(weight=weight))
+            return dict(db.execute(sa.select(tenants).where(mine)).mappings().one())
+
+    def weights(self) -> dict[str, int]:
+        """The weights other than 1, by tenant's id."""
+        query = sa.select(tenants.c.id, tenants.c.weight).where(tenants.c.weight != 1)
+        with reading(self._engine) as db:
+            return {row.id: row.weight for row in db.execute(query)}
 
     def create_project(self, tenant: str, name: str, now_s: float) -> dict[str, Any]:
         """Adds a project to the tenant of that name or id.

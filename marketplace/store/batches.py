@@ -43,9 +43,11 @@ class Batches:
         return self._page(files, tenant_id, limit, after, newest_first)
 
     def add_batch(self, row: dict[str, Any]) -> None:
-        """Stores a new batch; `document` is a dict."""
+        """Stores a new batch, unless there is one of its id; `document` is a dict."""
+        known = select(batches.c.id).where(batches.c.id == row["id"])
         with writing(self._engine) as db:
-            db.execute(insert(batches).values(row | {"document": json.dumps(row["document"])}))
+            if db.execute(known).first() is None:
+                db.execute(insert(batches).values(row | {"document": json.dumps(row["document"])}))
 
     def save_batch(self, document: dict[str, Any], unless: tuple[str, ...] = ()) -> bool:
         """Stores what became of a batch, unless it is in one of those states."""
@@ -98,10 +100,19 @@ class Batches:
         with reading(self._engine) as db:
             return [str(answer) for answer in db.execute(query).scalars()]
 
-    def add_response(self, row: dict[str, Any]) -> None:
-        """Stores a response's row; `document` is a dict."""
+    def keep_response(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Stores a response's row, unless there is one of its id; `document` is a dict.
+
+        The document that is stored then.
+        """
+        query = select(responses.c.document).where(responses.c.id == row["id"])
         with writing(self._engine) as db:
-            db.execute(insert(responses).values(row | {"document": json.dumps(row["document"])}))
+            known = db.execute(query).scalar()
+            if known is None:
+                known = json.dumps(row["document"])
+                db.execute(insert(responses).values(row | {"document": known}))
+        document: dict[str, Any] = json.loads(known)
+        return document
 
     def response(self, response_id: str, tenant_id: str) -> dict[str, Any] | None:
         """The tenant's response of that id, `document` as a dict."""

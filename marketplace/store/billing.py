@@ -24,6 +24,7 @@ from marketplace.store.limits import (
     quotas_left,
     take,
 )
+from marketplace.store.prepared import Prepared
 from marketplace.store.schema import (
     budget_periods,
     budgets,
@@ -36,9 +37,16 @@ from marketplace.store.schema import (
     usage,
 )
 
+_NEW = {"request": None, "output_tokens": 0, "preemptions": 0, "tokens_lost": 0}
+_TIMES = ("state", "created_s", "updated_s")
 # Built once: to build a statement takes longer than to run it.
-_ADD_JOB, _ADD_RESERVATION, _ADD_USAGE = sa.insert(jobs), sa.insert(reservations), sa.insert(usage)
-_END_RESERVATION = (
+_ADD_JOB = Prepared(
+    sa.insert(jobs),
+    (*("id", "kind", "tenant_id", "key_id", "model", "input_tokens"), *_TIMES, *_NEW),
+)
+_ADD_RESERVATION = Prepared(sa.insert(reservations), reservations.c.keys())
+_ADD_USAGE = Prepared(sa.insert(usage), usage.c.keys())
+_END_RESERVATION = Prepared(
     sa.delete(reservations)
     .where(reservations.c.job_id == sa.bindparam("job"))
     .returning(*reservations.c)
@@ -61,6 +69,21 @@ class Billing:
         """
         with writing(self._engine) as db:
             return reserve(db, job, ask, price, now_s)
+
+    def accept_again(
+        self, job: dict[str, Any], ask: Ask, price: Price, now_s: float
+    ) -> Reservation:
+        """accept(), after one of which nobody knows whether it was done.
+
+        Raises:
+            QuotaExceededError, BudgetExceededError: a limit refuses it.
+        """
+        mine = (jobs.c.id == job["id"], jobs.c.key_id == job["key_id"], jobs.c.created_s == now_s)
+        with writing(self._engine) as db:
+            if db.execute(sa.select(jobs.c.id).where(*mine)).first() is None:
+                return reserve(db, job, ask, price, now_s)
+        amount = price.amount_micro_usd(ask.n_prompt, ask.max_tokens)
+        return Reservation(job["id"], price, ask.tier, amount, ask.n_tokens)
 
     def quotas_left(self, who: Principal, now_s: float) -> RateLimit:
         """What the quotas on that principal's jobs have left."""
@@ -173,8 +196,8 @@ def reserve(
     times = {"state": "queued", "created_s": now_s, "updated_s": now_s}
     lock_tenant(db, held.tenant_id)
     rate_limit = take(db, held)
-    db.execute(_ADD_JOB, job | times)
-    db.execute(_ADD_RESERVATION, row)
+    _ADD_JOB.run(db, _NEW | job | times)
+    _ADD_RESERVATION.run(db, row)
     return Reservation(job["id"], price, ask.tier, amount, held.n_tokens, rate_limit)
 
 
@@ -192,7 +215,7 @@ def settle(
         return
     lock_tenant(db, tenant_id)
     limits = limits_of(db, tenant_id)
-    row = db.execute(_END_RESERVATION, {"job": job["id"]}).mappings().first()
+    row = _END_RESERVATION.first(db, {"job": job["id"]})
     quoted: dict[str, Any] = {
         "tier": "default",
         "input_micro_usd_per_1k": price.input_micro_usd_per_1k,
@@ -220,14 +243,14 @@ def settle(
         "amount_micro_usd": amount,
         "created_s": now_s,
     }
-    db.execute(_ADD_USAGE, bill | quoted)
+    _ADD_USAGE.run(db, bill | quoted)
     charge(db, (tenant_id, job["id"]), amount, limits.prepaid_micro_usd, now_s)
 
 
 def release(db: sa.Connection, job_id: str, tenant_id: str, now_s: float) -> None:
     """A job ended that is not billed: what was set aside for it is free again."""
     lock_tenant(db, tenant_id)
-    row = db.execute(_END_RESERVATION, {"job": job_id}).mappings().first()
+    row = _END_RESERVATION.first(db, {"job": job_id})
     if row is not None:
         give_back(db, _held(row), limits_of(db, tenant_id), (0, 0), now_s)
 

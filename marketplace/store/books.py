@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from airan.core.errors import InvalidInputError, NotFoundError
 from marketplace.store.accounts import tenant_id_of
 from marketplace.store.connect import reading, upserts, writing
+from marketplace.store.prepared import Prepared
 from marketplace.store.schema import (
     balances,
     ledger_entries,
@@ -27,14 +28,21 @@ CASH, REVENUE, REFUNDS, CREDITS = "site:cash", "site:revenue", "site:refunds", "
 _MAX_AMOUNT = 10**15
 
 # Built once: to build a statement takes longer than to run it.
-_ADD_ENTRY, _ADD_TRANSACTION = sa.insert(ledger_entries), sa.insert(ledger_transactions)
-_BALANCE = sa.select(balances.c.amount_micro_usd)
-_BALANCE = _BALANCE.where(balances.c.account == sa.bindparam("account"))
-_LOCK_TENANT = sa.select(tenants.c.id).where(tenants.c.id == sa.bindparam("tenant"))
-_LOCK_TENANT = _LOCK_TENANT.with_for_update(key_share=True)
-
-
-_ADD_TO_BALANCE = upserts(balances, add="amount_micro_usd")
+_ADD_ENTRY = Prepared(sa.insert(ledger_entries), ("transaction_id", "account", "amount_micro_usd"))
+_ADD_TRANSACTION = Prepared(
+    sa.insert(ledger_transactions), ("id", "kind", "tenant_id", "time_s", "memo")
+)
+_BALANCE = Prepared(
+    sa.select(balances.c.amount_micro_usd).where(balances.c.account == sa.bindparam("account"))
+)
+_LOCK_TENANT = Prepared(
+    sa.select(tenants.c.id)
+    .where(tenants.c.id == sa.bindparam("tenant"))
+    .with_for_update(key_share=True)
+)
+_ADD_TO_BALANCE = Prepared(
+    upserts(balances, add="amount_micro_usd"), ("account", "amount_micro_usd")
+)
 
 
 @dataclass(frozen=True)
@@ -61,12 +69,13 @@ def prepaid(tenant_id: str) -> str:
 def lock_tenant(db: sa.Connection, tenant_id: str) -> None:
     """Makes all else that spends or limits the tenant's money wait until the transaction ends."""
     if db.dialect.name != "sqlite":  # where whoever writes is alone anyway
-        db.execute(_LOCK_TENANT, {"tenant": tenant_id})
+        _LOCK_TENANT.run(db, {"tenant": tenant_id})
 
 
 def balance(db: sa.Connection, account: str) -> int:
     """An account's balance, micro-USD."""
-    return int(db.execute(_BALANCE, {"account": account}).scalar() or 0)
+    row = _BALANCE.first(db, {"account": account})
+    return 0 if row is None else int(row["amount_micro_usd"])
 
 
 def post(db: sa.Connection, posting: Posting, now_s: float) -> None:
@@ -81,8 +90,10 @@ def post(db: sa.Connection, posting: Posting, now_s: float) -> None:
     # The site's accounts last, always in the same order: no two writers wait for each other.
     names = sorted(entries, key=lambda name: (name.startswith("site:"), name))
     rows = [{"account": name, "amount_micro_usd": entries[name]} for name in names]
-    db.execute(_ADD_ENTRY, [row | {"transaction_id": posting.id} for row in rows])
-    db.execute(_ADD_TO_BALANCE[db.dialect.name], rows)
+    for entry in rows:
+        _ADD_ENTRY.run(db, entry | {"transaction_id": posting.id})
+    for entry in rows:
+        _ADD_TO_BALANCE.run(db, entry)
     row = {
         "id": posting.id,
         "kind": posting.kind,
@@ -90,7 +101,7 @@ def post(db: sa.Connection, posting: Posting, now_s: float) -> None:
         "time_s": now_s,
         "memo": posting.memo,
     }
-    db.execute(_ADD_TRANSACTION, row)
+    _ADD_TRANSACTION.run(db, row)
 
 
 def charge(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,8 +47,13 @@ def open_database(url: str) -> sa.Engine:
     return engine
 
 
+class SpoiledError(Exception):
+    """A part of a common transaction failed after it had written something."""
+
+
 class _Joined(threading.local):
     db: sa.Connection | None = None
+    spoiled: bool = False
 
 
 _joined = _Joined()
@@ -59,10 +64,16 @@ _joined = _Joined()
 def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A transaction that writes: on SQLite it is alone from its start, so that it never has to
     give up because of what another one wrote meanwhile. Within `together` a part of that one,
-    which can fail by itself."""
+    which can fail by itself as long as it has written nothing."""
     if _joined.db is not None:
-        with _joined.db.begin_nested():
+        n_before = _n_changes(_joined.db)
+        try:
             yield _joined.db
+        except BaseException:
+            # A full disk, for one, has SQLite give up the whole transaction by itself.
+            if _n_changes(_joined.db) != n_before or not _driver(_joined.db).in_transaction:
+                _joined.spoiled = True
+            raise
         return
     with alone(engine).begin() as db:
         yield db
@@ -79,14 +90,31 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 @contextmanager
-def together(engine: sa.Engine) -> Iterator[None]:
-    """Makes what this thread writes one transaction: all of it is kept by its end, or nothing."""
+def together(engine: sa.Engine) -> Iterator[Callable[[], bool]]:
+    """Makes what this thread writes one transaction: all of it is kept by its end, or nothing.
+
+    For SQLite. There are no savepoints, which would cost as much as the parts themselves; what it
+    gives tells whether a part has failed half done, after which nothing may be done in it any more.
+
+    Raises:
+        SpoiledError: a part failed half done; nothing of any part is kept.
+    """
     with alone(engine).begin() as db:
-        _joined.db = db
+        _joined.db, _joined.spoiled = db, False
         try:
-            yield
+            yield lambda: _joined.spoiled
+            if _joined.spoiled:
+                raise SpoiledError
         finally:
             _joined.db = None
+
+
+def _n_changes(db: sa.Connection) -> int:
+    return int(_driver(db).total_changes)
+
+
+def _driver(db: sa.Connection) -> Any:
+    return db.connection.driver_connection
 
 
 def upserts(table: sa.Table, add: str = "") -> dict[str, Any]:

@@ -62,14 +62,29 @@ class Database:
         Raises:
             UnavailableError: the database cannot be read or written.
         """
-        done = asyncio.wrap_future(self._thread.submit(work, *args, **kwargs))
-        try:
-            return await asyncio.shield(done)
-        except SQLAlchemyError as error:
-            log.error("the store failed: %s", error)
-            raise UnavailableError(
-                "the marketplace's database failed", remedy="try again in a few seconds"
-            ) from error
+        return await _kept(self._thread.submit(work, *args, **kwargs))
+
+    async def insist(
+        self, work: Callable[P, T], again: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Like call(), but a PostgreSQL that is away is waited for until the database is closed.
+
+        `again` is what is run in place of `work` once nobody knows whether that was done.
+
+        Raises:
+            UnavailableError: the database is being closed, or failed in another way.
+        """
+        return await _kept(self._thread.insist(work, again, *args, **kwargs))
+
+    def insist_later(
+        self, work: Callable[P, Any], again: Callable[P, Any], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Like post(), but a PostgreSQL that is away is waited for, as insist() does."""
+        self._thread.insist(work, again, *args, **kwargs).add_done_callback(_log_failure)
+
+    def relent(self) -> None:
+        """From now on a PostgreSQL that is away is not waited for."""
+        self._thread.relent()
 
     def post(self, work: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
         """Has `work` done soon; a failure is logged."""
@@ -79,6 +94,16 @@ class Database:
         """Finishes what was posted, then closes the database."""
         self._thread.close()
         self._engine.dispose()
+
+
+async def _kept(future: Future[T]) -> T:
+    try:
+        return await asyncio.shield(asyncio.wrap_future(future))
+    except SQLAlchemyError as error:
+        log.error("the store failed: %s", error)
+        raise UnavailableError(
+            "the marketplace's database failed", remedy="try again in a few seconds"
+        ) from error
 
 
 def _log_failure(done: Future[Any]) -> None:

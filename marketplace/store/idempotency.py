@@ -66,6 +66,13 @@ class IdempotencyKeys:
             db.execute(update(table).where(*mine).values(state="running"))
             return Claim("run", row["attempt"])
 
+    def withdraw(self, owner: str, key: str, now_s: float) -> None:
+        """Frees a key whose claim at that time nobody knows the outcome of."""
+        mine = (table.c.owner == owner, table.c.key == key, table.c.created_s == now_s)
+        with writing(self._engine) as db:
+            query = update(table).where(*mine, table.c.state == "running")
+            db.execute(query.values(state="open"))
+
     def keep(self, owner: str, key: str, answer: StoredAnswer | None) -> None:
         """Ends a run for good; with no answer, it is only known that it is done."""
         if answer is None:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, func, insert, literal_column, select, update
 
 from marketplace.money import MICRO_USD_PER_USD, Price
 from marketplace.store.billing import release, settle
 from marketplace.store.connect import reading, writing
+from marketplace.store.prepared import Prepared
 from marketplace.store.schema import events, jobs, tenants, usage
 from marketplace.store.webhooks import enqueue
 
@@ -40,6 +41,8 @@ class Outcome:
         return self.state == "completed" or (self.state == "cancelled" and self.output_tokens > 0)
 
 
+# Spelled out, as lists of values are at each execution otherwise.
+_IS_OPEN = jobs.c.state.in_([literal_column(f"'{state}'") for state in OPEN_STATES])
 # Built once: to build a statement takes longer than to run it.
 _ADD_JOB, _ADD_EVENT = insert(jobs), insert(events)
 _FINISHED = (
@@ -55,9 +58,9 @@ _FINISHED = (
     "error_message",
     "updated_s",
 )
-_FINISH_JOB = (
+_FINISH_JOB = Prepared(
     update(jobs)
-    .where(jobs.c.id == bindparam("job_id"), jobs.c.state.in_(OPEN_STATES))
+    .where(jobs.c.id == bindparam("job_id"), _IS_OPEN)
     .values({name: bindparam(f"new_{name}") for name in _FINISHED})
     .returning(
         jobs.c.id,
@@ -120,14 +123,21 @@ class Ledger:
             "job_id": job_id,
         }
         with writing(self._engine) as connection:
-            row = connection.execute(_FINISH_JOB, values).first()
+            row = _FINISH_JOB.first(connection, values)
             if row is None:
                 return False
             tokens = (outcome.input_tokens, outcome.output_tokens) if outcome.billed else None
-            settle(connection, dict(row._mapping), tokens, price)
-            if row.kind != "sync":
-                _announce(connection, row.tenant_id, row.model, values)
+            settle(connection, row, tokens, price)
+            if row["kind"] != "sync":
+                _announce(connection, row["tenant_id"], row["model"], values)
         return True
+
+    def finish_again(self, job_id: str, outcome: Outcome, price: Price, now_s: float) -> bool:
+        """finish(), after one of which nobody knows whether it was done: then True as well."""
+        if self.finish(job_id, outcome, price, now_s):
+            return True
+        row = self.job(job_id)
+        return row is not None and (row["state"], row["updated_s"]) == (outcome.state, now_s)
 
     def recover(self, now_s: float) -> list[dict[str, Any]]:
         """After a restart: ends the jobs whose connection died, returns those to go on with."""

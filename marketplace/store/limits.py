@@ -24,6 +24,7 @@ from marketplace.billing.quotes import Ask
 from marketplace.principal import Principal
 from marketplace.store.books import prepaid
 from marketplace.store.connect import upserts
+from marketplace.store.prepared import Prepared
 from marketplace.store.schema import (
     balances,
     budget_periods,
@@ -48,17 +49,19 @@ def _by_key(table: sa.Table) -> Any:
 
 
 # Built once: to build a statement takes longer than to run it.
-_LIMITS = sa.select(
-    sa.exists().where(quotas.c.tenant_id == sa.bindparam("tenant")).label("quotas"),
-    sa.exists().where(budgets.c.tenant_id == sa.bindparam("tenant")).label("budgets"),
-    sa.select(tenants.c.terms)
-    .where(tenants.c.id == sa.bindparam("tenant"))
-    .scalar_subquery()
-    .label("terms"),
-    sa.select(balances.c.amount_micro_usd)
-    .where(balances.c.account == sa.bindparam("prepaid"))
-    .scalar_subquery()
-    .label("prepaid"),
+_LIMITS = Prepared(
+    sa.select(
+        sa.exists().where(quotas.c.tenant_id == sa.bindparam("tenant")).label("quotas"),
+        sa.exists().where(budgets.c.tenant_id == sa.bindparam("tenant")).label("budgets"),
+        sa.select(tenants.c.terms)
+        .where(tenants.c.id == sa.bindparam("tenant"))
+        .scalar_subquery()
+        .label("terms"),
+        sa.select(balances.c.amount_micro_usd)
+        .where(balances.c.account == sa.bindparam("prepaid"))
+        .scalar_subquery()
+        .label("prepaid"),
+    )
 )
 _WINDOW, _PERIOD = _by_key(quota_windows), _by_key(budget_periods)
 _PUT = {table: upserts(table) for table in (quota_windows, budget_periods)}
@@ -99,9 +102,12 @@ def held_for(ask: Ask, amount_micro_usd: int, now_s: float) -> Held:
 
 def limits_of(db: sa.Connection, tenant_id: str) -> TenantLimits:
     """Looks up at once what a tenant's jobs must be checked for."""
-    row = db.execute(_LIMITS, {"tenant": tenant_id, "prepaid": prepaid(tenant_id)}).one()
+    (row,) = _LIMITS.run(db, {"tenant": tenant_id, "prepaid": prepaid(tenant_id)})
     return TenantLimits(
-        bool(row.quotas), bool(row.budgets), row.terms == "prepaid", -(row.prepaid or 0)
+        bool(row["quotas"]),
+        bool(row["budgets"]),
+        row["terms"] == "prepaid",
+        -(row["prepaid"] or 0),
     )
 
 

@@ -58,6 +58,8 @@ async def cli(tmp_path: Path) -> AsyncIterator[Cli]:
 async def test_tenants_projects_people_and_keys_are_managed(cli: Cli) -> None:
     made = await cli.json("tenant", "create", "acme", "--terms", "prepaid")
     assert "prepaid" in await cli("tenant", "list")
+    assert (await cli.json("tenant", "weight", "acme", "3"))["weight"] == 3
+    assert "has the weight 4" in await cli("tenant", "weight", made["id"], "4")
     project = await cli.json("project", "create", "acme", "web")
     words = ("--project", "web", "--scope", "inference", "--model", MODEL, "--days", "30")
     key = await cli.json("key", "create", made["id"], *words)

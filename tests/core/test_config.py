@@ -1,5 +1,6 @@
 """The configuration refuses what it does not know, and says which key and what to do."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,28 @@ def test_a_cluster_is_named_by_the_address_of_its_head(address: str) -> None:
 def test_what_is_no_address_of_a_cluster_is_refused(address: str) -> None:
     with pytest.raises(ConfigError, match=r"node\.cluster"):
         config.load(None, {"AIRAN_NODE__CLUSTER": address})
+
+
+EXTERNAL = {"name": "big", "engine": "external", "url": "https://models.example/v1"}
+
+
+def test_a_further_model_may_be_served_elsewhere(tmp_path: Path) -> None:
+    text = json.dumps({"models": [EXTERNAL | {"key_file": "big.key", "continues_text": True}]})
+    model = config.load(write(tmp_path, text), {}).models[0]
+    assert (model.name, model.key_file, model.n_ctx) == ("big", Path("big.key"), 8192)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"engine": "magic"}, r"models\.0\.engine"),
+        ({"url": "ftp://models.example"}, r"models\.0\.url"),
+        ({"key_env": "AIRAN_KEY"}, r"models\.0\.key_env.*begin with AIRAN_"),
+        ({"name": config.ModelConfig().name}, "two models are called"),
+    ],
+)
+def test_a_further_model_with_a_wrong_key_is_refused(
+    tmp_path: Path, change: dict[str, str], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=named):
+        config.load(write(tmp_path, json.dumps({"models": [EXTERNAL | change]})), {})

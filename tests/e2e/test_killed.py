@@ -19,7 +19,7 @@ pytestmark = pytest.mark.e2e
 
 STORY = [{"role": "user", "content": "Tell me everything about the sea."}]
 SERVICES = ("control", "engine", "l1", "dashboard", "gateway")
-RAY = ("gcs_server", "raylet", "ServeReplica", "ServeController", "ProxyActor")
+RAY = ("gcs_server", "raylet", "ServeReplica", "ServeController")
 
 
 def victim(site: Site, name: str) -> int:

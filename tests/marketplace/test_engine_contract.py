@@ -4,89 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from airan.core.errors import CapacityError, ConfigError, InvalidInputError, UnavailableError
-from marketplace.asgi import QuietServer, bind
 from marketplace.engines.base import SamplingParams
 from marketplace.engines.external import ExternalEngine, ExternalSettings
 from marketplace.engines.host import LlamaHost, LlamaSettings
 from marketplace.engines.llamacpp import LlamaCppEngine
 from marketplace.engines.text import TextChunk, TextEngine, TokensAsText
+from tests.marketplace.openai_server import OpenAiServer, failure, serving
 
 STORY = [{"role": "user", "content": "Tell me a story about the sea."}]
 GREEDY = SamplingParams(12, temperature=0.0)
 KEY = "sk-secret-of-this-test"
-WORDS = [f"w{n} " for n in range(100)]
-
-
-class OpenAiServer:
-    """A small OpenAI-compatible server that counts words; `fail` makes it answer so instead."""
-
-    def __init__(self) -> None:
-        self.fail: Response | None = None
-        self.breaks_after: int | None = None
-        self.keys: list[str] = []
-        self.open_streams = 0
-        self.app = FastAPI()
-        self.app.post("/v1/chat/completions")(self.chat)
-        self.app.get("/v1/models")(self.models)
-
-    async def models(self) -> dict[str, Any]:
-        return {"object": "list", "data": []}
-
-    async def chat(self, request: Request) -> Response:
-        self.keys.append(request.headers.get("authorization", ""))
-        if self.fail is not None:
-            return self.fail
-        return StreamingResponse(self.stream(await request.json()), media_type="text/event-stream")
-
-    async def stream(self, body: dict[str, Any]) -> AsyncIterator[str]:
-        last = body["messages"][-1]
-        begun = len(last["content"].split()) if last["role"] == "assistant" else 0
-        words = WORDS[begun : begun + body["max_tokens"]]
-        self.open_streams += 1
-        try:
-            for n, word in enumerate(words):
-                if n == self.breaks_after:
-                    return
-                yield event({"choices": [{"delta": {"content": word}, "finish_reason": None}]})
-                await asyncio.sleep(0)
-            reason = "length" if len(words) == body["max_tokens"] else "stop"
-            yield event({"choices": [{"delta": {}, "finish_reason": reason}]})
-            usage = {"prompt_tokens": 7, "completion_tokens": len(words)}
-            yield event({"choices": [], "usage": usage}) + "data: [DONE]\n\n"
-        finally:
-            self.open_streams -= 1
-
-
-def event(values: dict[str, Any]) -> str:
-    return f"data: {json.dumps(values)}\n\n"
-
-
-def failure(status: int, message: str = "no", **headers: str) -> Response:
-    return JSONResponse({"error": {"message": message}}, status, headers)
-
-
-@contextlib.asynccontextmanager
-async def serving(app: FastAPI) -> AsyncIterator[str]:
-    listener = bind("127.0.0.1", 0, "the test's server", "none")
-    listener.listen()
-    server = QuietServer(uvicorn.Config(app, log_level="warning"))
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    finally:
-        server.should_exit = True
-        await task
 
 
 @pytest.fixture

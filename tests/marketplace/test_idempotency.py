@@ -144,6 +144,25 @@ async def test_a_file_is_uploaded_once_though_each_form_has_a_boundary_of_its_ow
     assert again.json()["id"] == first.json()["id"]
 
 
+async def test_a_response_whose_client_left_may_be_asked_for_again(served: tuple[str, str]) -> None:
+    asked = {"model": MODEL, "input": "Count.", "max_output_tokens": 60, "temperature": 0}
+    leaving = asyncio.create_task(post(served, "left", "/v1/responses", json=asked))
+    before = (await admin_get(served[0], "stats"))["requests"]["cancelled"]
+
+    async def running() -> bool:
+        counts = (await admin_get(served[0], "stats"))["requests"]
+        return bool(counts["running"] or counts["waiting"])
+
+    async def cancelled() -> bool:
+        return bool((await admin_get(served[0], "stats"))["requests"]["cancelled"] > before)
+
+    await eventually(running)
+    leaving.cancel()
+    await eventually(cancelled)
+    again = await post(served, "left", "/v1/responses", json=asked)
+    assert (again.status_code, again.json()["status"]) in ((200, "completed"), (200, "incomplete"))
+
+
 @pytest.mark.parametrize("key", ["", "x" * 256, "with space"])
 async def test_a_key_that_is_none_is_refused(served: tuple[str, str], key: str) -> None:
     answer = await post(served, key, json=CHAT)

@@ -29,15 +29,24 @@ class Store:
 
     def add(self, kind: str) -> list[str]:
         with writing(self.engine) as db:
-            row = {"kind": kind, "message": "", "time_s": 0.0, "severity": "info"}
-            statement = "INSERT INTO events (kind, message, time_s, severity)"
-            db.execute(sa.text(f"{statement} VALUES (:kind, :message, :time_s, :severity)"), row)
+            _insert(db, kind)
         return self.kinds()
+
+    def fail(self) -> None:
+        with writing(self.engine) as db:
+            db.execute(sa.text("INSERT INTO no_such_table VALUES (1)"))
 
     def add_and_fail(self, kind: str) -> None:
         with writing(self.engine) as db:
-            self.add(kind)
+            _insert(db, kind)
             db.execute(sa.text("INSERT INTO no_such_table VALUES (1)"))
+
+    def add_and_run_out_of_disk(self, kind: str) -> None:
+        """As SQLite does then, it gives up the transaction."""
+        with writing(self.engine) as db:
+            _insert(db, kind)
+            db.exec_driver_sql("ROLLBACK")
+            raise sa.exc.OperationalError("INSERT", {}, Exception("the disk is full"))
 
     def kinds(self) -> list[str]:
         with reading(self.engine) as db:
@@ -54,6 +63,12 @@ class Store:
         self.thread.submit(wait)
         assert begun.wait(10.0)
         return go_on
+
+
+def _insert(db: sa.Connection, kind: str) -> None:
+    row = {"kind": kind, "message": "", "time_s": 0.0, "severity": "info"}
+    statement = "INSERT INTO events (kind, message, time_s, severity)"
+    db.execute(sa.text(f"{statement} VALUES (:kind, :message, :time_s, :severity)"), row)
 
 
 @pytest.fixture
@@ -83,6 +98,34 @@ def test_a_part_that_fails_takes_nothing_else_with_it(store: Store) -> None:
     assert before.result(10.0) == ["before"]
     with pytest.raises(sa.exc.OperationalError, match="no_such_table"):
         failing.result(10.0)
+    assert after.result(10.0) == ["before", "after"]
+    assert store.kinds() == ["before", "after"]
+
+
+def test_a_part_that_fails_before_it_writes_costs_the_others_nothing(store: Store) -> None:
+    go_on = store.hold()
+    before = store.thread.submit(store.add, "before")
+    failing = store.thread.submit(store.fail)
+    after = store.thread.submit(store.add, "after")
+    go_on.set()
+    with pytest.raises(sa.exc.OperationalError, match="no_such_table"):
+        failing.result(10.0)
+    assert before.result(10.0) == ["before"]
+    assert after.result(10.0) == ["before", "after"]
+    assert store.commits == 1
+
+
+def test_a_transaction_that_the_database_gave_up_is_done_again_without_its_cause(
+    store: Store,
+) -> None:
+    go_on = store.hold()
+    before = store.thread.submit(store.add, "before")
+    failing = store.thread.submit(store.add_and_run_out_of_disk, "lost")
+    after = store.thread.submit(store.add, "after")
+    go_on.set()
+    with pytest.raises(sa.exc.OperationalError, match="the disk is full"):
+        failing.result(10.0)
+    assert before.result(10.0) == ["before"]
     assert after.result(10.0) == ["before", "after"]
     assert store.kinds() == ["before", "after"]
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -48,24 +49,41 @@ def cluster() -> Iterator[str]:
     user = _other_user()
     if user:
         os.chown(home, user["user"], user["group"])  # type: ignore[arg-type]
-    data, log = home / "data", home / "log"
-    options: dict[str, object] = {"cwd": home, "stdout": subprocess.DEVNULL, **user}
     try:
-        subprocess.run(
-            [folder / "initdb", "-D", data, "-U", "airan", "-A", "trust", "-N", "-E", "UTF8"],
-            check=True,
-            **options,  # type: ignore[call-overload]
-        )
-        settings = f"-c listen_addresses='' -c unix_socket_directories={home} -c fsync=off"
-        control = [folder / "pg_ctl", "-D", data, "-l", log, "-w", "-o", settings]
-        subprocess.run([*control, "start"], check=True, **options)  # type: ignore[call-overload]
+        _run(home, "initdb", "-U", "airan", "-A", "trust", "-N", "-E", "UTF8")
+        start(str(home))
         try:
             yield str(home)
         finally:
-            stop = [folder / "pg_ctl", "-D", data, "-m", "immediate", "stop"]
-            subprocess.run(stop, check=True, **options)  # type: ignore[call-overload]
+            _run(home, "pg_ctl", "-m", "immediate", "stop")
     finally:
         shutil.rmtree(home, ignore_errors=True)
+
+
+def start(socket_folder: str) -> None:
+    """Starts the cluster, and returns when it answers."""
+    home = Path(socket_folder)
+    settings = f"-c listen_addresses='' -c unix_socket_directories={home} -c fsync=off"
+    _run(home, "pg_ctl", "-l", home / "log", "-w", "-o", settings, "start")
+
+
+def kill(socket_folder: str) -> None:
+    """`kill -9` of all its processes: nothing is written down, nobody is told."""
+    pid = int((Path(socket_folder) / "data" / "postmaster.pid").read_text().split()[0])
+    server = psutil.Process(pid)
+    server.suspend()  # no new child meanwhile
+    processes = [server, *server.children(recursive=True)]
+    for process in processes:
+        process.kill()
+    psutil.wait_procs(processes, timeout=10)
+
+
+def _run(home: Path, program: str, *arguments: str | Path) -> None:
+    folder = binaries()
+    assert folder is not None
+    command = [folder / program, "-D", home / "data", *arguments]
+    options: dict[str, object] = {"cwd": home, "stdout": subprocess.DEVNULL, **_other_user()}
+    subprocess.run(command, check=True, **options)  # type: ignore[call-overload]
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What is decided once at the site's start, and found again by every process of it."""
 
+import json
 import socket
 import stat
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from airan.core import config
-from airan.core.errors import NotFoundError, PortInUseError
+from airan.core.errors import ConfigError, NotFoundError, PortInUseError
 from airan.site import gateway, runtime
+from airan.site.externals import check_external_models
 from marketplace.dispatch import TtftTargets
 
 
@@ -70,3 +72,37 @@ def test_promises_and_replicas_of_the_configuration_reach_the_gateway(tmp_path: 
     (engine,) = changed.replica_urls
     assert changed.engine_urls == (f"{engine}/replicas/0", f"{engine}/replicas/1")
     assert changed.ttft_targets == TtftTargets(priority=0.5)
+
+
+def external(tmp_path: Path, **changes: str) -> config.SiteConfig:
+    model = {"name": "big", "engine": "external", "url": "https://models.example/v1"} | changes
+    return site(tmp_path, AIRAN_MODELS=json.dumps([model]))
+
+
+def test_models_that_others_serve_reach_the_gateway_without_their_key(tmp_path: Path) -> None:
+    path = tmp_path / "big.key"
+    path.write_text("sk-secret")
+    resolved = runtime.resolve(external(tmp_path, key_file=str(path), served_as="big-2"))
+    settings = gateway.settings_of(resolved)
+    (model,) = settings.external
+    assert list(settings.offers) == [resolved.config.model.name, "big"]
+    assert (model.settings.model, model.settings.key_file) == ("big-2", path)
+    resolved.save()
+    assert "sk-secret" not in repr(settings) + (tmp_path / "run" / "site.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"key_file": "nowhere.key"}, "nowhere.key cannot be read"),
+        ({"key_env": "NO_SUCH_KEY"}, "NO_SUCH_KEY holds no usable API key"),
+        ({"url": "https://me:hunter2@models.example/v1"}, "its URL holds credentials"),
+        ({"url": "http://models.example/v1", "key_env": "HOME"}, "would travel unencrypted"),
+    ],
+)
+def test_what_an_external_model_lacks_is_told_before_anything_starts(
+    tmp_path: Path, changes: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as raised:
+        check_external_models(external(tmp_path, **changes))
+    assert "hunter2" not in str(raised.value)

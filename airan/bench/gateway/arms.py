@@ -1,4 +1,4 @@
-"""What stands between the clients and the engine: nothing, airan, airan on Ray Serve, LiteLLM."""
+"""What stands between the clients and the engine: nothing, airan in three ways, LiteLLM."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ from airan.core.errors import UnavailableError
 
 _START_S = 120.0
 _HTTP_OK = 200
+NAMES = {
+    "ray": "airan",
+    "alone": "airan without Ray",
+    "proxy": "airan behind Ray Serve's proxy",
+}
 
 
 @dataclass(frozen=True)
@@ -71,17 +76,16 @@ def direct(engine_port: int) -> Iterator[Arm]:
 
 
 @contextmanager
-def airan(engine_port: int, *, on_ray: bool) -> Iterator[Arm]:
-    """Our gateway, in one process or on Ray Serve, as `airan up` runs it."""
+def airan(engine_port: int, how: str = "ray") -> Iterator[Arm]:
+    """Our gateway: `ray`, as `airan up` runs it; `alone`, without Ray; `proxy`, behind Serve's."""
     with tempfile.TemporaryDirectory(prefix="airan-bench-") as folder:
         admin_key, port = secrets.token_hex(16), _free_port()
         command = [sys.executable, "-m", "airan.bench.gateway.ours", folder, str(port)]
-        command += [str(engine_port), "ray" if on_ray else "alone"]
+        command += [str(engine_port), how]
         environment = os.environ | {"AIRAN_BENCH_ADMIN_KEY": admin_key}
         with _running(command, environment, port, "/readyz") as process:
             key = _new_key(port, admin_key)
-            name = "airan on Ray Serve" if on_ray else "airan"
-            yield Arm(Target(name, port, key, MODEL), lambda: _ours(process, folder))
+            yield Arm(Target(NAMES[how], port, key, MODEL), lambda: _ours(process, folder))
 
 
 @contextmanager

@@ -31,8 +31,8 @@ class GatewayOptions:
     """Requests without a stream, of 8 tokens that come at once, 32 at a time."""
     litellm: Path | None = None
     """The program `litellm` of an environment of its own; None: no peer."""
-    ray: bool = True
-    """Our gateway on Ray Serve too."""
+    ways: bool = True
+    """Our gateway without Ray and behind Serve's proxy, too."""
 
 
 @dataclass
@@ -58,7 +58,8 @@ def measure(options: GatewayOptions, say: Callable[[str], None]) -> list[Row]:
     rows = list(_rows(options, alone, ours, peers[0] if peers else None, ""))
     for other in others:
         if other not in peers:
-            rows += _rows(options, alone, other, None, "_on_ray_serve")
+            suffix = "_without_ray" if other.name == arms.NAMES["alone"] else "_behind_serve_proxy"
+            rows += _rows(options, alone, other, None, suffix)
     return rows
 
 
@@ -66,13 +67,13 @@ def _arms(options: GatewayOptions, say: Callable[[str], None]) -> Iterator[Measu
     with arms.engine(options.token_ms) as paced, arms.engine(0.0) as quick:
         ways: list[Callable[[int], AbstractContextManager[arms.Arm]]] = [
             arms.direct,
-            lambda port: arms.airan(port, on_ray=False),
+            arms.airan,
         ]
         if options.litellm is not None:
             program = options.litellm
             ways.append(lambda port: arms.litellm(port, program))
-        if options.ray:
-            ways.append(lambda port: arms.airan(port, on_ray=True))
+        if options.ways:
+            ways += [lambda port: arms.airan(port, "alone"), lambda port: arms.airan(port, "proxy")]
         for way in ways:
             with way(paced) as arm:
                 measured = Measured(arm.target.name)

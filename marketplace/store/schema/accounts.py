@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, ForeignKey, Index, String, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 
 from marketplace.store.schema.base import metadata
 
@@ -14,6 +24,8 @@ tenants = Table(
     Column("created_s", Float, nullable=False),
     # postpaid: an invoice a month; prepaid: no job without money in the account.
     Column("terms", String(8), nullable=False, server_default="postpaid"),
+    # Its part of what tenants wait for together, compared with the others'.
+    Column("weight", Integer, nullable=False, server_default="1"),
 )
 
 projects = Table(
