@@ -251,7 +251,8 @@ class _BusyShare:
 async def _attempt(call: Callable[[], Awaitable[_Answer]]) -> _Answer | str:
     """The answer, or in words why there is none."""
     try:
-        return await asyncio.wait_for(call(), TIMEOUT_S)
+        async with asyncio.timeout(TIMEOUT_S):
+            return await call()
     except TimeoutError:
         return f"does not answer within {TIMEOUT_S:g} s"
     except AiranError as error:

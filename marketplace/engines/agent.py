@@ -148,7 +148,8 @@ class EngineAgent:
             async with self._changed:
                 if self._state.version == seen:
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._changed.wait(), _WATCH_BEAT_S)
+                        async with asyncio.timeout(_WATCH_BEAT_S):
+                            await self._changed.wait()
                 state = self._state
             seen = state.version
             yield state

@@ -134,7 +134,8 @@ class DividedLease:
             self._changed.clear()
             left_s = deadline_s - self._clock.now_s() if deadline_s else None
             try:
-                await asyncio.wait_for(self._changed.wait(), left_s)
+                async with asyncio.timeout(left_s):
+                    await self._changed.wait()
             except TimeoutError:
                 return
 

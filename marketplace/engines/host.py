@@ -60,9 +60,8 @@ class LlamaHost:
     async def _start(self) -> None:
         path = self._settings.model_path
         try:
-            self._server = await asyncio.wait_for(
-                asyncio.to_thread(_start_server, self._settings), _START_TIMEOUT_S
-            )
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                self._server = await asyncio.to_thread(_start_server, self._settings)
         except (RuntimeError, ValueError, OSError) as error:
             raise ModelFileError(
                 f"llama.cpp cannot load {path}: {error}", remedy="airan model pull --force"

@@ -173,7 +173,8 @@ class LeaseKeeper:
                 await self._try_acquire()
             self._wake.clear()
             try:
-                await asyncio.wait_for(self._wake.wait(), _ASK_AGAIN_S)
+                async with asyncio.timeout(_ASK_AGAIN_S):
+                    await self._wake.wait()
             except TimeoutError:
                 continue
 

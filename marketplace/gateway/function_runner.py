@@ -135,7 +135,8 @@ class FunctionRunner:
         call = self._calls.get(job_id)
         if call is not None:
             try:
-                await asyncio.wait_for(call.done.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await call.done.wait()
             except TimeoutError:
                 return
 

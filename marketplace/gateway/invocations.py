@@ -135,7 +135,8 @@ class Invocations:
             await self._runtime.functions.wait(job_id, timeout_s)
         else:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(job.done.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await job.done.wait()
         row = await self._runtime.db.call(self._runtime.db.ledger.job, job_id)
         if row is None:
             raise ApiError(404, f"The request {job_id!r} does not exist.")

@@ -76,7 +76,8 @@ class WebhookSender:
             except AiranError:
                 log.exception("the outbox of webhooks cannot be read")
             try:
-                await asyncio.wait_for(self._wake.wait(), _POLL_S)
+                async with asyncio.timeout(_POLL_S):
+                    await self._wake.wait()
             except TimeoutError:
                 continue
 

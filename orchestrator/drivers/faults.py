@@ -45,7 +45,8 @@ class Faults:
         if number not in self.hanging:
             return
         try:
-            await asyncio.wait_for(self._released.wait(), self.timeout_s)
+            async with asyncio.timeout(self.timeout_s):
+                await self._released.wait()
         except TimeoutError as error:
             raise UnavailableError(
                 f"driver call {number} has not answered within {self.timeout_s:g} s (simulated)"

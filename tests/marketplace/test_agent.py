@@ -15,8 +15,15 @@ from airan.core.errors import PortInUseError, UnavailableError
 from marketplace.asgi import bind
 from marketplace.engines.agent import EngineAgent, EngineAgentSettings, serve_agent
 from marketplace.engines.base import SamplingParams
+from marketplace.engines.leases import LeaseKeeper
 from marketplace.engines.llamacpp import LlamaCppEngine
-from tests.marketplace.site import MODEL, FakeControl, FakeLease, eventually, running_agent
+from tests.marketplace.site import (
+    MODEL,
+    FakeControl,
+    FakeLease,
+    eventually,
+    running_agent,
+)
 
 
 async def get_state(url: str) -> dict:
@@ -231,3 +238,17 @@ async def test_the_agent_stops_within_seconds_even_while_it_generates(
     assert time.monotonic() - started_s < 5.0
     with pytest.raises(UnavailableError):
         await busy
+
+
+@pytest.mark.parametrize("n_turns", range(6))
+async def test_a_keeper_woken_and_cancelled_at_once_ends(n_turns: int) -> None:
+    control = FakeControl(free=False)
+    keeper = LeaseKeeper(control, "engine-0", 1, SystemClock(), confirm_timeout_s=30.0)
+    running = asyncio.create_task(keeper.run())
+    await asyncio.sleep(0.05)
+    control.offer()
+    for _ in range(n_turns):
+        await asyncio.sleep(0)
+    running.cancel()
+    done, _ = await asyncio.wait({running}, timeout=5)
+    assert done
