@@ -1,4 +1,4 @@
-"""`airan bench replay`: the Azure trace against the real marketplace, whose lease comes and goes."""
+"""`airan bench replay`: the Azure trace against the marketplace, whose lease comes and goes."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import json
 import random
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -16,11 +17,12 @@ from airan.bench.replay.trace import Planned
 _OK, _TOO_MANY = 200, 429
 # Keep-alive comments come every two seconds while a request waits.
 _SILENCE_S = 60.0
-_WORDS = (
+_TEXT = (
     "the radio cell sends each slot to a server and waits for the answer while people walk and "
     "talk on the street by day or night about rain music work food trains books rivers games "
     "friends houses gardens winter summer light water stone paper colour price time place"
-).split()
+)
+_WORDS = _TEXT.split()
 _ASK = "Go on with this text: "
 
 
@@ -63,7 +65,7 @@ class Seen:
     def longest_pause_s(self) -> float:
         """Between two tokens."""
         times = self.token_s
-        return max((b - a for a, b in zip(times, times[1:], strict=False)), default=0.0)
+        return max((b - a for a, b in pairwise(times)), default=0.0)
 
 
 def prompt(planned: Planned, n_template: int, seed: int) -> str:

@@ -108,7 +108,7 @@ def _fairness(result: Result) -> Iterator[_Figure]:
     yield "fairness_of_demand", found.index_of_demand, "Jain's index"
     yield "backlogged", found.backlogged_s, "s"
     for name, n_tokens in found.tokens.items():
-        yield f"served_while_backlogged_{name}", n_tokens, "tokens"
+        yield f"backlogged_tokens_{name}", n_tokens, "tokens"
 
 
 def _money(result: Result) -> Iterator[_Figure]:
