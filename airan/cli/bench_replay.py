@@ -41,6 +41,9 @@ def replay(
         Path | None, typer.Option(help="Another trace of the same form; .gz is unpacked.")
     ] = None,
     seed: SeedOption = 1,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", help="Write each request, as its client saw it.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Replay the Azure LLM trace while the engine's lease is revoked again and again.
@@ -64,6 +67,8 @@ def replay(
             config.model.name, path, chosen, revoke_every, held, notice_ms, threads
         )
         result = measure(options, lambda text: status.update(escape(text)))
+    if report_file is not None:
+        report.write(result, report_file)
     title = "The trace replayed against the marketplace, on this machine"
     emit_rows(context, title, report.rows(result, describe(options)), json)
     for problem in result.problems[:_SHOWN_PROBLEMS]:

@@ -74,9 +74,9 @@ def compare(all_seen: Iterable[Seen], transactions: Iterable[Mapping[str, Any]])
             problems.append(f"request {seen.planned.number} did not end: {seen.problem}")
         if not seen.complete:
             continue
-        if len(seen.token_s) != seen.usage_answer:
-            lost += abs(len(seen.token_s) - seen.usage_answer)
-            got = f"request {seen.planned.number}: {len(seen.token_s)} tokens came"
+        if seen.n_tokens != seen.usage_answer:
+            lost += abs(seen.n_tokens - seen.usage_answer)
+            got = f"request {seen.planned.number}: {seen.n_tokens} tokens came"
             problems.append(f"{got}, {seen.usage_answer} were billed")
         due = cost_micro_usd(seen)
         metered += due

@@ -57,6 +57,15 @@ class Seen:
         return self.status == _TOO_MANY
 
     @property
+    def n_tokens(self) -> int:
+        """Tokens of the answer, as the client counts them.
+
+        Where the model itself ended it, the last is the one that says so, which has no text: it
+        is generated and billed, and does not show in the stream. We send no stop sequences.
+        """
+        return len(self.token_s) + (self.finish_reason == "stop")
+
+    @property
     def ttft_s(self) -> float | None:
         """From the moment at which it should have been sent until its first token."""
         return self.token_s[0] - self.planned.at_s if self.token_s else None

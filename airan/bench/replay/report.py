@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from airan.bench.replay.bills import Account
 from airan.bench.replay.client import Seen
 from airan.bench.replay.figures import fairness, in_time, of_tier, quantile
 from airan.bench.replay.revoker import Revocations
 from airan.bench.rows import Row, row
+from airan.core.errors import ConfigError
 from marketplace.dispatch.admission import TtftTargets
 from marketplace.dispatch.queue import TIERS, Tier
 
@@ -55,6 +59,22 @@ def rows(result: Result, where: str) -> list[Row]:
         found += _tier(of_tier(result.seen, tier), tier)
     found += [*_fairness(result), *_money(result), *_revocations(result)]
     return [row(name, value, unit, where) for name, value, unit in found]
+
+
+def write(result: Result, path: Path) -> None:
+    """Writes every request as its client saw it, a line of JSON each.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    lines = (json.dumps(dataclasses.asdict(one)) + "\n" for one in result.seen)
+    try:
+        path.write_text("".join(lines), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"the report {path} cannot be written: {error.strerror}",
+            remedy="name a file in a folder that you may write to",
+        ) from error
 
 
 _Figure = tuple[str, float | None, str]
