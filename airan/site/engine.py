@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+from airan.site.catalogue import file_sources, model_cache
 from airan.site.main import run_until_signal, service_main
 from airan.site.runtime import HOST, SiteRuntime
 from marketplace import models
+from marketplace.catalogue.precache import Precacher
 from marketplace.engines.agent import EngineAgentSettings, run_agent
 from marketplace.engines.replicas import run_replicas
 
@@ -32,6 +34,7 @@ def settings_of(runtime: SiteRuntime) -> EngineAgentSettings:
 def main(runtime: SiteRuntime) -> None:
     """Serves until stopped."""
     settings, model = settings_of(runtime), runtime.config.model
+    Precacher(model_cache(runtime.config), file_sources(runtime.config)).start()
 
     async def run(stop: asyncio.Event) -> None:
         if model.max_replicas == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from airan.site.catalogue import file_sources
 from airan.site.externals import external_models
 from airan.site.main import service_main, stop_event
 from airan.site.runtime import HOST, SiteRuntime
@@ -23,6 +24,8 @@ def settings_of(runtime: SiteRuntime) -> GatewaySettings:
         models=(ModelOffer(model.name, model.n_ctx, price),),
         engine_urls=tuple(replicas) or (runtime.engine_url,),
         external=external_models(runtime.config),
+        catalogue=file_sources(runtime.config),
+        cache_dir=runtime.config.cache_dir,
         replica_urls=(runtime.engine_url,) if replicas else (),
         state_dir=runtime.config.state_dir,
         host=HOST,
