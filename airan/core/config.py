@@ -283,6 +283,8 @@ class SiteConfig(_Section):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"models: two models are called {name!r}")
+        if self.llama_models and self.model.max_replicas > 1:
+            raise ValueError("models: further ones of our own need model.max_replicas 1")
         return self
 
 

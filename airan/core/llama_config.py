@@ -28,6 +28,11 @@ class LlamaModelConfig(BaseModel):
     """Context tokens of one request."""
     max_concurrent: int = Field(default=2, ge=1, le=64)
     n_threads: int = Field(default=1, ge=1, le=256)
+    kind: Literal["chat", "embeddings"] = "chat"
+    pooling: Literal["model", "mean", "cls", "last"] = "model"
+    """`embeddings`: how one vector is made of all tokens'; `model`: as its file says."""
+    sm_count: int = Field(default=16, ge=1, le=1024)
+    """SMs of the lease that it takes; the site's own model has the rest."""
     price_usd_per_1k_input_tokens: float = Field(default=0.01, ge=0.0)
     price_usd_per_1k_output_tokens: float = Field(default=0.03, ge=0.0)
 

@@ -86,6 +86,11 @@ class ModelCache:
             if stop.wait(_LOOK_S):
                 raise StoppedError
 
+    def refuse(self, source: FileSource, reason: str) -> None:
+        """Notes that the file, though it is the right one, is of no use."""
+        remedy = f"configure another file, then airan model pull {source.name}"
+        self._note(source, Caching("failed", reason=reason, remedy=remedy), None)
+
     def _fetch(
         self, source: FileSource, force: bool, stop: threading.Event, progress: Progress | None
     ) -> Path:
