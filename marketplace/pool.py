@@ -113,6 +113,17 @@ class EnginePool:
         """Like any_client, but gives an engine time to appear."""
         return await self._until(lambda: self.any_client(model), timeout_s)
 
+    async def wait_for_leased(self, model: str, timeout_s: float) -> Engine | None:
+        """An engine for `model` that holds a lease, within `timeout_s`."""
+
+        def look() -> Engine | None:
+            for engine in self.engines:
+                if engine.state.phase == "ready" and engine.state.model == model:
+                    return engine.client
+            return None
+
+        return await self._until(look, timeout_s)
+
     async def _until(self, look: Callable[[], T | None], timeout_s: float) -> T | None:
         """What `look` finds, now or after a change; None if it finds nothing in that time."""
         try:

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from airan.core.errors import ConfigError
+from airan.core.llama_config import LlamaModelConfig
 
 ENV_PREFIX = "AIRAN_"
 _ENV_SEPARATOR = "__"
@@ -220,6 +221,11 @@ class ExternalModelConfig(_Section):
         return name
 
 
+FurtherModelConfig = Annotated[
+    ExternalModelConfig | LlamaModelConfig, Field(discriminator="engine")
+]
+
+
 class PortsConfig(_Section):
     """Loopback ports; 0 picks a free one at start (see `airan status`)."""
 
@@ -248,9 +254,19 @@ class SiteConfig(_Section):
     ran: RanConfig = RanConfig()
     policy: PolicyConfig = PolicyConfig()
     model: ModelConfig = ModelConfig()
-    models: tuple[ExternalModelConfig, ...] = ()
-    """Models that others serve, on offer beside the site's own."""
+    models: tuple[FurtherModelConfig, ...] = ()
+    """Further models, on offer beside `model`: others' (`external`) and our own (`llamacpp`)."""
     ports: PortsConfig = PortsConfig()
+
+    @property
+    def external_models(self) -> tuple[ExternalModelConfig, ...]:
+        """Those of `models` that others serve."""
+        return tuple(one for one in self.models if isinstance(one, ExternalModelConfig))
+
+    @property
+    def llama_models(self) -> tuple[LlamaModelConfig, ...]:
+        """Those of `models` that the site serves itself."""
+        return tuple(one for one in self.models if isinstance(one, LlamaModelConfig))
 
     @field_validator("time_zone")
     @classmethod
@@ -267,6 +283,8 @@ class SiteConfig(_Section):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"models: two models are called {name!r}")
+        if self.llama_models and self.model.max_replicas > 1:
+            raise ValueError("models: further ones of our own need model.max_replicas 1")
         return self
 
 
@@ -348,9 +366,16 @@ def _set_nested(values: dict[str, Any], variable: str, value: Any) -> None:
 def _explain(error: ValidationError) -> str:
     problems = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"]) or "(top level)"
+        key = ".".join(map(str, _written_keys(item["loc"]))) or "(top level)"
+        if item["type"].startswith("union_tag_"):
+            key += ".engine"
         if item["type"] == "extra_forbidden":
             problems.append(f"{key}: unknown key")
         else:
             problems.append(f"{key}: {item['msg']}, got {item['input']!r}")
     return "; ".join(problems)
+
+
+def _written_keys(place: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Without what pydantic adds: of which kind the model is, after its number."""
+    return (*place[:2], *place[3:]) if place[0:1] == ("models",) else place

@@ -12,6 +12,7 @@ from marketplace.billing.desk import Desk
 from marketplace.billing.quotes import Ask
 from marketplace.billing.spot import SpotPrice
 from marketplace.dispatch.admission import TierUnreachableError, TtftTargets, check_admission
+from marketplace.dispatch.embedder import Embedder
 from marketplace.dispatch.foresight import Foresight
 from marketplace.dispatch.journal import Journal
 from marketplace.dispatch.lengths import Lengths
@@ -76,6 +77,7 @@ class Dispatcher:
         weights = self.desk.weights
         self._lines = WaitingLines(list(offers), self._lengths, weights, max_waiting)
         self.pool = EnginePool(agent_urls, self._engine_changed, externals)
+        self.embedder = Embedder(database, self.pool, self.desk, meter, clock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._stopping = False
@@ -111,6 +113,7 @@ class Dispatcher:
             self._ticker.cancel()
         for turn in self._turns:
             turn.end("preempt")
+        await self.embedder.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.pool.stop()
 
@@ -123,6 +126,7 @@ class Dispatcher:
             UnavailableError: no engine appeared within `timeout_s`.
             InvalidInputError: the engine refuses the messages.
         """
+        self._offers[job.request.model].check_chat()
         external = self.pool.external(job.request.model)
         if external is not None:
             prepare_text(job, external)

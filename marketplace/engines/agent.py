@@ -22,7 +22,7 @@ from airan.core.clock import Clock, SystemClock
 from airan.core.errors import UnavailableError
 from marketplace.asgi import QuietServer, bind
 from marketplace.engines.base import EngineState, allowed_streams
-from marketplace.engines.host import LlamaHost, LlamaSettings, lower_priority
+from marketplace.engines.host import LlamaHost, LlamaSettings, Pooling, lower_priority
 from marketplace.engines.leases import Lease, LeaseKeeper, LeaseSource
 from orchestrator.api.client import ControlClient
 
@@ -58,6 +58,9 @@ class EngineAgentSettings:
     report_interval_s: float = 0.5
     confirm_timeout_s: float = 30.0
     """Without word from the control plane for so long, the lease counts as lost."""
+    embeddings: bool = False
+    """The model makes embeddings, and no answers."""
+    pooling: Pooling = "model"
     background: bool = True
     """Run at the lowest CPU priority, so that Layer 1 always goes first."""
 
@@ -96,7 +99,12 @@ class EngineAgent:
         self._clock = clock
         self._host = host or LlamaHost(
             LlamaSettings(
-                settings.model_path, settings.n_ctx, settings.max_concurrent, settings.n_threads
+                settings.model_path,
+                settings.n_ctx,
+                settings.max_concurrent,
+                settings.n_threads,
+                embeddings=settings.embeddings,
+                pooling=settings.pooling,
             )
         )
         self._changed = asyncio.Condition()

@@ -76,8 +76,13 @@ class Engine(Protocol):
         """Chat messages -> the model's prompt text, open for the assistant's answer."""
         ...
 
-    async def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
-        """Text -> token ids, none added; `parse_special` reads control tokens like <|im_end|>."""
+    async def tokenize(
+        self, text: str, *, parse_special: bool, add_special: bool = False
+    ) -> list[int]:
+        """Text -> token ids; `parse_special` reads control tokens like <|im_end|>.
+
+        `add_special`: with the tokens that the model wants before and after every text.
+        """
         ...
 
     async def embed(self, token_ids: Sequence[int]) -> list[float]:

@@ -18,6 +18,7 @@ from marketplace.gateway import (
     admin_money_api,
     batches_api,
     billing_api,
+    catalogue_api,
     completions_api,
     embeddings_api,
     errors,
@@ -58,6 +59,7 @@ _ROUTERS = (
     billing_api,
     admin_api,
     admin_money_api,
+    catalogue_api,
 )
 
 
