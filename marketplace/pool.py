@@ -14,6 +14,7 @@ import httpx
 from marketplace.engines.base import Engine, EngineState
 from marketplace.engines.external_model import ExternalModel, ExternalWatch
 from marketplace.engines.llamacpp import LlamaCppEngine
+from marketplace.engines.vllm import VllmEngine
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +44,16 @@ class PooledEngine:
             return
         if state.url != before.url or (self.client is None and state.url):
             old = self.client
-            self.client = (
-                LlamaCppEngine(state.url, state.prefill_piece_tokens) if state.url else None
-            )
+            self.client = client_of(state) if state.url else None
             if old is not None:
                 await old.aclose()
+
+
+def client_of(state: EngineState) -> Engine:
+    """A client for the engine that listens at the state's address."""
+    if state.driver == "vllm":
+        return VllmEngine(state.url, state.model)
+    return LlamaCppEngine(state.url, state.prefill_piece_tokens)
 
 
 class EnginePool:

@@ -83,9 +83,11 @@ class _Progress:
 
 
 def _rows(config: SiteConfig) -> list[dict[str, Any]]:
-    there = models.cached_path(config.model.name, config.cache_dir).exists()
-    own: dict[str, Any] = {"name": config.model.name, "engine": "llamacpp"}
-    rows = [own | Caching("ready" if there else "pending").to_dict()]
+    vllm = config.model.vllm
+    path = models.cached_path(config.model.name, config.cache_dir) if vllm is None else vllm.path
+    engine = "llamacpp" if vllm is None else "vllm"
+    own: dict[str, Any] = {"name": config.model.name, "engine": engine}
+    rows = [own | Caching("ready" if path.exists() else "pending").to_dict()]
     cache = model_cache(config)
     for source in file_sources(config):
         caching = cache.look(source).to_dict()

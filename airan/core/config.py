@@ -168,6 +168,20 @@ class PolicyConfig(_Section):
     """How often demand is looked at."""
 
 
+class VllmConfig(_Section):
+    """vLLM, installed in a Python environment of its own."""
+
+    python: Path
+    """That environment's Python."""
+    path: Path
+    """The model's folder, in Hugging Face's form."""
+    args: tuple[str, ...] = ()
+    """Further options of vLLM's server, e.g. `--gpu-memory-utilization=0.4`."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Further environment variables of the server."""
+    start_timeout_s: float = Field(default=600.0, gt=0.0)
+
+
 class ModelConfig(_Section):
     """The model the site serves."""
 
@@ -180,6 +194,8 @@ class ModelConfig(_Section):
     """Engines that share the lease, as many as the load calls for. 1: one has all of it."""
     sm_per_replica: int = Field(default=16, ge=1, le=1024)
     """SMs of the lease for each of several replicas."""
+    vllm: VllmConfig | None = None
+    """Serves a model of one's own with vLLM; without, llama.cpp serves one of those it knows."""
     price_usd_per_1k_input_tokens: float = Field(default=0.01, ge=0.0)
     price_usd_per_1k_output_tokens: float = Field(default=0.03, ge=0.0)
 

@@ -119,7 +119,19 @@ def port_or_free(port: int, default: int) -> int:
 
 
 def ensure_model(config: SiteConfig, say: Say) -> None:
-    """Fetches the configured model once; afterwards only its checksum is verified."""
+    """Fetches the configured model once; afterwards only its checksum is verified.
+
+    Raises:
+        ConfigError: vLLM is to serve it, and its Python or the model's folder is not there.
+    """
+    if (vllm := config.model.vllm) is not None:
+        for key, path, what in (
+            ("python", vllm.python, "the Python of vLLM's environment"),
+            ("path", vllm.path / "config.json", "a model folder in Hugging Face's form"),
+        ):
+            if not path.expanduser().is_file():
+                raise ConfigError(f"model.vllm.{key}: {path} is not there", remedy=f"name {what}")
+        return
     path = models.cached_path(config.model.name, config.cache_dir)
     if not path.exists():
         say(f"fetching the model {config.model.name} once, into {path.parent}")

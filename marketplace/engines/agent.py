@@ -24,6 +24,7 @@ from marketplace.asgi import QuietServer, bind
 from marketplace.engines.base import EngineState, allowed_streams
 from marketplace.engines.host import LlamaHost, LlamaSettings, Pooling, lower_priority
 from marketplace.engines.leases import Lease, LeaseKeeper, LeaseSource
+from marketplace.engines.vllm_host import VllmHost, VllmSettings
 from orchestrator.api.client import ControlClient
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,8 @@ class EngineAgentSettings:
     embeddings: bool = False
     """The model makes embeddings, and no answers."""
     pooling: Pooling = "model"
+    vllm: VllmSettings | None = None
+    """Serves with vLLM instead of llama.cpp."""
     background: bool = True
     """Run at the lowest CPU priority, so that Layer 1 always goes first."""
 
@@ -97,16 +100,7 @@ class EngineAgent:
     ) -> None:
         self._settings = settings
         self._clock = clock
-        self._host = host or LlamaHost(
-            LlamaSettings(
-                settings.model_path,
-                settings.n_ctx,
-                settings.max_concurrent,
-                settings.n_threads,
-                embeddings=settings.embeddings,
-                pooling=settings.pooling,
-            )
-        )
+        self._host = host or _host_of(settings)
         self._changed = asyncio.Condition()
         self._state = EngineState(
             settings.name,
@@ -114,6 +108,7 @@ class EngineAgent:
             "no_lease",
             n_ctx=settings.n_ctx,
             n_slots=settings.max_concurrent,
+            driver="llamacpp" if settings.vllm is None else "vllm",
             prefill_piece_tokens=settings.prefill_piece_tokens,
         )
         self._keeper = LeaseKeeper(
@@ -223,9 +218,8 @@ class EngineAgent:
         busy_s = 0.0
         while True:
             await asyncio.sleep(_POLL_S)
-            if not self._host.url and self._state.phase == "no_lease":
-                await self._host.start()
-                await self._publish(url=self._host.url)
+            if not self._host.url and self._state.phase in ("no_lease", "ready"):
+                await self._start_again()
             try:
                 running = await self._host.running()
             except UnavailableError:
@@ -239,6 +233,31 @@ class EngineAgent:
             if now_s - reported_s >= settings.report_interval_s:
                 await self._keeper.report_use(now_s - reported_s, min(busy_s, now_s - reported_s))
                 reported_s, busy_s = now_s, 0.0
+
+    async def _start_again(self) -> None:
+        """After the server was stopped, or died by itself."""
+        await self._publish(phase="no_lease", url="", max_concurrent=0, running=0)
+        await self._host.start()
+        lease = self._keeper.lease
+        if lease is not None and self._host.url:
+            await self._granted(lease)
+        else:
+            await self._publish(url=self._host.url)
+
+
+def _host_of(settings: EngineAgentSettings) -> EngineHost:
+    if settings.vllm is not None:
+        return VllmHost(settings.vllm)
+    return LlamaHost(
+        LlamaSettings(
+            settings.model_path,
+            settings.n_ctx,
+            settings.max_concurrent,
+            settings.n_threads,
+            embeddings=settings.embeddings,
+            pooling=settings.pooling,
+        )
+    )
 
 
 def build_state_app(agent: EngineAgent) -> Starlette:

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 FinishReason = Literal["stop", "length"]
 Phase = Literal["no_lease", "ready", "draining", "lost"]
+Driver = Literal["llamacpp", "vllm"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,8 @@ class EngineState:
     sm_count: int = 0
     url: str = ""
     """Where the engine itself listens; it may be used only while the phase is `ready`."""
+    driver: Driver = "llamacpp"
+    """What listens there."""
     max_concurrent: int = 0
     """Requests it takes at once on the present lease."""
     n_slots: int = 0

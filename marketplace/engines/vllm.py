@@ -71,10 +71,12 @@ class VllmEngine:
         tokens = (await self._post("/tokenize", body))["tokens"]
         return str((await self._post("/detokenize", {"tokens": tokens}))["prompt"])
 
-    async def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+    async def tokenize(
+        self, text: str, *, parse_special: bool, add_special: bool = False
+    ) -> list[int]:
         """See Engine.tokenize; control tokens are read with `parse_special` and without."""
         del parse_special
-        body = {"prompt": text, "add_special_tokens": False}
+        body = {"prompt": text, "add_special_tokens": add_special}
         return [int(token) for token in (await self._post("/tokenize", body))["tokens"]]
 
     async def embed(self, token_ids: Sequence[int]) -> list[float]:
@@ -179,7 +181,7 @@ async def _messages(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str,
                 continue
             message: dict[str, Any] = json.loads(line[6:])
             if "error" in message:
-                raise UnavailableError(f"the engine broke off: {message['error']}")
+                raise _refusal(int(message["error"].get("code") or 0), line[6:])
             yield message
 
 

@@ -58,7 +58,7 @@ class VllmHost:
         return "" if self._client is None else self._client.url
 
     async def start(self) -> None:
-        """Loads the model and listens on a free loopback port.
+        """Loads the model and listens on a free loopback port, unless it is stopped meanwhile.
 
         Raises:
             ModelFileError: vLLM is not installed there, or cannot load the model.
@@ -73,7 +73,7 @@ class VllmHost:
         read, write = os.pipe()
         try:
             with settings.log_path.open("ab") as log:
-                self._process = await asyncio.create_subprocess_exec(
+                process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-m", "marketplace.engines.lifeline", str(read)),
                     *self._command(port),
                     stdin=asyncio.subprocess.DEVNULL,
@@ -90,13 +90,17 @@ class VllmHost:
             ) from error
         finally:
             os.close(read)
-        self._lifeline = write
+        self._process, self._lifeline = process, write
         client = VllmEngine(f"http://127.0.0.1:{port}", settings.model)
         try:
             async with asyncio.timeout(settings.start_timeout_s):
                 while not await client.health():
-                    if self._process.returncode is not None:
-                        raise self._failure(f"ended with status {self._process.returncode}")
+                    if self._process is not process:
+                        # Stopped meanwhile.
+                        await client.aclose()
+                        return
+                    if process.returncode is not None:
+                        raise self._failure(f"ended with status {process.returncode}")
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
             await client.aclose()

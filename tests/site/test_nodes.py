@@ -175,16 +175,16 @@ async def watch(control: Control, holder: str, seen: list[LeaseEvent]) -> None:
 
 
 async def reports() -> AsyncIterator[SlotReport]:
-    """A quarter of the pool for the cells, ten times a second."""
+    """A tenth of the pool for the cells, ten times a second: with the headroom, one partition."""
     while True:
-        cells = (CellView("cell-1", True, 0.25, 51),)
+        cells = (CellView("cell-1", True, 0.1, 51),)
         yield SlotReport(
             "cell-1",
             time.time(),
             slots=50,
             budget_us=1000.0,
             pid=os.getpid(),
-            demand_share=0.25,
+            demand_share=0.1,
             cells=cells,
         )
         await asyncio.sleep(0.1)
