@@ -20,8 +20,17 @@ $(VENV)/.base: pyproject.toml constraints.txt scripts/make_venv.sh
 	PYTHON=$(PYTHON) scripts/make_venv.sh $(VENV) '.'
 	touch $@
 
+# Tests without deadlines, ports or engines run side by side; the others one after another.
+SIDE_BY_SIDE := $(addprefix tests/,bench core demo oracle phy sims)
+ONE_BY_ONE := $(filter-out $(SIDE_BY_SIDE),$(patsubst %/,%,$(wildcard tests/*/)))
+
 test: setup-test
+ifeq ($(ARGS),)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(SIDE_BY_SIDE); first=$$?; \
+	    $(BIN)/python -m pytest $(ONE_BY_ONE) && exit $$first
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
 setup-test: $(VENV)/.dev
 	scripts/install_chromium.sh

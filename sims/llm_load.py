@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import math
 import random
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TextIO
 
 from airan.core.clock import DAY_S
 from airan.core.errors import ConfigError
@@ -45,7 +48,7 @@ def generate(n_requests: int, seed: int) -> list[LlmRequest]:
 
 
 def from_csv(path: Path) -> list[LlmRequest]:
-    """Reads a trace with the columns TIMESTAMP, ContextTokens, GeneratedTokens.
+    """Reads a trace with the columns TIMESTAMP, ContextTokens, GeneratedTokens; `.gz` is unpacked.
 
     Arrivals come back relative to the first, sorted. Form: Azure Public Dataset, LLM inference
     trace 2023 (CC-BY 4.0; Patel et al., Splitwise, ISCA 2024).
@@ -55,7 +58,7 @@ def from_csv(path: Path) -> list[LlmRequest]:
             names the line.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with _open(path) as file:
             reader = csv.DictReader(file)
             missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
             if missing:
@@ -64,7 +67,7 @@ def from_csv(path: Path) -> list[LlmRequest]:
                     remedy=f"the first line must read {','.join(COLUMNS)}",
                 )
             rows = [_row(path, line, row) for line, row in enumerate(reader, start=2)]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ConfigError(
             f"LLM trace {path} cannot be read: {error}",
             remedy=f"give a CSV file with the columns {','.join(COLUMNS)}",
@@ -100,6 +103,12 @@ def activity(hour: float) -> float:
     """Requests at that hour of the day, relative to the busiest: half as many at night."""
     day = 1.0 / (1.0 + math.exp(-(hour - 8.0) * 2.0)) / (1.0 + math.exp((hour - 22.0) * 1.5))
     return 0.5 + 0.5 * day
+
+
+def _open(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", newline="", encoding="utf-8")
+    return path.open(newline="", encoding="utf-8")
 
 
 def _row(path: Path, line: int, row: dict[str, str]) -> tuple[float, int, int]:

@@ -14,6 +14,7 @@ from airan.cli import (
     bench_gateway,
     bench_link,
     bench_orchestrator,
+    bench_replay,
     control,
     economics,
     market,
@@ -56,6 +57,7 @@ simulate.register(app)
 bench_link.register(bench.bench_app)
 bench_orchestrator.register(bench.bench_app)
 bench_gateway.register(bench.bench_app)
+bench_replay.register(bench.bench_app)
 
 
 @app.callback()

@@ -16,6 +16,10 @@ TIERS: tuple[Tier, ...] = ("priority", "default", "flex")
 
 T = TypeVar("T")
 
+_MAX_ROUNDS = 32
+_MEAN_OF = 64
+"""Tickets that the mean cost goes back over, older ones fading."""
+
 
 @dataclass(frozen=True)
 class Ticket(Generic[T]):
@@ -40,9 +44,10 @@ class _Line(Generic[T]):
 class _TierQueue(Generic[T]):
     """Deficit round robin (Shreedhar and Varghese, 1995) between the tenants of one tier.
 
-    The quantum is the largest cost seen, so that each visit to a tenant serves at least one
-    ticket: `pop` takes constant time, and two tenants that both keep waiting, with equal weights,
-    never differ by more than two quanta of tokens served.
+    The quantum is the mean cost, so that tenants take turns after a ticket or so for each unit of
+    their weights, and not after as many as the largest ever seen would pay for. It is at least a
+    32nd of that, so that `pop` goes round 32 times at most. Two tenants that both keep waiting
+    never differ, over their weights, by more than a quantum and the largest cost.
     """
 
     def __init__(self) -> None:
@@ -51,7 +56,13 @@ class _TierQueue(Generic[T]):
         self._returned: dict[int, Ticket[T]] = {}
         self._returned_order: list[int] = []
         self._lines: OrderedDict[str, _Line[T]] = OrderedDict()
-        self._quantum_tokens = 1
+        self._mean_tokens = 0.0
+        self._n_pushed = 0
+        self._largest_tokens = 1
+
+    @property
+    def _quantum_tokens(self) -> int:
+        return max(1, round(self._mean_tokens), -(-self._largest_tokens // _MAX_ROUNDS))
 
     def __bool__(self) -> bool:
         return bool(self._returned or self._lines)
@@ -70,7 +81,9 @@ class _TierQueue(Generic[T]):
         if line is None:
             line = self._lines[ticket.tenant_id] = _Line()
         line.tickets[ticket.sequence] = ticket
-        self._quantum_tokens = max(self._quantum_tokens, ticket.cost_tokens)
+        self._largest_tokens = max(self._largest_tokens, ticket.cost_tokens)
+        self._n_pushed = min(self._n_pushed + 1, _MEAN_OF)
+        self._mean_tokens += (ticket.cost_tokens - self._mean_tokens) / self._n_pushed
 
     def put_back(self, ticket: Ticket[T]) -> None:
         self._returned[ticket.sequence] = ticket
@@ -80,6 +93,7 @@ class _TierQueue(Generic[T]):
         return list(self._returned.values())
 
     def pop(self, weights: Mapping[str, int]) -> Ticket[T]:
+        quantum_tokens = self._quantum_tokens
         while self._returned_order:
             # What was removed in the meantime is still in the order.
             returned = self._returned.pop(heapq.heappop(self._returned_order), None)
@@ -93,7 +107,7 @@ class _TierQueue(Generic[T]):
                 self._take_out(line, ticket)
                 return ticket
             # What a tenant has left over stays with it; its turn goes to the next.
-            line.deficit_tokens += self._quantum_tokens * weights.get(tenant_id, 1)
+            line.deficit_tokens += quantum_tokens * weights.get(tenant_id, 1)
             self._lines.move_to_end(tenant_id)
 
     def remove(self, ticket: Ticket[T]) -> None:

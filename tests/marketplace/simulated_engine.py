@@ -128,12 +128,15 @@ def _event(text: str, tokens: list[int], number: int, **more: Any) -> str:
 
 
 @asynccontextmanager
-async def simulated_agent(token_s: float = 0.0, n_slots: int = 4) -> AsyncIterator[str]:
+async def simulated_agent(
+    token_s: float = 0.0, n_slots: int = 4, control: FakeControl | None = None
+) -> AsyncIterator[str]:
     """A simulated engine under a real agent; gives its state's address."""
     settings = EngineAgentSettings(
         "engine-0", MODEL, Path(), 0, n_ctx=N_CONTEXT, max_concurrent=n_slots, background=False
     )
-    agent = EngineAgent(settings, FakeControl(), SystemClock(), SimulatedHost(token_s))
+    source = control or FakeControl()
+    agent = EngineAgent(settings, source, SystemClock(), SimulatedHost(token_s))
     stop, port = asyncio.Event(), asyncio.get_running_loop().create_future()
     serving = asyncio.create_task(
         serve_agent(agent, settings.host, 0, stop, on_port=port.set_result)
@@ -146,9 +149,11 @@ async def simulated_agent(token_s: float = 0.0, n_slots: int = 4) -> AsyncIterat
 
 
 @asynccontextmanager
-async def simulated_market(folder: Path, token_s: float = 0.004) -> AsyncIterator[str]:
+async def simulated_market(
+    folder: Path, token_s: float = 0.004, control: FakeControl | None = None
+) -> AsyncIterator[str]:
     """A gateway before such an engine, in this process; gives its address when it is ready."""
-    async with simulated_agent(token_s) as agent:
+    async with simulated_agent(token_s, control=control) as agent:
         offer = ModelOffer(MODEL, N_CONTEXT, Price.from_usd(0.01, 0.03))
         settings = replace(gateway_settings(folder, agent), models=(offer,))
         async with running_gateway(settings) as url, httpx.AsyncClient(base_url=url) as http:

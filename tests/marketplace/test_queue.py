@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,7 +70,7 @@ def test_tenants_with_a_backlog_get_token_shares_by_weight(
     for n, line in enumerate(costs):
         for k, cost in enumerate(line):
             queue.push(_ticket(100 * n + k, tenant=str(n), cost=cost))
-    quantum = max(max(line) for line in costs)
+    largest = max(max(line) for line in costs)
     served = dict.fromkeys(waiting, 0)
     while all(waiting.values()):
         ticket = queue.pop()
@@ -76,7 +78,19 @@ def test_tenants_with_a_backlog_get_token_shares_by_weight(
         waiting[ticket.tenant_id] -= 1
         served[ticket.tenant_id] += ticket.cost_tokens
         shares = [served[tenant] / weights[tenant] for tenant in served]
-        assert max(shares) - min(shares) <= 2 * quantum
+        assert max(shares) - min(shares) <= 2 * largest
+
+
+def test_one_huge_request_does_not_make_the_turns_of_all_later_ones_long() -> None:
+    queue: FairQueue[str] = FairQueue()
+    queue.push(_ticket(0, cost=3200))
+    assert queue.pop() is not None
+    for n in range(64):
+        queue.push(_ticket(1 + 2 * n, tenant="a", cost=100))
+        queue.push(_ticket(2 + 2 * n, tenant="b", cost=100))
+    turns = [ticket.tenant_id for _ in range(64) if (ticket := queue.pop()) is not None]
+    longest = max(len(list(group)) for _, group in itertools.groupby(turns))
+    assert longest <= 4
 
 
 @given(st.integers(1, 20))

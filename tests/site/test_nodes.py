@@ -223,7 +223,10 @@ async def _load(control: Control) -> None:
     """Brings the RAN and an engine to host b."""
 
     async def both() -> bool:
-        return set(await control.gpus()) == {"a", "b"} and await control.is_applied()
+        # The slot reports were heard too: the RAN does not hold everything any more. One GPU wholly
+        # the RAN's could not be divided afterwards without going below what the RAN needs.
+        n_ai = sum([await control.sms(node, "ai") for node in "ab"])
+        return set(await control.gpus()) == {"a", "b"} and n_ai > 0 and await control.is_applied()
 
     await control.eventually(both, "both hosts are in the pool, and a plan is applied")
     await control.client.set_maintenance(

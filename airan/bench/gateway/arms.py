@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +18,8 @@ import psutil
 
 from airan.bench.gateway.client import Target
 from airan.bench.gateway.engine import MODEL
-from airan.core.errors import UnavailableError
+from airan.bench.processes import free_port, running, tree
 
-_START_S = 120.0
-_HTTP_OK = 200
 NAMES = {
     "ray": "airan",
     "alone": "airan without Ray",
@@ -79,11 +75,11 @@ def direct(engine_port: int) -> Iterator[Arm]:
 def airan(engine_port: int, how: str = "ray") -> Iterator[Arm]:
     """Our gateway: `ray`, as `airan up` runs it; `alone`, without Ray; `proxy`, behind Serve's."""
     with tempfile.TemporaryDirectory(prefix="airan-bench-") as folder:
-        admin_key, port = secrets.token_hex(16), _free_port()
+        admin_key, port = secrets.token_hex(16), free_port()
         command = [sys.executable, "-m", "airan.bench.gateway.ours", folder, str(port)]
         command += [str(engine_port), how]
         environment = os.environ | {"AIRAN_BENCH_ADMIN_KEY": admin_key}
-        with _running(command, environment, port, "/readyz") as process:
+        with running(command, environment, port, "/readyz") as process:
             key = _new_key(port, admin_key)
             yield Arm(Target(NAMES[how], port, key, MODEL), lambda: _ours(process, folder))
 
@@ -92,7 +88,7 @@ def airan(engine_port: int, how: str = "ray") -> Iterator[Arm]:
 def litellm(engine_port: int, program: Path) -> Iterator[Arm]:
     """LiteLLM's proxy, one worker."""
     with tempfile.TemporaryDirectory(prefix="airan-bench-") as folder:
-        key, port = "sk-" + secrets.token_hex(16), _free_port()
+        key, port = "sk-" + secrets.token_hex(16), free_port()
         config = Path(folder) / "config.yaml"
         config.write_text(
             "model_list:\n"
@@ -109,9 +105,9 @@ def litellm(engine_port: int, program: Path) -> Iterator[Arm]:
         command = [str(program), "--config", str(config), "--port", str(port)]
         command += ["--host", "127.0.0.1", "--num_workers", "1"]
         environment = os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
-        with _running(command, environment, port, "/health/liveliness") as process:
+        with running(command, environment, port, "/health/liveliness") as process:
             target = Target(version_of(program), port, key, MODEL)
-            yield Arm(target, lambda: _tree(psutil.Process(process)))
+            yield Arm(target, lambda: tree(psutil.Process(process)))
 
 
 def version_of(program: Path) -> str:
@@ -120,42 +116,6 @@ def version_of(program: Path) -> str:
     ask = "import importlib.metadata as m; print(m.version('litellm'))"
     done = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=False)
     return f"LiteLLM {done.stdout.strip() or 'of unknown version'}"
-
-
-@contextmanager
-def _running(
-    command: list[str], environment: dict[str, str], port: int, path: str
-) -> Iterator[int]:
-    """Starts a server; its pid, once it answers."""
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output
-        )
-        try:
-            _wait(process, port, path, output.fileno())
-            yield process.pid
-        finally:
-            tree = _tree(psutil.Process(process.pid)) if process.poll() is None else []
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(20.0)
-            for one in tree:
-                with contextlib.suppress(psutil.Error):
-                    one.kill()
-            process.wait()
-
-
-def _wait(process: subprocess.Popen[bytes], port: int, path: str, output: int) -> None:
-    until_s = time.monotonic() + _START_S
-    with httpx.Client(trust_env=False, timeout=2.0) as http:
-        while time.monotonic() < until_s and process.poll() is None:
-            with contextlib.suppress(httpx.HTTPError):
-                if http.get(f"http://127.0.0.1:{port}{path}").status_code == _HTTP_OK:
-                    return
-            time.sleep(0.2)
-    os.lseek(output, 0, os.SEEK_SET)
-    tail = os.read(output, 1 << 20)[-2000:].decode(errors="replace")
-    raise UnavailableError(f"the gateway at port {port} does not answer: {tail}")
 
 
 def _new_key(port: int, admin_key: str) -> str:
@@ -168,23 +128,11 @@ def _new_key(port: int, admin_key: str) -> str:
         return str(made.json()["key"])
 
 
-def _tree(process: psutil.Process) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return [process, *process.children(recursive=True)]
-    return []
-
-
 def _ours(pid: int, folder: str) -> list[psutil.Process]:
     """Its process, or those of Ray that its session started, wherever they hang."""
-    found = {one.pid: one for one in _tree(psutil.Process(pid))}
+    found = {one.pid: one for one in tree(psutil.Process(pid))}
     for one in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if one.environ().get("AIRAN_BENCH_FOLDER") == folder:
                 found[one.pid] = one
     return list(found.values())
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
