@@ -192,6 +192,8 @@ class ModelConfig(_Section):
     n_threads: int = Field(default=1, ge=1, le=256)
     max_replicas: int = Field(default=1, ge=1, le=16)
     """Engines that share the lease, as many as the load calls for. 1: one has all of it."""
+    idle_s: float = Field(default=0.0, ge=0.0)
+    """Seconds without work after which it is unloaded until the next request; 0: never."""
     sm_per_replica: int = Field(default=16, ge=1, le=1024)
     """SMs of the lease for each of several replicas."""
     vllm: VllmConfig | None = None
@@ -301,6 +303,8 @@ class SiteConfig(_Section):
                 raise ValueError(f"models: two models are called {name!r}")
         if self.llama_models and self.model.max_replicas > 1:
             raise ValueError("models: further ones of our own need model.max_replicas 1")
+        if self.model.idle_s and self.model.max_replicas > 1:
+            raise ValueError("model.idle_s needs model.max_replicas 1")
         return self
 
 

@@ -31,6 +31,8 @@ class LlamaModelConfig(BaseModel):
     kind: Literal["chat", "embeddings"] = "chat"
     pooling: Literal["model", "mean", "cls", "last"] = "model"
     """`embeddings`: how one vector is made of all tokens'; `model`: as its file says."""
+    idle_s: float = Field(default=0.0, ge=0.0)
+    """Seconds without work after which it is unloaded until the next request; 0: never."""
     sm_count: int = Field(default=16, ge=1, le=1024)
     """SMs of the lease that it takes; the site's own model has the rest."""
     price_usd_per_1k_input_tokens: float = Field(default=0.01, ge=0.0)

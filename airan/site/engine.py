@@ -33,6 +33,7 @@ def settings_of(runtime: SiteRuntime) -> EngineAgentSettings:
         n_ctx=config.model.n_ctx,
         max_concurrent=config.model.max_concurrent,
         n_threads=config.model.n_threads,
+        idle_s=config.model.idle_s,
     )
 
 
@@ -70,6 +71,7 @@ def further_models(runtime: SiteRuntime) -> list[FurtherModel]:
                 n_threads=model.n_threads,
                 embeddings=model.kind == "embeddings",
                 pooling=model.pooling,
+                idle_s=model.idle_s,
             ),
             source,
             model.sm_count,

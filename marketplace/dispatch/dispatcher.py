@@ -11,7 +11,13 @@ from airan.core.errors import AiranError, CapacityError, UnavailableError
 from marketplace.billing.desk import Desk
 from marketplace.billing.quotes import Ask
 from marketplace.billing.spot import SpotPrice
-from marketplace.dispatch.admission import TierUnreachableError, TtftTargets, check_admission
+from marketplace.dispatch.admission import (
+    FirstToken,
+    TierUnreachableError,
+    TtftTargets,
+    check_admission,
+)
+from marketplace.dispatch.cold import is_cold
 from marketplace.dispatch.embedder import Embedder
 from marketplace.dispatch.foresight import Foresight
 from marketplace.dispatch.journal import Journal
@@ -43,6 +49,8 @@ _CHECKPOINT_S = 1.0
 _KEEP_ALIVE_S = 2.0
 _AVOID_S = 0.3
 _MAX_SETBACKS = 8
+_COLD_START_S = 60.0
+"""How long a client's request waits, at least, until a cold engine has loaded its model."""
 
 
 class Dispatcher:
@@ -124,6 +132,7 @@ class Dispatcher:
         Raises:
             ContextLengthError: they do not fit the model's context.
             UnavailableError: no engine appeared within `timeout_s`.
+            TierUnreachableError: the engine is cold and will not be back in the tier's time.
             InvalidInputError: the engine refuses the messages.
         """
         self._offers[job.request.model].check_chat()
@@ -133,6 +142,9 @@ class Dispatcher:
             if not await self.pool.is_served(external.name, timeout_s):
                 raise not_served(external.name)
             return
+        if job.kind == "sync" and is_cold(self.pool.states_of(job.request.model)):
+            await self._admit_cold(job)
+            timeout_s = max(timeout_s, _COLD_START_S)
         prompt_ids = await prompt_tokens(self.pool, self._clock, job.request, timeout_s)
         n_ctx, wanted = self._offers[job.request.model].n_ctx, job.request.max_tokens
         if len(prompt_ids) + (wanted or 1) > n_ctx:
@@ -166,19 +178,31 @@ class Dispatcher:
 
     async def _admit(self, job: Job) -> None:
         """Refuses a job whose tier cannot be kept, by what was measured until now."""
-        now_s, tier = self._clock.monotonic_s(), job.request.service_tier
+        now_s = self._clock.monotonic_s()
         found = self._foresight.first_token(job, self._lines, self.pool.engines, now_s)
         if found is None:
             return
         spent_s = now_s - job.started_s
+        await self._check_tier(job, found, spent_s)
+        job.predicted_ttft_s = spent_s + found.total_s
+        job.predicted_wait_s, job.prediction_factor = found.wait_s, found.factor
+
+    async def _admit_cold(self, job: Job) -> None:
+        """The same before the prompt can be counted, which takes a loaded model; has it loaded."""
+        model, now_s = job.request.model, self._clock.monotonic_s()
+        self.pool.want(model)
+        wait_s = self._foresight.absence_s(model, self.pool.engines, now_s)
+        if wait_s is not None:
+            await self._check_tier(job, FirstToken(wait_s, 0.0), now_s - job.started_s)
+
+    async def _check_tier(self, job: Job, found: FirstToken, spent_s: float) -> None:
+        tier = job.request.service_tier
         try:
             check_admission(tier, found, spent_s, self._targets.of(tier))
         except TierUnreachableError:
             self._meter.refused(tier)
             await self.desk.show_limits(job.principal)
             raise
-        job.predicted_ttft_s = spent_s + found.total_s
-        job.predicted_wait_s, job.prediction_factor = found.wait_s, found.factor
 
     def free_share(self) -> float:
         """The part of our own engines' places that nothing runs on or waits for, 0 to 1."""
@@ -197,6 +221,7 @@ class Dispatcher:
 
     def enqueue(self, job: Job) -> None:
         """Puts an accepted job in line, however many there are."""
+        self.pool.want(job.request.model)
         self._lines.join(job)
         self._pump()
 
@@ -223,7 +248,7 @@ class Dispatcher:
         for turn in sorted(turns, key=rank)[keep:] if engine.external is None else ():
             turn.end("preempt")
         for model in {before.model, state.model} - {""}:
-            self._foresight.outages.note(model, self._is_served(model), self._clock.monotonic_s())
+            self._note_absence(model)
         if state.url != before.url:
             self._foresight.prefixes.forget(before.url)
         if state.phase != before.phase:
@@ -231,6 +256,18 @@ class Dispatcher:
             if engine.external is not None and state.phase == "lost":
                 self._be_patient(engine, engine.external.model.patience_s)
         self._pump()
+
+        if state.n_cold_starts != before.n_cold_starts and state.n_cold_starts and before.version:
+            self._meter.cold_start(state.model, state.cold_start_s)
+        if state.phase == "cold" and self._lines.of(state.model):
+            self.pool.want(state.model)
+
+    def _note_absence(self, model: str) -> None:
+        now_s, states = self._clock.monotonic_s(), self.pool.states_of(model)
+        self._foresight.outages.note(model, self._is_served(model), now_s)
+        if is_cold(states):
+            self._foresight.outages.forget(model)
+        self._foresight.cold.note(model, states, now_s)
 
     def _be_patient(self, engine: PooledEngine, patience_s: float) -> None:
         pause_s = max(patience_s, _AVOID_S)
@@ -434,4 +471,5 @@ class Dispatcher:
         while True:
             await asyncio.sleep(_KEEP_ALIVE_S)
             for job in self._lines:
+                self.pool.want(job.request.model)
                 job.feed.put_nowait(WAITING)

@@ -11,6 +11,7 @@ from airan.core.clock import Clock
 from airan.core.errors import AiranError, CapacityError, InvalidInputError, UnavailableError
 from marketplace.billing.desk import Desk
 from marketplace.billing.quotes import Ask
+from marketplace.dispatch.cold import is_cold
 from marketplace.dispatch.offers import ModelOffer
 from marketplace.engines.base import Engine
 from marketplace.jobs import new_job_id
@@ -24,6 +25,8 @@ _AT_ONCE = 2
 """Inputs of one model on its engine at once: so many connections are kept to it."""
 _RETRY_S = 0.1
 _MAX_WAITING = 256
+_COLD_START_S = 60.0
+"""How long an input waits, at least, until a cold engine has loaded its model."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Embedder:
                 del self._n_waiting[key]
 
     async def _embed(self, work: EmbeddingWork) -> tuple[list[list[float]], int]:
-        deadline_s = self._clock.monotonic_s() + work.timeout_s
+        deadline_s = self._clock.monotonic_s() + self._patience_s(work)
         inputs = await self._tokens(work, deadline_s)
         n_tokens = sum(map(len, inputs))
         job_id = await self._reserve(work, n_tokens)
@@ -183,7 +186,7 @@ class Embedder:
             self._meter.finished(outcome)
 
     async def _vector(self, work: EmbeddingWork, ids: list[int]) -> list[float]:
-        model, deadline_s = work.offer.name, self._clock.monotonic_s() + work.timeout_s
+        model, deadline_s = work.offer.name, self._clock.monotonic_s() + self._patience_s(work)
         places = self._places.setdefault(model, asyncio.Semaphore(_AT_ONCE))
         while True:
             async with places:
@@ -201,6 +204,10 @@ class Embedder:
         if engine is None:
             raise _not_reached(model)
         return engine
+
+    def _patience_s(self, work: EmbeddingWork) -> float:
+        cold = is_cold(self._pool.states_of(work.offer.name))
+        return max(work.timeout_s, _COLD_START_S) if cold else work.timeout_s
 
     async def _pause(self, model: str, deadline_s: float) -> None:
         if self._clock.monotonic_s() + _RETRY_S >= deadline_s:

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 FinishReason = Literal["stop", "length"]
-Phase = Literal["no_lease", "ready", "draining", "lost"]
 Driver = Literal["llamacpp", "vllm"]
+Phase = Literal["no_lease", "ready", "draining", "cold", "warming", "lost"]
+"""`cold`: without work for so long that the model was unloaded; `warming`: being loaded again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,11 @@ class EngineState:
     n_ctx: int = 0
     deadline_s: float = 0.0
     """draining: Unix time by which the lease must be given back."""
+    idle_s: float = 0.0
+    """Without a word that it is wanted for so long, and without work, it goes cold; 0: never."""
+    cold_start_s: float = 0.0
+    """How long it took last from being wanted to being ready; 0: it never was cold."""
+    n_cold_starts: int = 0
     prefill_piece_tokens: int = 0
     """The prompt is fed in pieces of so many tokens, so that it can be stopped between two."""
 

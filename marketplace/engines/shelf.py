@@ -29,6 +29,8 @@ from orchestrator.api.client import ControlClient
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.5
+_FOLLOW_S = 0.05
+_REST_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Shelf:
             asyncio.create_task(self._serve(model, agent))
             for model, agent in zip(self._further, self.agents[1:], strict=True)
         ]
-        serving = [first, *others]
+        serving = [first, *others, asyncio.create_task(self._follow_rest())]
         try:
             await asyncio.wait([keeping, *serving], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -93,6 +95,18 @@ class Shelf:
             if isinstance(result, Exception):
                 raise result
 
+    async def _follow_rest(self) -> None:
+        """Gives the lease itself back while no model wants a part of it."""
+        resting = False
+        while True:
+            rests = all(_rests(agent) for agent in self.agents)
+            if rests and not resting:
+                await self._keeper.rest(SystemClock().now_s() + _REST_S)
+            elif resting and not rests:
+                self._keeper.want()
+            resting = rests
+            await asyncio.sleep(_FOLLOW_S)
+
     async def _serve(self, model: FurtherModel, agent: EngineAgent) -> None:
         """Runs the agent once the file is ready; a file that cannot be loaded waits for another."""
         while True:
@@ -104,6 +118,11 @@ class Shelf:
                     log.warning("model %s is not served: %s", model.source.name, error)
                     await asyncio.to_thread(self._cache.refuse, model.source, error.message)
             await asyncio.sleep(_LOOK_S)
+
+
+def _rests(agent: EngineAgent) -> bool:
+    """Whether its model is not loaded, and nobody waits for it."""
+    return agent.state.phase == "cold" or (agent.state.phase == "no_lease" and not agent.state.url)
 
 
 def build_shelf_app(shelf: Shelf, further: Sequence[FurtherModel]) -> Starlette:

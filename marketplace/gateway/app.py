@@ -107,14 +107,15 @@ def _add_probes(app: FastAPI, runtime: Runtime) -> None:
 
     @app.get("/readyz")
     async def readyz() -> Response:
-        """200 `ready` with an engine on a lease, 200 `waiting` without a lease; else 503."""
+        """200 `ready` with an engine on a lease, or one that is cold and comes when it is wanted;
+        200 `waiting` without a lease; else 503."""
         phases = {
             engine.state.name: engine.state.phase for engine in runtime.dispatcher.pool.engines
         }
         reachable = [phase for phase in phases.values() if phase != "lost"]
         if not reachable:
             return JSONResponse({"status": "unavailable", "engines": phases}, 503)
-        status = "ready" if "ready" in reachable else "waiting"
+        status = "ready" if {"ready", "cold"} & set(reachable) else "waiting"
         return JSONResponse({"status": status, "engines": phases})
 
     @app.get("/metrics")

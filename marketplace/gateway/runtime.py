@@ -262,6 +262,9 @@ class Runtime:
                 "lease_id": engine.state.lease_id,
                 "running": self.dispatcher.running_on(engine),
                 "max_concurrent": engine.state.max_concurrent,
+                "model": engine.state.model,
+                "cold_starts": engine.state.n_cold_starts,
+                "cold_start_s": engine.state.cold_start_s or None,
             }
             for engine in self.dispatcher.pool.engines
         ]

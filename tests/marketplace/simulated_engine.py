@@ -60,7 +60,7 @@ class SimulatedHost:
 
     def __init__(self, token_s: float = TOKEN_S) -> None:
         self.url = ""
-        self._token_s = token_s
+        self.token_s = token_s
         self._busy: set[object] = set()
         self._n_cuts = 0
         self._server: QuietServer | None = None
@@ -113,7 +113,7 @@ class SimulatedHost:
         try:
             answer = continued(body["prompt"], body["n_predict"])
             for number, letter in enumerate(answer, 1):
-                await asyncio.sleep(self._token_s)
+                await asyncio.sleep(self.token_s)
                 if self._n_cuts != n_cuts:
                     return
                 yield _event(letter, [ord(letter)], number)

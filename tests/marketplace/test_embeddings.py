@@ -36,7 +36,7 @@ N_CTX = 64
 
 @asynccontextmanager
 async def running_shelf(
-    model_path: Path, control: FakeControl, folder: Path, **changes: object
+    model_path: Path, control: FakeControl, folder: Path, both: dict[str, float] | None = None
 ) -> AsyncIterator[str]:
     """SmolLM2 for answers and, a second time, for embeddings; gives the first's address."""
     settings = EngineAgentSettings(
@@ -45,8 +45,9 @@ async def running_shelf(
     cache = ModelCache(folder / "cache", folder / "state")
     source = FileSource(WORDS, models.CATALOGUE[MODEL].sha256, path=model_path)
     await asyncio.to_thread(cache.fetch, source)
+    settings = replace(settings, **(both or {}))
     words = replace(settings, model=WORDS, n_ctx=N_CTX, embeddings=True, pooling="mean")
-    further = [FurtherModel(replace(words, **changes), source)]
+    further = [FurtherModel(words, source)]
     stop, port = asyncio.Event(), asyncio.get_running_loop().create_future()
     task = asyncio.create_task(
         run_shelf(settings, further, cache, stop, source=control, on_port=port.set_result)
@@ -72,32 +73,37 @@ class Market:
             return [(await http.get(f"{url}/state")).json()["phase"] for url in self.agents]
 
 
+@asynccontextmanager
+async def running_market(agents: tuple[str, str], folder: Path) -> AsyncIterator[Market]:
+    """A gateway before both, and a client with a key."""
+    settings = GatewaySettings(
+        models=(
+            ModelOffer(MODEL, 2048, Price.from_usd(0.01, 0.03)),
+            ModelOffer(WORDS, N_CTX, Price.from_usd(0.01, 0.0), "embeddings"),
+        ),
+        engine_urls=agents,
+        state_dir=folder / "gateway",
+        admin_key=ADMIN_KEY,
+        engine_wait_s=5.0,
+    )
+    async with running_gateway(settings) as url:
+        key = await new_key(url)
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as client:
+            yield Market(url, client, agents)
+
+
 @pytest.fixture
 async def market(model_path: Path, control: FakeControl, tmp_path: Path) -> AsyncIterator[Market]:
-    async with running_shelf(model_path, control, tmp_path) as shelf:
-        agents = (shelf, f"{shelf}/models/{WORDS}")
-        settings = GatewaySettings(
-            models=(
-                ModelOffer(MODEL, 2048, Price.from_usd(0.01, 0.03)),
-                ModelOffer(WORDS, N_CTX, Price.from_usd(0.01, 0.0), "embeddings"),
-            ),
-            engine_urls=agents,
-            state_dir=tmp_path / "gateway",
-            admin_key=ADMIN_KEY,
-            engine_wait_s=5.0,
-        )
-        async with running_gateway(settings) as url:
-            key = await new_key(url)
-            async with openai.AsyncOpenAI(
-                base_url=f"{url}/v1", api_key=key, max_retries=0
-            ) as client:
-                market = Market(url, client, agents)
+    async with (
+        running_shelf(model_path, control, tmp_path) as shelf,
+        running_market((shelf, f"{shelf}/models/{WORDS}"), tmp_path) as market,
+    ):
 
-                async def both_ready() -> bool:
-                    return await market.phases() == ["ready", "ready"]
+        async def both_ready() -> bool:
+            return await market.phases() == ["ready", "ready"]
 
-                await eventually(both_ready, 30)
-                yield market
+        await eventually(both_ready, 30)
+        yield market
 
 
 def cosine(a: Sequence[float], b: Sequence[float]) -> float:
@@ -247,3 +253,30 @@ async def test_a_quota_on_tokens_counts_embeddings(market: Market) -> None:
     await market.client.embeddings.create(model=WORDS, input="Hi")
     with pytest.raises(openai.RateLimitError):
         await market.client.embeddings.create(model=WORDS, input=[list(range(100, 120))])
+
+
+async def test_both_models_go_cold_the_lease_goes_back_and_each_comes_when_it_is_wanted(
+    model_path: Path, control: FakeControl, tmp_path: Path
+) -> None:
+    async with running_shelf(model_path, control, tmp_path, {"idle_s": 1.0}) as shelf:
+        agents = (shelf, f"{shelf}/models/{WORDS}")
+        async with running_market(agents, tmp_path) as market:
+
+            async def cold() -> bool:
+                return await market.phases() == ["cold", "cold"] and not control.held
+
+            await eventually(cold, 30)
+            control.offer()
+            answer = await market.client.embeddings.create(model=WORDS, input="Hi")
+            assert len(answer.data[0].embedding) > 100
+            assert await market.phases() == ["cold", "ready"]
+            await eventually(cold, 30)
+            control.offer()
+            chat = await market.client.chat.completions.create(
+                model=MODEL, messages=[{"role": "user", "content": "Hi"}], max_tokens=3
+            )
+            assert chat.usage is not None
+            assert await market.phases() == ["ready", "cold"]
+            for engine in (await admin_get(market.url, "stats"))["engines"]:
+                assert engine["cold_starts"] == 1
+                assert 0 < engine["cold_start_s"] < 20
