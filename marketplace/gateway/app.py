@@ -107,7 +107,9 @@ def _add_probes(app: FastAPI, runtime: Runtime) -> None:
     async def readyz() -> Response:
         """200 `ready` with an engine on a lease, 200 `waiting` without a lease; else 503."""
         phases = {
-            engine.state.name: engine.state.phase for engine in runtime.dispatcher.pool.engines
+            engine.state.name: engine.state.phase
+            for engine in runtime.dispatcher.pool.engines
+            if engine.peer is None
         }
         reachable = [phase for phase in phases.values() if phase != "lost"]
         if not reachable:
