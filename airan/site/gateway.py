@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from airan.site.externals import external_models
 from airan.site.main import service_main, stop_event
+from airan.site.peers import federation_of
 from airan.site.runtime import HOST, SiteRuntime
 from marketplace.dispatch import ModelOffer, TtftTargets
 from marketplace.gateway.settings import GatewaySettings, OidcSettings
@@ -23,6 +24,7 @@ def settings_of(runtime: SiteRuntime) -> GatewaySettings:
         models=(ModelOffer(model.name, model.n_ctx, price),),
         engine_urls=tuple(replicas) or (runtime.engine_url,),
         external=external_models(runtime.config),
+        federation=federation_of(runtime.config),
         replica_urls=(runtime.engine_url,) if replicas else (),
         state_dir=runtime.config.state_dir,
         host=HOST,

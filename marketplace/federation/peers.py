@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from airan.core.errors import ConfigError
 from marketplace.engines.external import ExternalSettings
 from marketplace.engines.external_model import ExternalModel
-from marketplace.federation.policy import WORD
+from marketplace.federation.policy import SITE, WORD
 from marketplace.money import Price
 
 
@@ -31,12 +31,14 @@ class Peer:
     """Context tokens of one request there."""
 
     def __post_init__(self) -> None:
-        for word in (self.name, self.region, *self.promises):
+        for word in (self.region, *self.promises):
             if not WORD.fullmatch(word):
                 raise ConfigError(
-                    f"peer {self.name!r}: {word!r} is no name of a peer, region or policy",
+                    f"peer {self.name!r}: {word!r} is no name of a region or policy",
                     remedy="use at most 32 small letters, digits and hyphens",
                 )
+        if not SITE.fullmatch(self.name):
+            raise ConfigError(f"{self.name!r} is no name of a peer", remedy="use that of its site")
         if self.max_concurrent < 1 or self.n_ctx < 1:
             raise ConfigError(f"peer {self.name!r}: max_concurrent and n_ctx must be 1 or more")
 

@@ -10,6 +10,8 @@ from airan.core.errors import InvalidInputError
 
 WORD = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 """A region or a tag of a data policy."""
+SITE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+"""The name of a site."""
 MAX_CHARS = 512
 _MAX_WORDS = 16
 _REMEDY = "write `stay`, or `regions=eu,us`, or `regions=eu; needs=no-training`"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from airan.core.errors import ForbiddenError, InvalidInputError
-from marketplace.federation.policy import WORD, DataPolicy, parse_policy
+from marketplace.federation.policy import SITE, DataPolicy, parse_policy
 
 VIA = "airan-via"
 POLICY = "airan-data-policy"
@@ -57,12 +57,8 @@ def origin_of(via: Sequence[str], policy: str | None) -> Origin:
         InvalidInputError: one of them cannot be read.
     """
     sites = tuple(site.strip() for site in ",".join(via).split(",")) if via else ()
-    if len(sites) > _MAX_VIA or not all(map(_is_site, sites)):
+    if len(sites) > _MAX_VIA or not all(map(SITE.fullmatch, sites)):
         raise InvalidInputError(
             "Airan-Via", f"must be at most {_MAX_VIA} names of sites with commas between"
         )
     return Origin(sites, None if policy is None else parse_policy(policy, "Airan-Data-Policy"))
-
-
-def _is_site(name: str) -> bool:
-    return bool(name) and all(map(WORD.fullmatch, (name[:32], name[32:] or "a"))) and len(name) < 64

@@ -16,6 +16,7 @@ from airan.core.errors import AiranError
 from marketplace.gateway import (
     admin_api,
     admin_money_api,
+    admin_peers_api,
     batches_api,
     billing_api,
     completions_api,
@@ -58,6 +59,7 @@ _ROUTERS = (
     billing_api,
     admin_api,
     admin_money_api,
+    admin_peers_api,
 )
 
 

@@ -22,11 +22,11 @@ from marketplace.chat import ChatRequest, parse_chat_request
 from marketplace.completions import parse_request
 from marketplace.dispatch import Dispatcher, ModelOffer
 from marketplace.dispatch.scaling import ReplicaScaler
+from marketplace.federation.travel import POLICY, VIA, Origin, origin_of
 from marketplace.gateway.errors import ApiError, invalid_api_key, model_not_found, not_allowed
 from marketplace.gateway.function_runner import FunctionRunner
 from marketplace.gateway.settings import GatewaySettings
 from marketplace.gateway.webhook_sender import WebhookSender
-from marketplace.federation.travel import POLICY, VIA, Origin, origin_of
 from marketplace.jobs import Job
 from marketplace.keys import KEY_PREFIX, key_hash
 from marketplace.meter import Meter

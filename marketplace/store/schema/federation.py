@@ -11,7 +11,7 @@ peer_usage = Table(
     metadata,
     # A job is sent to a peer once, so it costs there once.
     Column("job_id", String(48), ForeignKey("jobs.id"), primary_key=True),
-    Column("peer", String(32), primary_key=True),
+    Column("peer", String(64), primary_key=True),
     Column("model", String(128), nullable=False),
     Column("input_tokens", Integer, nullable=False),
     Column("output_tokens", Integer, nullable=False),

@@ -18,7 +18,7 @@ def upgrade() -> None:
     op.create_table(
         "peer_usage",
         sa.Column("job_id", sa.String(48), sa.ForeignKey("jobs.id"), primary_key=True),
-        sa.Column("peer", sa.String(32), primary_key=True),
+        sa.Column("peer", sa.String(64), primary_key=True),
         sa.Column("model", sa.String(128), nullable=False),
         sa.Column("input_tokens", sa.Integer, nullable=False),
         sa.Column("output_tokens", sa.Integer, nullable=False),
