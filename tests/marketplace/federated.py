@@ -20,9 +20,11 @@ from tests.marketplace.site import ADMIN_KEY, eventually, gateway_settings, runn
 from tests.marketplace.site import new_key as new_key
 
 ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
-TARGETS = TtftTargets(priority=0.15, default=0.15, flex=0.15)
+TARGETS = TtftTargets(priority=0.3, default=0.3, flex=0.3)
 PEERS_PRICE = Price.from_usd(0.005, 0.02)
 N_ANSWER = 8
+N_LONG = 45
+WARM = "warm it all up"
 
 
 def answer_to(prompt: str, n_tokens: int = N_ANSWER) -> str:
@@ -62,8 +64,8 @@ class Site:
 
     async def fill(self, key: str) -> list[asyncio.Task[Any]]:
         """Has every slot busy for long, with speeds measured: what comes now is too late."""
-        await self.ask(key, "warm", n=4)
-        asked = [asyncio.create_task(self.ask(key, f"long {n}", n=50)) for n in range(2)]
+        await self.ask(key, WARM, n=N_LONG)
+        asked = [asyncio.create_task(self.ask(key, f"long {n}", n=N_LONG)) for n in range(2)]
 
         async def busy() -> bool:
             return bool((await self.get("stats"))["requests"]["running"] >= 2)
@@ -74,7 +76,7 @@ class Site:
 
 @asynccontextmanager
 async def site(
-    folder: Path, federation: Federation, *, token_s: float = 0.02, n_slots: int = 2
+    folder: Path, federation: Federation, *, token_s: float = 0.04, n_slots: int = 2
 ) -> AsyncIterator[Site]:
     """A site with one simulated engine of two slots."""
     folder.mkdir(exist_ok=True)

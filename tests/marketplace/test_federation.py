@@ -10,7 +10,9 @@ from typing import Any
 from marketplace.federation.peers import Federation
 from tests.marketplace.federated import (
     N_ANSWER,
+    N_LONG,
     PEERS_PRICE,
+    WARM,
     answer_to,
     new_key,
     peer,
@@ -48,8 +50,8 @@ async def test_what_overflows_is_answered_by_a_peer_and_billed_once(tmp_path: Pa
             assert said["usage"]["prompt_tokens"] == len(PROMPT)
             await gathered(long)
             (bill,) = (await a.get("usage?tenant=acme"))["data"]
-            n_input = len("warm") + 2 * len("long 0") + len(PROMPT)
-            n_output = 4 + 2 * 50 + N_ANSWER
+            n_input = len(WARM) + 2 * len("long 0") + len(PROMPT)
+            n_output = 3 * N_LONG + N_ANSWER
             assert (bill["requests"], bill["input_tokens"], bill["output_tokens"]) == (
                 4,
                 n_input,
@@ -139,7 +141,7 @@ async def test_a_peer_that_dies_in_the_middle_loses_nothing_and_is_billed_once(
             (cost,) = (await a.get("peers"))["costs"]
             assert (cost["requests"], cost["output_tokens"]) == (1, 2)
             (bill,) = (await a.get("usage"))["data"]
-            assert (bill["requests"], bill["output_tokens"]) == (4, 4 + 100 + 12)
+            assert (bill["requests"], bill["output_tokens"]) == (4, 3 * N_LONG + 12)
 
 
 async def test_a_peer_that_says_nothing_is_left_and_the_work_is_done_here(tmp_path: Path) -> None:
