@@ -21,6 +21,8 @@ from tests.marketplace.site import new_key as new_key
 
 ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 TARGETS = TtftTargets(priority=0.3, default=0.3, flex=0.3)
+ALWAYS_FULL = TtftTargets(priority=1e-9, default=1e-9, flex=1e-9)
+"""Nothing is in time, as soon as it is known how long things take."""
 PEERS_PRICE = Price.from_usd(0.005, 0.02)
 N_ANSWER = 8
 N_LONG = 45
@@ -62,6 +64,11 @@ class Site:
         answer.raise_for_status()
         return answer.json()
 
+    async def warm(self) -> None:
+        """Has the speed measured."""
+        answer = await self.ask(await new_key(self.url, "warmer"), WARM)
+        assert answer.status_code == 200
+
     async def fill(self, key: str) -> list[asyncio.Task[Any]]:
         """Has every slot busy for long, with speeds measured: what comes now is too late."""
         await self.ask(key, WARM, n=N_LONG)
@@ -76,17 +83,21 @@ class Site:
 
 @asynccontextmanager
 async def site(
-    folder: Path, federation: Federation, *, token_s: float = 0.04, n_slots: int = 2
+    folder: Path,
+    federation: Federation,
+    *,
+    token_s: float = 0.04,
+    targets: TtftTargets = TARGETS,
 ) -> AsyncIterator[Site]:
     """A site with one simulated engine of two slots."""
     folder.mkdir(exist_ok=True)
     offer = ModelOffer(MODEL, N_CONTEXT, Price.from_usd(0.01, 0.03))
-    async with simulated_agent(token_s, n_slots) as agent:
+    async with simulated_agent(token_s, 2) as agent:
         settings = replace(
             gateway_settings(folder, agent),
             models=(offer,),
             federation=federation,
-            ttft_targets=TARGETS,
+            ttft_targets=targets,
         )
         async with (
             running_gateway(settings) as url,
