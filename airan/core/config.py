@@ -36,6 +36,12 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _foreign_variable(name: str) -> str:
+    if name.startswith(ENV_PREFIX):
+        raise ValueError(f"variables that begin with {ENV_PREFIX} are configuration keys")
+    return name
+
+
 class NodeConfig(_Section):
     """The GPU node. `simulated` obeys the real geometry, placement rules and delays."""
 
@@ -96,7 +102,7 @@ class PeerConfig(_Section):
     """What it promises, such as `no-training`."""
     key_file: Path | None = None
     """File with the API key, read at every request."""
-    key_env: str = Field(default="", pattern=r"^(?!AIRAN_)[A-Za-z0-9_]*$")
+    key_env: str = Field(default="", pattern=r"^[A-Za-z0-9_]*$")
     """Or the environment variable that holds it; not one of ours, which are configuration."""
     max_concurrent: int = Field(default=4, ge=1, le=1024)
     """Requests sent there at once, of all models together."""
@@ -108,6 +114,11 @@ class PeerConfig(_Section):
     price_usd_per_1k_input_tokens: float = Field(default=0.01, ge=0.0)
     """What it charges us."""
     price_usd_per_1k_output_tokens: float = Field(default=0.03, ge=0.0)
+
+    @field_validator("key_env")
+    @classmethod
+    def _is_no_variable_of_ours(cls, name: str) -> str:
+        return _foreign_variable(name)
 
 
 class MarketConfig(_Section):
@@ -250,9 +261,7 @@ class ExternalModelConfig(_Section):
     @field_validator("key_env")
     @classmethod
     def _is_no_variable_of_ours(cls, name: str) -> str:
-        if name.startswith(ENV_PREFIX):
-            raise ValueError(f"variables that begin with {ENV_PREFIX} are configuration keys")
-        return name
+        return _foreign_variable(name)
 
 
 class PortsConfig(_Section):
