@@ -16,6 +16,7 @@ from marketplace.engines.base import Engine, EngineState
 from marketplace.engines.external_model import ExternalModel, ExternalWatch
 from marketplace.engines.llamacpp import LlamaCppEngine
 from marketplace.engines.vllm import VllmEngine
+from marketplace.federation.peers import Peer
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +33,13 @@ _MAX_RETRY_S = 1.0
 class PooledEngine:
     """One engine: its agent's last state, and a client for it. An external one has no agent."""
 
-    def __init__(self, agent_url: str, external: ExternalWatch | None = None) -> None:
+    def __init__(
+        self, agent_url: str, external: ExternalWatch | None = None, peer: Peer | None = None
+    ) -> None:
         self.agent_url = agent_url
         self.external = external
+        self.peer = peer
+        """Whose it is, if it takes only what overflows here."""
         self.state = EngineState(name=agent_url, model="", phase="lost")
         self.client: Engine | None = None
         self.avoid_until_s = 0.0
@@ -69,10 +74,13 @@ class EnginePool:
         agent_urls: Sequence[str],
         on_change: Callable[[PooledEngine, EngineState], None],
         externals: Sequence[ExternalModel] = (),
+        peers: Sequence[Peer] = (),
     ) -> None:
         self.engines = [PooledEngine(url) for url in agent_urls]
-        for model in externals:
-            engine = PooledEngine(model.settings.url, watch := ExternalWatch(model))
+        elsewhere: list[tuple[ExternalModel, Peer | None]] = [(one, None) for one in externals]
+        elsewhere += [(peer.external(model), peer) for peer in peers for model in peer.models]
+        for model, peer in elsewhere:
+            engine = PooledEngine(model.settings.url, watch := ExternalWatch(model), peer)
             engine.state = watch.state(ready=False)
             self.engines.append(engine)
         self._on_change = on_change

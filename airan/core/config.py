@@ -37,6 +37,12 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _foreign_variable(name: str) -> str:
+    if name.startswith(ENV_PREFIX):
+        raise ValueError(f"variables that begin with {ENV_PREFIX} are configuration keys")
+    return name
+
+
 class NodeConfig(_Section):
     """The GPU node. `simulated` obeys the real geometry, placement rules and delays."""
 
@@ -82,6 +88,40 @@ class TtftTargetConfig(_Section):
     flex: float = Field(default=1800.0, gt=0.0, le=86_400.0)
 
 
+class PeerConfig(_Section):
+    """A peer that serves a model of ours too: another airan site, or any OpenAI-compatible cloud.
+    It takes requests that this site cannot serve in time, of tenants whose data may go there."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    """Of an airan site: its own `name`."""
+    url: str = Field(pattern=r"^https?://\S+$")
+    """Its base address, up to and with `/v1`."""
+    models: dict[str, str] = Field(min_length=1)
+    """Our model's name: its name there."""
+    region: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")
+    data_policy: tuple[str, ...] = ()
+    """What it promises, such as `no-training`."""
+    key_file: Path | None = None
+    """File with the API key, read at every request."""
+    key_env: str = Field(default="", pattern=r"^[A-Za-z0-9_]*$")
+    """Or the environment variable that holds it; not one of ours, which are configuration."""
+    max_concurrent: int = Field(default=4, ge=1, le=1024)
+    """Requests sent there at once, of all models together."""
+    n_ctx: int | None = Field(default=None, ge=256)
+    """Context tokens of one request there; empty: as many as here."""
+    connect_timeout_s: float = Field(default=3.0, gt=0.0)
+    read_timeout_s: float = Field(default=30.0, gt=0.0)
+    """Without a byte for so long, the answer goes on elsewhere."""
+    price_usd_per_1k_input_tokens: float = Field(default=0.01, ge=0.0)
+    """What it charges us."""
+    price_usd_per_1k_output_tokens: float = Field(default=0.03, ge=0.0)
+
+    @field_validator("key_env")
+    @classmethod
+    def _is_no_variable_of_ours(cls, name: str) -> str:
+        return _foreign_variable(name)
+
+
 class MarketConfig(_Section):
     """The marketplace's accounts, money and promises."""
 
@@ -102,6 +142,12 @@ class MarketConfig(_Section):
     webhook_hosts: tuple[str, ...] = ()
     """Hosts that webhooks may go to though they are not public, or take plain http."""
     ttft_target_s: TtftTargetConfig = TtftTargetConfig()
+    region: str = Field(default="", pattern=r"^(|[a-z0-9][a-z0-9-]{0,31})$")
+    """Where this site is, for what other sites send; without, it takes nothing from them."""
+    peers: tuple[PeerConfig, ...] = ()
+    """Who takes what overflows here."""
+    max_hops: int = Field(default=2, ge=1, le=16)
+    """Sites that may have sent a request on before us, for us to send it on too."""
 
 
 class ClockConfig(_Section):
@@ -234,9 +280,7 @@ class ExternalModelConfig(_Section):
     @field_validator("key_env")
     @classmethod
     def _is_no_variable_of_ours(cls, name: str) -> str:
-        if name.startswith(ENV_PREFIX):
-            raise ValueError(f"variables that begin with {ENV_PREFIX} are configuration keys")
-        return name
+        return _foreign_variable(name)
 
 
 FurtherModelConfig = Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 from airan.site.catalogue import file_sources, further_offers
 from airan.site.externals import external_models
 from airan.site.main import service_main, stop_event
+from airan.site.peers import federation_of
 from airan.site.runtime import HOST, SiteRuntime
 from marketplace.dispatch import ModelOffer, TtftTargets
 from marketplace.gateway.settings import GatewaySettings, OidcSettings
@@ -27,6 +28,7 @@ def settings_of(runtime: SiteRuntime) -> GatewaySettings:
         external=external_models(runtime.config),
         catalogue=file_sources(runtime.config),
         cache_dir=runtime.config.cache_dir,
+        federation=federation_of(runtime.config),
         replica_urls=(runtime.engine_url,) if replicas else (),
         state_dir=runtime.config.state_dir,
         host=HOST,

@@ -22,6 +22,7 @@ from airan.core.errors import (
 from airan.site import runtime as site_runtime
 from airan.site.cells import load_profile, pusch_config
 from airan.site.externals import check_external_models
+from airan.site.peers import check_peers
 from airan.site.processes import sweep
 from airan.site.runtime import SiteRuntime
 from airan.site.warden import AlreadyRunningError, Warden, hold, running
@@ -46,6 +47,7 @@ def prepare(config: SiteConfig, say: Say) -> SiteRuntime:
     check_gpu(config)
     check_ran(config)
     check_external_models(config)
+    check_peers(config)
     ensure_model(config, say)
     end_leftovers(config.state_dir)
     runtime = site_runtime.resolve(config)

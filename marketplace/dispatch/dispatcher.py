@@ -25,6 +25,7 @@ from marketplace.dispatch.lengths import Lengths
 from marketplace.dispatch.lines import WaitingLines
 from marketplace.dispatch.offers import ContextLengthError, ModelOffer
 from marketplace.dispatch.outcomes import EndState, outcome_of
+from marketplace.dispatch.overflow import Overflow, check_guest, take_home
 from marketplace.dispatch.places import free_share, rooms_for
 from marketplace.dispatch.prefixes import SlotKey
 from marketplace.dispatch.prompts import prompt_tokens
@@ -37,6 +38,8 @@ from marketplace.dispatch.text_turns import (
 from marketplace.dispatch.turns import Turn, Turns, rank, to_yield
 from marketplace.engines.base import EngineState, FinishReason
 from marketplace.engines.external_model import ExternalModel
+from marketplace.engines.text import Resume
+from marketplace.federation.peers import Federation
 from marketplace.jobs import WAITING, Job
 from marketplace.meter import Meter
 from marketplace.pool import EnginePool, PooledEngine
@@ -70,6 +73,7 @@ class Dispatcher:
         max_waiting: int = 512,
         targets: TtftTargets | None = None,
         externals: tuple[ExternalModel, ...] = (),
+        federation: Federation | None = None,
     ) -> None:
         self._db = database
         self._offers = offers
@@ -84,7 +88,10 @@ class Dispatcher:
         self.desk = Desk(database, list_prices, clock, SpotPrice(self.free_share))
         weights = self.desk.weights
         self._lines = WaitingLines(list(offers), self._lengths, weights, max_waiting)
-        self.pool = EnginePool(agent_urls, self._engine_changed, externals)
+        federation = federation or Federation()
+        self._overflow = Overflow(federation, database, self._turns, self._foresight)
+        self.pool = EnginePool(agent_urls, self._engine_changed, externals, federation.peers)
+        self._overflow.engines = self.pool.engines
         self.embedder = Embedder(database, self.pool, self.desk, meter, clock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
@@ -106,7 +113,8 @@ class Dispatcher:
 
     def load(self, model: str) -> int:
         """Jobs of that model, running and waiting."""
-        n_running = sum(turn.job.request.model == model for turn in self._turns)
+        here = [turn.job for turn in self._turns if turn.engine.peer is None]
+        n_running = sum(job.request.model == model for job in here)
         return n_running + len(self._lines.of(model))
 
     def start(self) -> None:
@@ -172,18 +180,33 @@ class Dispatcher:
         durable = job.kind == "async"
         with self._lines.entering(job):
             await self._admit(job)
-            await self.desk.reserve(row, self._ask(job), job.created_s, durable=durable)
+            try:
+                await self.desk.reserve(row, self._ask(job), job.created_s, durable=durable)
+            except BaseException:
+                self._overflow.drop(job)
+                raise
+            if (peer := self._overflow.next(job, self._clock.monotonic_s())) is not None:
+                self._begin(Turn(job, peer, self._turns.count(peer)))
+                return
             self._foresight.accepted(job, self.pool.engines, self._clock.monotonic_s())
             self.enqueue(job)
 
     async def _admit(self, job: Job) -> None:
-        """Refuses a job whose tier cannot be kept, by what was measured until now."""
+        """Refuses a job whose tier cannot be kept, by what was measured until now, and that no
+        peer may take."""
         now_s = self._clock.monotonic_s()
+        check_guest(job, self.pool.engines, self._turns, self._lines.n_before(job))
         found = self._foresight.first_token(job, self._lines, self.pool.engines, now_s)
         if found is None:
             return
         spent_s = now_s - job.started_s
-        await self._check_tier(job, found, spent_s)
+        try:
+            self._check_tier(job, found, spent_s)
+        except TierUnreachableError:
+            if await self._overflow.find(job, now_s):
+                return
+            await self._refused(job)
+            raise
         job.predicted_ttft_s = spent_s + found.total_s
         job.predicted_wait_s, job.prediction_factor = found.wait_s, found.factor
 
@@ -192,17 +215,21 @@ class Dispatcher:
         model, now_s = job.request.model, self._clock.monotonic_s()
         self.pool.want(model)
         wait_s = self._foresight.absence_s(model, self.pool.engines, now_s)
-        if wait_s is not None:
-            await self._check_tier(job, FirstToken(wait_s, 0.0), now_s - job.started_s)
-
-    async def _check_tier(self, job: Job, found: FirstToken, spent_s: float) -> None:
-        tier = job.request.service_tier
+        if wait_s is None:
+            return
         try:
-            check_admission(tier, found, spent_s, self._targets.of(tier))
+            self._check_tier(job, FirstToken(wait_s, 0.0), now_s - job.started_s)
         except TierUnreachableError:
-            self._meter.refused(tier)
-            await self.desk.show_limits(job.principal)
+            await self._refused(job)
             raise
+
+    def _check_tier(self, job: Job, found: FirstToken, spent_s: float) -> None:
+        tier = job.request.service_tier
+        check_admission(tier, found, spent_s, self._targets.of(tier))
+
+    async def _refused(self, job: Job) -> None:
+        self._meter.refused(job.request.service_tier)
+        await self.desk.show_limits(job.principal)
 
     def free_share(self) -> float:
         """The part of our own engines' places that nothing runs on or waits for, 0 to 1."""
@@ -213,10 +240,10 @@ class Dispatcher:
         """What the job can cost; a prompt that was not counted yet may fill the context."""
         n_ctx = self._offers[job.request.model].n_ctx
         n_prompt, max_tokens = n_ctx, job.request.max_tokens or n_ctx
-        if job.tally is not None:
-            n_prompt, max_tokens = job.tally.most_input, job.max_tokens
-        elif job.prompt_ids is not None:
+        if job.prompt_ids is not None:
             n_prompt, max_tokens = len(job.prompt_ids), job.max_tokens
+        elif job.tally is not None:
+            n_prompt, max_tokens = job.tally.most_input, job.max_tokens
         return Ask(job.principal, job.request.model, job.request.service_tier, n_prompt, max_tokens)
 
     def enqueue(self, job: Job) -> None:
@@ -343,16 +370,15 @@ class Dispatcher:
         except asyncio.CancelledError:
             if turn.cut is None:
                 raise
-        except (UnavailableError, CapacityError) as error:
-            failure = self._engine_failed(turn, error)
         except AiranError as error:
-            failure = error
+            failure = self._engine_failed(turn, error)
         except Exception:
             log.exception("job %s failed", job.id)
             failure = AiranError("the marketplace failed to run this request")
         finally:
             self._turns.end(job)
             self._foresight.end(turn)
+            self._overflow.ended(turn, self._clock)
         # From here on no cut can reach the job: it is not on an engine any more.
         self._pump()
         if turn.reason is not None:
@@ -361,13 +387,28 @@ class Dispatcher:
             await self._finish(job, "failed", error=failure)
         elif turn.cut == "cancel":
             await self._finish(job, "cancelled")
-        else:
+        elif not self._go_elsewhere(turn):
             self._preempt(job, turn)
 
-    def _engine_failed(
-        self, turn: Turn, error: UnavailableError | CapacityError
-    ) -> AiranError | None:
-        """Leaves the engine alone for a moment; an error if the job has had bad luck too often."""
+    def _go_elsewhere(self, turn: Turn) -> bool:
+        """After a peer broke off before its first word, has another peer asked, if there is one."""
+        job = turn.job
+        if turn.engine.peer is None or turn.cut is not None or job.raw_text or self._stopping:
+            return False
+        peer = self._overflow.next(job, self._clock.monotonic_s())
+        if peer is None:
+            return False
+        self._begin(Turn(job, peer, self._turns.count(peer)))
+        return True
+
+    def _engine_failed(self, turn: Turn, error: AiranError) -> AiranError | None:
+        """Leaves the engine alone for a moment; an error if the job has had bad luck too often, or
+        is to blame."""
+        if turn.engine.peer is not None:
+            self._overflow.broke(turn, error, self._clock.monotonic_s())
+            return None
+        if not isinstance(error, UnavailableError | CapacityError):
+            return error
         log.info("job %s lost its engine: %s", turn.job.id, error)
         turn.engine.avoid_until_s = self._clock.monotonic_s() + _AVOID_S
         asyncio.get_running_loop().call_later(_AVOID_S, self._pump)
@@ -386,6 +427,9 @@ class Dispatcher:
             await self.prepare(job, 0.0)
         prompt_ids = job.prompt_ids or []
         resumed = job.preemptions > 0
+        from_peer = client is not None and job.tally is not None
+        if client is not None and from_peer:
+            await take_home(job, client)
         job.begin_turn()
         if job.kind == "async":
             self._journal.running(job)
@@ -400,7 +444,8 @@ class Dispatcher:
             return
         if resumed:
             self._journal.resumed(job, turn.engine.state.name)
-            job.resumed = "tokens" if job.token_ids else "none"
+            exact: Resume = "text" if from_peer else "tokens"
+            job.resumed = exact if job.token_ids else "none"
         params = job.request.sampling(job.n_left, job.preemptions)
         tokens = [*prompt_ids, *job.token_ids]
         self._foresight.begin(turn, self._clock.monotonic_s())

@@ -16,6 +16,7 @@ from airan.core.errors import AiranError
 from marketplace.gateway import (
     admin_api,
     admin_money_api,
+    admin_peers_api,
     batches_api,
     billing_api,
     catalogue_api,
@@ -60,6 +61,7 @@ _ROUTERS = (
     admin_api,
     admin_money_api,
     catalogue_api,
+    admin_peers_api,
 )
 
 
@@ -110,7 +112,9 @@ def _add_probes(app: FastAPI, runtime: Runtime) -> None:
         """200 `ready` with an engine on a lease, or one that is cold and comes when it is wanted;
         200 `waiting` without a lease; else 503."""
         phases = {
-            engine.state.name: engine.state.phase for engine in runtime.dispatcher.pool.engines
+            engine.state.name: engine.state.phase
+            for engine in runtime.dispatcher.pool.engines
+            if engine.peer is None
         }
         reachable = [phase for phase in phases.values() if phase != "lost"]
         if not reachable:
