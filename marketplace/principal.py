@@ -36,6 +36,8 @@ class Principal:
     expires_s: float | None = None
     """Unix time from which it speaks for nobody; None: never."""
     user_id: str | None = None
+    is_peer: bool = False
+    """Whether it is another site, whose work runs in the tier flex, while compute is free."""
 
     def may(self, scope: Scope) -> bool:
         """Whether the scope is among those granted."""

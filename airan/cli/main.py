@@ -20,6 +20,7 @@ from airan.cli import (
     market,
     market_books,
     market_limits,
+    market_peers,
     market_people,
     model,
     simulate,
@@ -49,6 +50,7 @@ market.register(app)
 webhook.register(app)
 market_people.register(app)
 market_limits.register(app)
+market_peers.register(app)
 market_books.register(app)
 model.register(app)
 economics.register(app)

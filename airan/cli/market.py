@@ -51,8 +51,8 @@ def list_tenants(context: typer.Context, json: JsonFlag = False) -> None:
     if wants_json(context, json):
         emit_json(tenants)
     else:
-        rows = [(t["id"], t["name"], t["terms"], t["weight"]) for t in tenants]
-        table("Tenants", ("id", "name", "terms", "weight"), rows)
+        rows = [(t["id"], t["name"], t["terms"], t["weight"], t["data_policy"]) for t in tenants]
+        table("Tenants", ("id", "name", "terms", "weight", "data policy"), rows)
 
 
 @tenant_app.command("weight")

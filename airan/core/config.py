@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from airan.core.errors import ConfigError
+from airan.core.llama_config import LlamaModelConfig
 
 ENV_PREFIX = "AIRAN_"
 _ENV_SEPARATOR = "__"
@@ -34,6 +35,12 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _foreign_variable(name: str) -> str:
+    if name.startswith(ENV_PREFIX):
+        raise ValueError(f"variables that begin with {ENV_PREFIX} are configuration keys")
+    return name
 
 
 class NodeConfig(_Section):
@@ -81,6 +88,40 @@ class TtftTargetConfig(_Section):
     flex: float = Field(default=1800.0, gt=0.0, le=86_400.0)
 
 
+class PeerConfig(_Section):
+    """A peer that serves a model of ours too: another airan site, or any OpenAI-compatible cloud.
+    It takes requests that this site cannot serve in time, of tenants whose data may go there."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    """Of an airan site: its own `name`."""
+    url: str = Field(pattern=r"^https?://\S+$")
+    """Its base address, up to and with `/v1`."""
+    models: dict[str, str] = Field(min_length=1)
+    """Our model's name: its name there."""
+    region: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")
+    data_policy: tuple[str, ...] = ()
+    """What it promises, such as `no-training`."""
+    key_file: Path | None = None
+    """File with the API key, read at every request."""
+    key_env: str = Field(default="", pattern=r"^[A-Za-z0-9_]*$")
+    """Or the environment variable that holds it; not one of ours, which are configuration."""
+    max_concurrent: int = Field(default=4, ge=1, le=1024)
+    """Requests sent there at once, of all models together."""
+    n_ctx: int | None = Field(default=None, ge=256)
+    """Context tokens of one request there; empty: as many as here."""
+    connect_timeout_s: float = Field(default=3.0, gt=0.0)
+    read_timeout_s: float = Field(default=30.0, gt=0.0)
+    """Without a byte for so long, the answer goes on elsewhere."""
+    price_usd_per_1k_input_tokens: float = Field(default=0.01, ge=0.0)
+    """What it charges us."""
+    price_usd_per_1k_output_tokens: float = Field(default=0.03, ge=0.0)
+
+    @field_validator("key_env")
+    @classmethod
+    def _is_no_variable_of_ours(cls, name: str) -> str:
+        return _foreign_variable(name)
+
+
 class MarketConfig(_Section):
     """The marketplace's accounts, money and promises."""
 
@@ -101,6 +142,12 @@ class MarketConfig(_Section):
     webhook_hosts: tuple[str, ...] = ()
     """Hosts that webhooks may go to though they are not public, or take plain http."""
     ttft_target_s: TtftTargetConfig = TtftTargetConfig()
+    region: str = Field(default="", pattern=r"^(|[a-z0-9][a-z0-9-]{0,31})$")
+    """Where this site is, for what other sites send; without, it takes nothing from them."""
+    peers: tuple[PeerConfig, ...] = ()
+    """Who takes what overflows here."""
+    max_hops: int = Field(default=2, ge=1, le=16)
+    """Sites that may have sent a request on before us, for us to send it on too."""
 
 
 class ClockConfig(_Section):
@@ -167,6 +214,20 @@ class PolicyConfig(_Section):
     """How often demand is looked at."""
 
 
+class VllmConfig(_Section):
+    """vLLM, installed in a Python environment of its own."""
+
+    python: Path
+    """That environment's Python."""
+    path: Path
+    """The model's folder, in Hugging Face's form."""
+    args: tuple[str, ...] = ()
+    """Further options of vLLM's server, e.g. `--gpu-memory-utilization=0.4`."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Further environment variables of the server."""
+    start_timeout_s: float = Field(default=600.0, gt=0.0)
+
+
 class ModelConfig(_Section):
     """The model the site serves."""
 
@@ -177,8 +238,12 @@ class ModelConfig(_Section):
     n_threads: int = Field(default=1, ge=1, le=256)
     max_replicas: int = Field(default=1, ge=1, le=16)
     """Engines that share the lease, as many as the load calls for. 1: one has all of it."""
+    idle_s: float = Field(default=0.0, ge=0.0)
+    """Seconds without work after which it is unloaded until the next request; 0: never."""
     sm_per_replica: int = Field(default=16, ge=1, le=1024)
     """SMs of the lease for each of several replicas."""
+    vllm: VllmConfig | None = None
+    """Serves a model of one's own with vLLM; without, llama.cpp serves one of those it knows."""
     price_usd_per_1k_input_tokens: float = Field(default=0.01, ge=0.0)
     price_usd_per_1k_output_tokens: float = Field(default=0.03, ge=0.0)
 
@@ -215,9 +280,12 @@ class ExternalModelConfig(_Section):
     @field_validator("key_env")
     @classmethod
     def _is_no_variable_of_ours(cls, name: str) -> str:
-        if name.startswith(ENV_PREFIX):
-            raise ValueError(f"variables that begin with {ENV_PREFIX} are configuration keys")
-        return name
+        return _foreign_variable(name)
+
+
+FurtherModelConfig = Annotated[
+    ExternalModelConfig | LlamaModelConfig, Field(discriminator="engine")
+]
 
 
 class PortsConfig(_Section):
@@ -248,9 +316,19 @@ class SiteConfig(_Section):
     ran: RanConfig = RanConfig()
     policy: PolicyConfig = PolicyConfig()
     model: ModelConfig = ModelConfig()
-    models: tuple[ExternalModelConfig, ...] = ()
-    """Models that others serve, on offer beside the site's own."""
+    models: tuple[FurtherModelConfig, ...] = ()
+    """Further models, on offer beside `model`: others' (`external`) and our own (`llamacpp`)."""
     ports: PortsConfig = PortsConfig()
+
+    @property
+    def external_models(self) -> tuple[ExternalModelConfig, ...]:
+        """Those of `models` that others serve."""
+        return tuple(one for one in self.models if isinstance(one, ExternalModelConfig))
+
+    @property
+    def llama_models(self) -> tuple[LlamaModelConfig, ...]:
+        """Those of `models` that the site serves itself."""
+        return tuple(one for one in self.models if isinstance(one, LlamaModelConfig))
 
     @field_validator("time_zone")
     @classmethod
@@ -267,6 +345,10 @@ class SiteConfig(_Section):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"models: two models are called {name!r}")
+        if self.llama_models and self.model.max_replicas > 1:
+            raise ValueError("models: further ones of our own need model.max_replicas 1")
+        if self.model.idle_s and self.model.max_replicas > 1:
+            raise ValueError("model.idle_s needs model.max_replicas 1")
         return self
 
 
@@ -348,9 +430,16 @@ def _set_nested(values: dict[str, Any], variable: str, value: Any) -> None:
 def _explain(error: ValidationError) -> str:
     problems = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"]) or "(top level)"
+        key = ".".join(map(str, _written_keys(item["loc"]))) or "(top level)"
+        if item["type"].startswith("union_tag_"):
+            key += ".engine"
         if item["type"] == "extra_forbidden":
             problems.append(f"{key}: unknown key")
         else:
             problems.append(f"{key}: {item['msg']}, got {item['input']!r}")
     return "; ".join(problems)
+
+
+def _written_keys(place: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Without what pydantic adds: of which kind the model is, after its number."""
+    return (*place[:2], *place[3:]) if place[0:1] == ("models",) else place

@@ -14,7 +14,7 @@ def external_models(config: SiteConfig) -> tuple[ExternalModel, ...]:
     Raises:
         ConfigError: an address or the place of a key is not valid.
     """
-    return tuple(map(_external_model, config.models))
+    return tuple(map(_external_model, config.external_models))
 
 
 def check_external_models(config: SiteConfig) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from airan.site.catalogue import file_sources, further_offers
 from airan.site.externals import external_models
 from airan.site.main import service_main, stop_event
+from airan.site.peers import federation_of
 from airan.site.runtime import HOST, SiteRuntime
 from marketplace.dispatch import ModelOffer, TtftTargets
 from marketplace.gateway.settings import GatewaySettings, OidcSettings
@@ -19,10 +21,14 @@ def settings_of(runtime: SiteRuntime) -> GatewaySettings:
     price = Price.from_usd(
         model.price_usd_per_1k_input_tokens, model.price_usd_per_1k_output_tokens
     )
+    further = [f"{runtime.engine_url}/models/{one.name}" for one in runtime.config.llama_models]
     return GatewaySettings(
-        models=(ModelOffer(model.name, model.n_ctx, price),),
-        engine_urls=tuple(replicas) or (runtime.engine_url,),
+        models=(ModelOffer(model.name, model.n_ctx, price), *further_offers(runtime.config)),
+        engine_urls=(*(replicas or [runtime.engine_url]), *further),
         external=external_models(runtime.config),
+        catalogue=file_sources(runtime.config),
+        cache_dir=runtime.config.cache_dir,
+        federation=federation_of(runtime.config),
         replica_urls=(runtime.engine_url,) if replicas else (),
         state_dir=runtime.config.state_dir,
         host=HOST,

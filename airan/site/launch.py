@@ -22,6 +22,7 @@ from airan.core.errors import (
 from airan.site import runtime as site_runtime
 from airan.site.cells import load_profile, pusch_config
 from airan.site.externals import check_external_models
+from airan.site.peers import check_peers
 from airan.site.processes import sweep
 from airan.site.runtime import SiteRuntime
 from airan.site.warden import AlreadyRunningError, Warden, hold, running
@@ -46,6 +47,7 @@ def prepare(config: SiteConfig, say: Say) -> SiteRuntime:
     check_gpu(config)
     check_ran(config)
     check_external_models(config)
+    check_peers(config)
     ensure_model(config, say)
     end_leftovers(config.state_dir)
     runtime = site_runtime.resolve(config)
@@ -119,7 +121,19 @@ def port_or_free(port: int, default: int) -> int:
 
 
 def ensure_model(config: SiteConfig, say: Say) -> None:
-    """Fetches the configured model once; afterwards only its checksum is verified."""
+    """Fetches the configured model once; afterwards only its checksum is verified.
+
+    Raises:
+        ConfigError: vLLM is to serve it, and its Python or the model's folder is not there.
+    """
+    if (vllm := config.model.vllm) is not None:
+        for key, path, what in (
+            ("python", vllm.python, "the Python of vLLM's environment"),
+            ("path", vllm.path / "config.json", "a model folder in Hugging Face's form"),
+        ):
+            if not path.expanduser().is_file():
+                raise ConfigError(f"model.vllm.{key}: {path} is not there", remedy=f"name {what}")
+        return
     path = models.cached_path(config.model.name, config.cache_dir)
     if not path.exists():
         say(f"fetching the model {config.model.name} once, into {path.parent}")

@@ -146,6 +146,8 @@ ENGINE_PHASES = {
     "ready": "serving",
     "draining": "pausing",
     "no_lease": "waiting for a lease",
+    "cold": "unloaded until it is wanted",
+    "warming": "loading its model",
     "lost": "away",
 }
 """The dispatcher's phases as screens show them."""

@@ -11,13 +11,21 @@ from airan.core.errors import AiranError, CapacityError, UnavailableError
 from marketplace.billing.desk import Desk
 from marketplace.billing.quotes import Ask
 from marketplace.billing.spot import SpotPrice
-from marketplace.dispatch.admission import TierUnreachableError, TtftTargets, check_admission
+from marketplace.dispatch.admission import (
+    FirstToken,
+    TierUnreachableError,
+    TtftTargets,
+    check_admission,
+)
+from marketplace.dispatch.cold import is_cold
+from marketplace.dispatch.embedder import Embedder
 from marketplace.dispatch.foresight import Foresight
 from marketplace.dispatch.journal import Journal
 from marketplace.dispatch.lengths import Lengths
 from marketplace.dispatch.lines import WaitingLines
 from marketplace.dispatch.offers import ContextLengthError, ModelOffer
 from marketplace.dispatch.outcomes import EndState, outcome_of
+from marketplace.dispatch.overflow import Overflow, check_guest, take_home
 from marketplace.dispatch.places import free_share, rooms_for
 from marketplace.dispatch.prefixes import SlotKey
 from marketplace.dispatch.prompts import prompt_tokens
@@ -30,6 +38,8 @@ from marketplace.dispatch.text_turns import (
 from marketplace.dispatch.turns import Turn, Turns, rank, to_yield
 from marketplace.engines.base import EngineState, FinishReason
 from marketplace.engines.external_model import ExternalModel
+from marketplace.engines.text import Resume
+from marketplace.federation.peers import Federation
 from marketplace.jobs import WAITING, Job
 from marketplace.meter import Meter
 from marketplace.pool import EnginePool, PooledEngine
@@ -42,6 +52,8 @@ _CHECKPOINT_S = 1.0
 _KEEP_ALIVE_S = 2.0
 _AVOID_S = 0.3
 _MAX_SETBACKS = 8
+_COLD_START_S = 60.0
+"""How long a client's request waits, at least, until a cold engine has loaded its model."""
 
 
 class Dispatcher:
@@ -61,6 +73,7 @@ class Dispatcher:
         max_waiting: int = 512,
         targets: TtftTargets | None = None,
         externals: tuple[ExternalModel, ...] = (),
+        federation: Federation | None = None,
     ) -> None:
         self._db = database
         self._offers = offers
@@ -75,7 +88,11 @@ class Dispatcher:
         self.desk = Desk(database, list_prices, clock, SpotPrice(self.free_share))
         weights = self.desk.weights
         self._lines = WaitingLines(list(offers), self._lengths, weights, max_waiting)
-        self.pool = EnginePool(agent_urls, self._engine_changed, externals)
+        federation = federation or Federation()
+        self._overflow = Overflow(federation, database, self._turns, self._foresight)
+        self.pool = EnginePool(agent_urls, self._engine_changed, externals, federation.peers)
+        self._overflow.engines = self.pool.engines
+        self.embedder = Embedder(database, self.pool, self.desk, meter, clock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._stopping = False
@@ -96,7 +113,8 @@ class Dispatcher:
 
     def load(self, model: str) -> int:
         """Jobs of that model, running and waiting."""
-        n_running = sum(turn.job.request.model == model for turn in self._turns)
+        here = [turn.job for turn in self._turns if turn.engine.peer is None]
+        n_running = sum(job.request.model == model for job in here)
         return n_running + len(self._lines.of(model))
 
     def start(self) -> None:
@@ -111,6 +129,7 @@ class Dispatcher:
             self._ticker.cancel()
         for turn in self._turns:
             turn.end("preempt")
+        await self.embedder.stop()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.pool.stop()
 
@@ -121,14 +140,19 @@ class Dispatcher:
         Raises:
             ContextLengthError: they do not fit the model's context.
             UnavailableError: no engine appeared within `timeout_s`.
+            TierUnreachableError: the engine is cold and will not be back in the tier's time.
             InvalidInputError: the engine refuses the messages.
         """
+        self._offers[job.request.model].check_chat()
         external = self.pool.external(job.request.model)
         if external is not None:
             prepare_text(job, external)
             if not await self.pool.is_served(external.name, timeout_s):
                 raise not_served(external.name)
             return
+        if job.kind == "sync" and is_cold(self.pool.states_of(job.request.model)):
+            await self._admit_cold(job)
+            timeout_s = max(timeout_s, _COLD_START_S)
         prompt_ids = await prompt_tokens(self.pool, self._clock, job.request, timeout_s)
         n_ctx, wanted = self._offers[job.request.model].n_ctx, job.request.max_tokens
         if len(prompt_ids) + (wanted or 1) > n_ctx:
@@ -156,25 +180,56 @@ class Dispatcher:
         durable = job.kind == "async"
         with self._lines.entering(job):
             await self._admit(job)
-            await self.desk.reserve(row, self._ask(job), job.created_s, durable=durable)
+            try:
+                await self.desk.reserve(row, self._ask(job), job.created_s, durable=durable)
+            except BaseException:
+                self._overflow.drop(job)
+                raise
+            if (peer := self._overflow.next(job, self._clock.monotonic_s())) is not None:
+                self._begin(Turn(job, peer, self._turns.count(peer)))
+                return
             self._foresight.accepted(job, self.pool.engines, self._clock.monotonic_s())
             self.enqueue(job)
 
     async def _admit(self, job: Job) -> None:
-        """Refuses a job whose tier cannot be kept, by what was measured until now."""
-        now_s, tier = self._clock.monotonic_s(), job.request.service_tier
+        """Refuses a job whose tier cannot be kept, by what was measured until now, and that no
+        peer may take."""
+        now_s = self._clock.monotonic_s()
+        check_guest(job, self.pool.engines, self._turns, self._lines.n_before(job))
         found = self._foresight.first_token(job, self._lines, self.pool.engines, now_s)
         if found is None:
             return
         spent_s = now_s - job.started_s
         try:
-            check_admission(tier, found, spent_s, self._targets.of(tier))
+            self._check_tier(job, found, spent_s)
         except TierUnreachableError:
-            self._meter.refused(tier)
-            await self.desk.show_limits(job.principal)
+            if await self._overflow.find(job, now_s):
+                return
+            await self._refused(job)
             raise
         job.predicted_ttft_s = spent_s + found.total_s
         job.predicted_wait_s, job.prediction_factor = found.wait_s, found.factor
+
+    async def _admit_cold(self, job: Job) -> None:
+        """The same before the prompt can be counted, which takes a loaded model; has it loaded."""
+        model, now_s = job.request.model, self._clock.monotonic_s()
+        self.pool.want(model)
+        wait_s = self._foresight.absence_s(model, self.pool.engines, now_s)
+        if wait_s is None:
+            return
+        try:
+            self._check_tier(job, FirstToken(wait_s, 0.0), now_s - job.started_s)
+        except TierUnreachableError:
+            await self._refused(job)
+            raise
+
+    def _check_tier(self, job: Job, found: FirstToken, spent_s: float) -> None:
+        tier = job.request.service_tier
+        check_admission(tier, found, spent_s, self._targets.of(tier))
+
+    async def _refused(self, job: Job) -> None:
+        self._meter.refused(job.request.service_tier)
+        await self.desk.show_limits(job.principal)
 
     def free_share(self) -> float:
         """The part of our own engines' places that nothing runs on or waits for, 0 to 1."""
@@ -185,14 +240,15 @@ class Dispatcher:
         """What the job can cost; a prompt that was not counted yet may fill the context."""
         n_ctx = self._offers[job.request.model].n_ctx
         n_prompt, max_tokens = n_ctx, job.request.max_tokens or n_ctx
-        if job.tally is not None:
-            n_prompt, max_tokens = job.tally.most_input, job.max_tokens
-        elif job.prompt_ids is not None:
+        if job.prompt_ids is not None:
             n_prompt, max_tokens = len(job.prompt_ids), job.max_tokens
+        elif job.tally is not None:
+            n_prompt, max_tokens = job.tally.most_input, job.max_tokens
         return Ask(job.principal, job.request.model, job.request.service_tier, n_prompt, max_tokens)
 
     def enqueue(self, job: Job) -> None:
         """Puts an accepted job in line, however many there are."""
+        self.pool.want(job.request.model)
         self._lines.join(job)
         self._pump()
 
@@ -219,7 +275,7 @@ class Dispatcher:
         for turn in sorted(turns, key=rank)[keep:] if engine.external is None else ():
             turn.end("preempt")
         for model in {before.model, state.model} - {""}:
-            self._foresight.outages.note(model, self._is_served(model), self._clock.monotonic_s())
+            self._note_absence(model)
         if state.url != before.url:
             self._foresight.prefixes.forget(before.url)
         if state.phase != before.phase:
@@ -227,6 +283,18 @@ class Dispatcher:
             if engine.external is not None and state.phase == "lost":
                 self._be_patient(engine, engine.external.model.patience_s)
         self._pump()
+
+        if state.n_cold_starts != before.n_cold_starts and state.n_cold_starts and before.version:
+            self._meter.cold_start(state.model, state.cold_start_s)
+        if state.phase == "cold" and self._lines.of(state.model):
+            self.pool.want(state.model)
+
+    def _note_absence(self, model: str) -> None:
+        now_s, states = self._clock.monotonic_s(), self.pool.states_of(model)
+        self._foresight.outages.note(model, self._is_served(model), now_s)
+        if is_cold(states):
+            self._foresight.outages.forget(model)
+        self._foresight.cold.note(model, states, now_s)
 
     def _be_patient(self, engine: PooledEngine, patience_s: float) -> None:
         pause_s = max(patience_s, _AVOID_S)
@@ -302,16 +370,15 @@ class Dispatcher:
         except asyncio.CancelledError:
             if turn.cut is None:
                 raise
-        except (UnavailableError, CapacityError) as error:
-            failure = self._engine_failed(turn, error)
         except AiranError as error:
-            failure = error
+            failure = self._engine_failed(turn, error)
         except Exception:
             log.exception("job %s failed", job.id)
             failure = AiranError("the marketplace failed to run this request")
         finally:
             self._turns.end(job)
             self._foresight.end(turn)
+            self._overflow.ended(turn, self._clock)
         # From here on no cut can reach the job: it is not on an engine any more.
         self._pump()
         if turn.reason is not None:
@@ -320,13 +387,28 @@ class Dispatcher:
             await self._finish(job, "failed", error=failure)
         elif turn.cut == "cancel":
             await self._finish(job, "cancelled")
-        else:
+        elif not self._go_elsewhere(turn):
             self._preempt(job, turn)
 
-    def _engine_failed(
-        self, turn: Turn, error: UnavailableError | CapacityError
-    ) -> AiranError | None:
-        """Leaves the engine alone for a moment; an error if the job has had bad luck too often."""
+    def _go_elsewhere(self, turn: Turn) -> bool:
+        """After a peer broke off before its first word, has another peer asked, if there is one."""
+        job = turn.job
+        if turn.engine.peer is None or turn.cut is not None or job.raw_text or self._stopping:
+            return False
+        peer = self._overflow.next(job, self._clock.monotonic_s())
+        if peer is None:
+            return False
+        self._begin(Turn(job, peer, self._turns.count(peer)))
+        return True
+
+    def _engine_failed(self, turn: Turn, error: AiranError) -> AiranError | None:
+        """Leaves the engine alone for a moment; an error if the job has had bad luck too often, or
+        is to blame."""
+        if turn.engine.peer is not None:
+            self._overflow.broke(turn, error, self._clock.monotonic_s())
+            return None
+        if not isinstance(error, UnavailableError | CapacityError):
+            return error
         log.info("job %s lost its engine: %s", turn.job.id, error)
         turn.engine.avoid_until_s = self._clock.monotonic_s() + _AVOID_S
         asyncio.get_running_loop().call_later(_AVOID_S, self._pump)
@@ -345,6 +427,9 @@ class Dispatcher:
             await self.prepare(job, 0.0)
         prompt_ids = job.prompt_ids or []
         resumed = job.preemptions > 0
+        from_peer = client is not None and job.tally is not None
+        if client is not None and from_peer:
+            await take_home(job, client)
         job.begin_turn()
         if job.kind == "async":
             self._journal.running(job)
@@ -359,7 +444,8 @@ class Dispatcher:
             return
         if resumed:
             self._journal.resumed(job, turn.engine.state.name)
-            job.resumed = "tokens" if job.token_ids else "none"
+            exact: Resume = "text" if from_peer else "tokens"
+            job.resumed = exact if job.token_ids else "none"
         params = job.request.sampling(job.n_left, job.preemptions)
         tokens = [*prompt_ids, *job.token_ids]
         self._foresight.begin(turn, self._clock.monotonic_s())
@@ -430,4 +516,5 @@ class Dispatcher:
         while True:
             await asyncio.sleep(_KEEP_ALIVE_S)
             for job in self._lines:
+                self.pool.want(job.request.model)
                 job.feed.put_nowait(WAITING)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from marketplace.dispatch.admission import FirstToken, SlotForecast, Work, predict
 from marketplace.dispatch.calibration import Calibration
+from marketplace.dispatch.cold import ColdStarts, is_cold
 from marketplace.dispatch.demand import Demand
 from marketplace.dispatch.lengths import Lengths
 from marketplace.dispatch.lines import WaitingLines
@@ -25,6 +26,7 @@ class Foresight:
         self.speeds = Speeds()
         self.prefixes = PrefixTable()
         self.outages = Outages()
+        self.cold = ColdStarts()
         self.demand = Demand()
         self.calibration = Calibration()
         self._lengths = lengths
@@ -117,7 +119,7 @@ class Foresight:
     def _slots(self, job: Job, engines: Sequence[PooledEngine], now_s: float) -> list[SlotForecast]:
         blocks = blocks_of(job.prompt_ids or (), job.principal.tenant_id)
         ready = [one for one in engines if one.state.phase == "ready"]
-        outage_s = 0.0 if ready else self.outages.wait_s(job.request.model, now_s)
+        outage_s = 0.0 if ready else self.absence_s(job.request.model, engines, now_s)
         if outage_s is None:
             return []
         urgent = job.request.service_tier == "priority"
@@ -137,6 +139,13 @@ class Foresight:
                 n_held = self.prefixes.match_tokens((state.url, slot), blocks)
                 found.append(SlotForecast(free_in_s, speed, n_at_once, n_held))
         return found
+
+    def absence_s(self, model: str, engines: Sequence[PooledEngine], now_s: float) -> float | None:
+        """Seconds until an engine of the model, which has none on a lease, will have one."""
+        states = [one.state for one in engines if one.state.model == model]
+        if is_cold(states):
+            return self.cold.wait_s(model, states, now_s)
+        return self.outages.wait_s(model, now_s)
 
     def _left_s(self, turn: Turn, n_at_once: int, now_s: float) -> float:
         """Seconds until the turn's slot is free."""

@@ -80,6 +80,12 @@ class WaitingLines:
         before = takewhile(lambda other: other is not job, others)
         return [other for other in before if TIERS.index(other.request.service_tier) <= rank]
 
+    def n_before(self, job: Job) -> int:
+        """Jobs for the same model that wait, or came before it and are being accepted."""
+        others = self._entering.get(job.request.model, {})
+        n_coming = sum(1 for _ in takewhile(lambda other: other is not job, others))
+        return len(self.of(job.request.model)) + n_coming
+
     def ticket(self, job: Job) -> JobTicket:
         """The job's ticket, were it to join its line now."""
         sequence = job.sequence or self._sequence + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from airan.core.errors import InvalidInputError
 from marketplace.money import Price
@@ -15,6 +16,29 @@ class ModelOffer:
     name: str
     n_ctx: int
     price: Price
+    kind: Literal["chat", "embeddings"] = "chat"
+
+    def check_chat(self) -> None:
+        """Lets requests for answers through.
+
+        Raises:
+            InvalidInputError: the model makes embeddings only.
+        """
+        if self.kind != "chat":
+            raise InvalidInputError(
+                "model",
+                f"{self.name!r} makes embeddings, and no answers",
+                remedy="send it to /v1/embeddings, or name a chat model",
+            )
+
+    def check_embeddings(self) -> None:
+        """Lets requests for embeddings through.
+
+        Raises:
+            InvalidInputError: the model makes answers only.
+        """
+        if self.kind != "embeddings":
+            raise InvalidInputError("model", f"{self.name!r} does not support embeddings")
 
 
 class ContextLengthError(InvalidInputError):

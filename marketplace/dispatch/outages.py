@@ -25,6 +25,10 @@ class Outages:
         elif model in self._seen:
             self._since_s.setdefault(model, now_s)
 
+    def forget(self, model: str) -> None:
+        """The model is without an engine because nobody wants it: that is no outage."""
+        self._since_s.pop(model, None)
+
     def wait_s(self, model: str, now_s: float) -> float | None:
         """How long the outage will last: as long as they do, and if that is over, as long again.
 

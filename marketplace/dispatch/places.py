@@ -64,6 +64,15 @@ def rooms_for(
     return found
 
 
+def free_places(model: str, engines: Iterable[PooledEngine], turns: Turns) -> int:
+    """Places on our own engines of that model that nothing runs on."""
+    return sum(
+        max(0, min(one.state.max_concurrent, max(one.state.n_slots, 1)) - turns.count(one))
+        for one in engines
+        if one.state.phase == "ready" and one.state.model == model and one.external is None
+    )
+
+
 def free_share(engines: Iterable[PooledEngine], turns: Turns, n_waiting: int) -> float:
     """The part of our own engines' places that nothing runs on or waits for, 0 to 1."""
     ready = [one for one in engines if one.state.phase == "ready" and one.external is None]

@@ -55,10 +55,12 @@ async def answer_in_text(turn: Turn, note: Callable[[int], None]) -> None:
         return
     n_left = job.n_left
     # Where the client sets no limit the engine fills its context, whose size it knows itself.
-    asked = n_left if request.max_tokens else 0
+    # A peer is not to work, and bill, beyond what we would.
+    asked = n_left if request.max_tokens or turn.engine.peer is not None else 0
     params = replace(request.sampling(asked, job.preemptions), stops=request.stops)
     prompt = request.messages if request.prompt is None else request.prompt
-    stream = watch.engine.answer(prompt, params, answered=job.raw_text)
+    headers = None if job.journey is None else job.journey.headers
+    stream = watch.engine.answer(prompt, params, answered=job.raw_text, headers=headers)
     async with contextlib.aclosing(stream) as chunks:  # type: ignore[type-var]
         async for chunk in chunks:
             stopped = job.record_text(chunk)

@@ -19,11 +19,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from airan.core.clock import Clock, SystemClock
-from airan.core.errors import UnavailableError
+from airan.core.errors import AiranError, UnavailableError
 from marketplace.asgi import QuietServer, bind
 from marketplace.engines.base import EngineState, allowed_streams
-from marketplace.engines.host import LlamaHost, LlamaSettings, lower_priority
+from marketplace.engines.host import LlamaHost, LlamaSettings, Pooling, lower_priority
 from marketplace.engines.leases import Lease, LeaseKeeper, LeaseSource
+from marketplace.engines.rest import Rest
+from marketplace.engines.vllm_host import VllmHost, VllmSettings
 from orchestrator.api.client import ControlClient
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ _DRAIN_POLL_S = 0.01
 _CUT_MARGIN_S = 0.22
 _STOP_MARGIN_S = 0.12
 _WATCH_BEAT_S = 1.0
+_REST_S = 0.5
+"""How long work that came in at the last moment may take to leave an engine that goes cold."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,13 @@ class EngineAgentSettings:
     report_interval_s: float = 0.5
     confirm_timeout_s: float = 30.0
     """Without word from the control plane for so long, the lease counts as lost."""
+    embeddings: bool = False
+    """The model makes embeddings, and no answers."""
+    pooling: Pooling = "model"
+    vllm: VllmSettings | None = None
+    """Serves with vLLM instead of llama.cpp."""
+    idle_s: float = 0.0
+    """After so many seconds without work the model is unloaded until it is wanted; 0: never."""
     background: bool = True
     """Run at the lowest CPU priority, so that Layer 1 always goes first."""
 
@@ -94,11 +105,7 @@ class EngineAgent:
     ) -> None:
         self._settings = settings
         self._clock = clock
-        self._host = host or LlamaHost(
-            LlamaSettings(
-                settings.model_path, settings.n_ctx, settings.max_concurrent, settings.n_threads
-            )
-        )
+        self._host = host or _host_of(settings)
         self._changed = asyncio.Condition()
         self._state = EngineState(
             settings.name,
@@ -106,8 +113,11 @@ class EngineAgent:
             "no_lease",
             n_ctx=settings.n_ctx,
             n_slots=settings.max_concurrent,
+            driver="llamacpp" if settings.vllm is None else "vllm",
+            idle_s=settings.idle_s,
             prefill_piece_tokens=settings.prefill_piece_tokens,
         )
+        self._rest = Rest(settings.idle_s, clock, self._cool, self._warm)
         self._keeper = LeaseKeeper(
             source,
             settings.name,
@@ -136,10 +146,15 @@ class EngineAgent:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keeper.run())
                 tasks.create_task(self._measure())
+                tasks.create_task(self._rest.run())
         finally:
             with suppress(Exception):
                 await self._keeper.give_back()
             await self._host.stop()
+
+    def use(self) -> None:
+        """Somebody has work for the engine: it stays warm, or comes back."""
+        self._rest.use()
 
     async def watch(self) -> AsyncIterator[EngineState]:
         """The state now, then at every change, and at least once a second."""
@@ -168,6 +183,10 @@ class EngineAgent:
             if self._keeper.lease is not lease:
                 # Revoked while the model was being loaded.
                 return
+        taken_s = self._rest.warm()
+        if taken_s is not None:
+            n_before = self._state.n_cold_starts
+            await self._publish(cold_start_s=taken_s, n_cold_starts=n_before + 1)
         await self._publish(
             phase="ready",
             lease_id=lease.id,
@@ -198,6 +217,30 @@ class EngineAgent:
                 await self._publish(url="")
         await self._publish(phase="no_lease", lease_id="", sm_count=0, running=0)
 
+    async def _cool(self) -> bool:
+        """Gives the lease back and unloads the model, if there is no work and no revocation."""
+        if self._state.phase == "draining":
+            return False
+        await self._keeper.rest(self._clock.now_s() + _REST_S)
+        if not self._rest.idle:
+            # Work came meanwhile.
+            self._keeper.want()
+            return False
+        await self._publish(phase="cold", url="")
+        await self._host.stop()
+        return True
+
+    async def _warm(self) -> None:
+        await self._publish(phase="warming")
+        try:
+            await self._host.start()
+        except AiranError:
+            await self._publish(phase="cold")
+            raise
+        # Prompts can be counted from now on; the phase changes with the lease.
+        await self._publish(url=self._host.url)
+        self._keeper.want()
+
     async def _idle_by(self, until_s: float) -> bool:
         """Waits for idle slots until Unix time `until_s`, looking at least once."""
         while True:
@@ -215,15 +258,15 @@ class EngineAgent:
         busy_s = 0.0
         while True:
             await asyncio.sleep(_POLL_S)
-            if not self._host.url and self._state.phase == "no_lease":
-                await self._host.start()
-                await self._publish(url=self._host.url)
+            if not self._host.url and self._state.phase in ("no_lease", "ready"):
+                await self._start_again()
             try:
                 running = await self._host.running()
             except UnavailableError:
                 running = 0
             now_s = self._clock.monotonic_s()
             if running:
+                self._rest.use()
                 busy_s += now_s - sampled_s
             sampled_s = now_s
             if self._state.phase == "ready":
@@ -232,11 +275,43 @@ class EngineAgent:
                 await self._keeper.report_use(now_s - reported_s, min(busy_s, now_s - reported_s))
                 reported_s, busy_s = now_s, 0.0
 
+    async def _start_again(self) -> None:
+        """After the server was stopped, or died by itself."""
+        await self._publish(phase="no_lease", url="", max_concurrent=0, running=0)
+        await self._host.start()
+        lease = self._keeper.lease
+        if lease is not None and self._host.url:
+            await self._granted(lease)
+        else:
+            await self._publish(url=self._host.url)
+
+
+def _host_of(settings: EngineAgentSettings) -> EngineHost:
+    if settings.vllm is not None:
+        return VllmHost(settings.vllm)
+    return LlamaHost(
+        LlamaSettings(
+            settings.model_path,
+            settings.n_ctx,
+            settings.max_concurrent,
+            settings.n_threads,
+            embeddings=settings.embeddings,
+            pooling=settings.pooling,
+        )
+    )
+
 
 def build_state_app(agent: EngineAgent) -> Starlette:
-    """The agent's HTTP side: GET /state, /state/watch (server-sent events), /healthz."""
+    """The agent's HTTP side: GET /state, /state/watch (server-sent events), /healthz.
+
+    POST /use says that there is, or soon will be, work.
+    """
 
     async def state(_: Request) -> Response:
+        return JSONResponse(agent.state.to_dict())
+
+    async def use(_: Request) -> Response:
+        agent.use()
         return JSONResponse(agent.state.to_dict())
 
     async def watch(_: Request) -> Response:
@@ -253,6 +328,7 @@ def build_state_app(agent: EngineAgent) -> Starlette:
         routes=[
             Route("/state", state),
             Route("/state/watch", watch),
+            Route("/use", use, methods=["POST"]),
             Route("/healthz", healthz),
         ]
     )

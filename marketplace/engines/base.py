@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 FinishReason = Literal["stop", "length"]
-Phase = Literal["no_lease", "ready", "draining", "lost"]
+Driver = Literal["llamacpp", "vllm"]
+Phase = Literal["no_lease", "ready", "draining", "cold", "warming", "lost"]
+"""`cold`: without work for so long that the model was unloaded; `warming`: being loaded again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +78,13 @@ class Engine(Protocol):
         """Chat messages -> the model's prompt text, open for the assistant's answer."""
         ...
 
-    async def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
-        """Text -> token ids, none added; `parse_special` reads control tokens like <|im_end|>."""
+    async def tokenize(
+        self, text: str, *, parse_special: bool, add_special: bool = False
+    ) -> list[int]:
+        """Text -> token ids; `parse_special` reads control tokens like <|im_end|>.
+
+        `add_special`: with the tokens that the model wants before and after every text.
+        """
         ...
 
     async def embed(self, token_ids: Sequence[int]) -> list[float]:
@@ -109,6 +116,8 @@ class EngineState:
     sm_count: int = 0
     url: str = ""
     """Where the engine itself listens; it may be used only while the phase is `ready`."""
+    driver: Driver = "llamacpp"
+    """What listens there."""
     max_concurrent: int = 0
     """Requests it takes at once on the present lease."""
     n_slots: int = 0
@@ -118,6 +127,11 @@ class EngineState:
     n_ctx: int = 0
     deadline_s: float = 0.0
     """draining: Unix time by which the lease must be given back."""
+    idle_s: float = 0.0
+    """Without a word that it is wanted for so long, and without work, it goes cold; 0: never."""
+    cold_start_s: float = 0.0
+    """How long it took last from being wanted to being ready; 0: it never was cold."""
+    n_cold_starts: int = 0
     prefill_piece_tokens: int = 0
     """The prompt is fed in pieces of so many tokens, so that it can be stopped between two."""
 

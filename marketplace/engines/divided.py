@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from airan.core.clock import Clock
 from airan.core.errors import CapacityError, InvalidInputError, NotFoundError
@@ -39,6 +40,15 @@ class PartEvent:
     lease: PartLease | None
     deadline_s: float = 0.0
     free_ai_partitions: int = 0
+
+
+class Lender(Protocol):
+    """Whoever lends parts of a lease, by number; see DividedLease."""
+
+    def lend(self, number: int, holder: str, pid: int) -> PartLease: ...
+    def parts_of(self, number: int) -> list[PartLease]: ...
+    def take(self, number: int, part_id: str) -> PartLease: ...
+    async def report(self, number: int, part_id: str, interval_s: float, busy_s: float) -> None: ...
 
 
 class DividedLease:
@@ -196,7 +206,7 @@ class DividedLease:
 class PartSource:
     """What a replica takes for the control plane: it knows of one part only."""
 
-    def __init__(self, divided: DividedLease, number: int) -> None:
+    def __init__(self, divided: Lender, number: int) -> None:
         self._divided = divided
         self._number = number
         self._watchers: list[asyncio.Queue[PartEvent]] = []

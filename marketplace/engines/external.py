@@ -104,6 +104,7 @@ class ExternalEngine:
         params: SamplingParams,
         *,
         answered: str = "",
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[TextChunk]:
         """See TextEngine.answer. A text instead of messages is continued as it is."""
         if answered and self.resume == "none":
@@ -117,7 +118,7 @@ class ExternalEngine:
             async with self._http.post(
                 f"{self._url}/{path}",
                 json=self._body(messages, params, answered),
-                headers=_headers(key),
+                headers={**(headers or {}), **_headers(key)},
                 allow_redirects=False,
             ) as response:
                 if response.status != _OK:

@@ -8,13 +8,15 @@ import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import psutil
 
 from airan.core.errors import ModelFileError, UnavailableError
 from marketplace.engines.llamacpp import LlamaCppEngine
+
+Pooling = Literal["model", "mean", "cls", "last"]
 
 _EXTRA_HTTP_THREADS = 6
 _SILENT = -1
@@ -31,6 +33,10 @@ class LlamaSettings:
     n_threads: int = 1
     batch_tokens: int = 32
     """Tokens worked on between two looks at the queue: bounds how long a stop takes."""
+    embeddings: bool = False
+    """Makes embeddings instead of answers. An input is then worked on in one go."""
+    pooling: Pooling = "model"
+    """embeddings: how one vector is made of those of all tokens; `model`: as the file says."""
 
 
 class LlamaHost:
@@ -111,6 +117,12 @@ def _start_server(settings: LlamaSettings) -> Any:
     params.n_ctx = settings.n_ctx * settings.n_slots
     params.n_parallel = settings.n_slots
     params.n_batch = params.n_ubatch = settings.batch_tokens
+    if settings.embeddings:
+        params.embedding = True
+        params.n_batch = params.n_ubatch = settings.n_ctx
+        if settings.pooling != "model":
+            kinds = xllamacpp.llama_pooling_type
+            params.pooling_type = getattr(kinds, f"LLAMA_POOLING_TYPE_{settings.pooling.upper()}")
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings.n_threads
     params.hostnames = ["127.0.0.1"]
     params.port = 0

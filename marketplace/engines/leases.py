@@ -84,6 +84,7 @@ class LeaseKeeper:
         # Held while asking and while comparing: a lease being granted just now is no leftover.
         self._changing = asyncio.Lock()
         self._revoked_early: dict[str, float] = {}
+        self._wanted = True
         self.lease: Lease | None = None
         self.on_granted: Callable[[Lease], Awaitable[None]] = _ignore
         self.on_resized: Callable[[Lease], Awaitable[None]] = _ignore
@@ -109,6 +110,20 @@ class LeaseKeeper:
             return
         else:
             self._confirmed_s = self._clock.monotonic_s()
+
+    def want(self) -> None:
+        """From now on asks for a lease again."""
+        self._wanted = True
+        self._wake.set()
+
+    async def rest(self, deadline_s: float) -> None:
+        """Gives the lease back, the work stopped by Unix time `deadline_s`, and asks for none."""
+        self._wanted = False
+        async with self._changing:
+            lease, self.lease = self.lease, None
+        if lease is not None:
+            await self.on_revoked(deadline_s)
+            await self._release(lease.id)
 
     async def give_back(self) -> None:
         """Stops the work and releases the lease, at the end of the process."""
@@ -169,7 +184,7 @@ class LeaseKeeper:
     async def _ask(self) -> None:
         """Asks for a lease whenever capacity is offered, and now and then without an offer."""
         while True:
-            if self.lease is None:
+            if self.lease is None and self._wanted:
                 await self._try_acquire()
             self._wake.clear()
             try:

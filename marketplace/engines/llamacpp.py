@@ -76,9 +76,11 @@ class LlamaCppEngine:
         body = {"messages": list(messages)}
         return str((await self._post("/apply-template", body))["prompt"])
 
-    async def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+    async def tokenize(
+        self, text: str, *, parse_special: bool, add_special: bool = False
+    ) -> list[int]:
         """See Engine.tokenize."""
-        body = {"content": text, "add_special": False, "parse_special": parse_special}
+        body = {"content": text, "add_special": add_special, "parse_special": parse_special}
         return list((await self._post("/tokenize", body))["tokens"])
 
     async def embed(self, token_ids: Sequence[int]) -> list[float]:

@@ -16,8 +16,10 @@ from airan.core.errors import AiranError
 from marketplace.gateway import (
     admin_api,
     admin_money_api,
+    admin_peers_api,
     batches_api,
     billing_api,
+    catalogue_api,
     completions_api,
     embeddings_api,
     errors,
@@ -58,6 +60,8 @@ _ROUTERS = (
     billing_api,
     admin_api,
     admin_money_api,
+    catalogue_api,
+    admin_peers_api,
 )
 
 
@@ -105,14 +109,17 @@ def _add_probes(app: FastAPI, runtime: Runtime) -> None:
 
     @app.get("/readyz")
     async def readyz() -> Response:
-        """200 `ready` with an engine on a lease, 200 `waiting` without a lease; else 503."""
+        """200 `ready` with an engine on a lease, or one that is cold and comes when it is wanted;
+        200 `waiting` without a lease; else 503."""
         phases = {
-            engine.state.name: engine.state.phase for engine in runtime.dispatcher.pool.engines
+            engine.state.name: engine.state.phase
+            for engine in runtime.dispatcher.pool.engines
+            if engine.peer is None
         }
         reachable = [phase for phase in phases.values() if phase != "lost"]
         if not reachable:
             return JSONResponse({"status": "unavailable", "engines": phases}, 503)
-        status = "ready" if "ready" in reachable else "waiting"
+        status = "ready" if {"ready", "cold"} & set(reachable) else "waiting"
         return JSONResponse({"status": status, "engines": phases})
 
     @app.get("/metrics")

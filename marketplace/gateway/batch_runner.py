@@ -210,7 +210,9 @@ class BatchRunner:
             if isinstance(name, str) and not principal.may_use(name):
                 raise not_allowed(f"use the model {name!r}")
             if document["endpoint"] == "/v1/embeddings":
-                return 200, await answer_embeddings(runtime, line.body)
+                return 200, await answer_embeddings(
+                    runtime, principal, line.body, _job_id(document["id"], line).hex
+                )
             return await self._complete(document, principal, line)
         except ApiError as error:
             return error.status, error.body()

@@ -34,6 +34,7 @@ def build_router(runtime: Runtime) -> APIRouter:
         requests = parse_completion_request(values)
         jobs = [runtime.job_of(one, "sync", principal) for one in requests]
         for job in jobs:
+            job.origin = runtime.origin(request)
             await runtime.dispatcher.prepare(job, runtime.settings.engine_wait_s)
         try:
             for job in jobs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from marketplace.functions import MAX_RESPONSE_BYTES, MAX_TIMEOUT_S
-from marketplace.gateway import admin_api, admin_money_api
+from marketplace.gateway import admin_api, admin_money_api, admin_peers_api
 from marketplace.gateway.bodies import Body, KeyBody, Rotation
 from marketplace.webhooks import EVENT_TYPES
 
@@ -183,6 +183,8 @@ BODIES: dict[str, Schema] = {
     "POST /admin/v1/tenants/{tenant}/webhooks/{endpoint_id}/rotate": given(grace_s=NUMBER),
     "POST /admin/v1/tenants": _of(admin_api.NewTenant),
     "PUT /admin/v1/tenants/{tenant}/weight": _of(admin_api.Weight),
+    "PUT /admin/v1/tenants/{tenant}/policy": _of(admin_peers_api.Policy),
+    "PUT /admin/v1/tenants/{tenant}/peer": _of(admin_peers_api.PeerFlag),
     "POST /admin/v1/projects": _of(admin_api.NewProject),
     "POST /admin/v1/users": _of(admin_api.NewUser),
     "POST /admin/v1/keys": _of(admin_api.NewKey),

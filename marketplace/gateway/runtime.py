@@ -22,6 +22,7 @@ from marketplace.chat import ChatRequest, parse_chat_request
 from marketplace.completions import parse_request
 from marketplace.dispatch import Dispatcher, ModelOffer
 from marketplace.dispatch.scaling import ReplicaScaler
+from marketplace.federation.travel import POLICY, VIA, Origin, origin_of
 from marketplace.gateway.errors import ApiError, invalid_api_key, model_not_found, not_allowed
 from marketplace.gateway.function_runner import FunctionRunner
 from marketplace.gateway.settings import GatewaySettings
@@ -86,6 +87,7 @@ class Runtime:
             max_waiting=self.settings.max_waiting,
             targets=self.settings.ttft_targets,
             externals=self.settings.external,
+            federation=self.settings.federation,
         )
         await self.dispatcher.desk.refresh()
         self.dispatcher.start()
@@ -210,7 +212,22 @@ class Runtime:
         values = await read_json(request, self.settings.max_body_bytes)
         name = values.get("model") if isinstance(values, dict) else None
         self.check_model(principal, name)
-        return Job("sync", principal, parse_chat_request(values), self.clock.now_s(), started_s)
+        chat = parse_chat_request(values)
+        job = Job("sync", principal, chat, self.clock.now_s(), started_s)
+        job.origin = self.origin(request)
+        return job
+
+    def origin(self, request: Request) -> Origin:
+        """Which sites the request came through, and how far it may go.
+
+        Raises:
+            InvalidInputError: its headers cannot be read.
+            ForbiddenError: it must not be in this site's region.
+        """
+        headers = request.headers
+        origin = origin_of(headers.getlist(VIA), headers.get(POLICY))
+        origin.check_here(self.settings.federation.region)
+        return origin
 
     async def read_body(self, request: Request) -> tuple[Principal, dict[str, Any]]:
         """Checks the key, then reads the body, which must be a JSON object.
@@ -219,6 +236,7 @@ class Runtime:
             ApiError: 400, 401, 403, 404 (unknown model) or 413.
         """
         principal = await self.authenticate(request)
+        self.origin(request)
         values = await read_json(request, self.settings.max_body_bytes)
         if not isinstance(values, dict):
             raise InvalidInputError("body", "must be a JSON object")
@@ -262,6 +280,9 @@ class Runtime:
                 "lease_id": engine.state.lease_id,
                 "running": self.dispatcher.running_on(engine),
                 "max_concurrent": engine.state.max_concurrent,
+                "model": engine.state.model,
+                "cold_starts": engine.state.n_cold_starts,
+                "cold_start_s": engine.state.cold_start_s or None,
             }
             for engine in self.dispatcher.pool.engines
         ]

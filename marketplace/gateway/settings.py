@@ -7,8 +7,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from airan.core.errors import ConfigError
+from marketplace.catalogue.records import FileSource
 from marketplace.dispatch import ModelOffer, TtftTargets
 from marketplace.engines.external_model import ExternalModel
+from marketplace.federation.peers import Federation
 from marketplace.webhooks import RETRY_SCHEDULE_S
 
 
@@ -60,6 +62,12 @@ class GatewaySettings:
     """People log in at this identity provider; None: nobody does."""
     external: tuple[ExternalModel, ...] = ()
     """Models that others serve, on offer beside `models`."""
+    catalogue: tuple[FileSource, ...] = ()
+    """Files of those of `models` that are fetched at run time."""
+    cache_dir: Path = Path("~/.cache/airan")
+    """Where these files are."""
+    federation: Federation = field(default_factory=Federation)
+    """This site's name and region, and the peers that take what overflows."""
     replica_urls: tuple[str, ...] = ()
     """Addresses of engines with several replicas, whose number follows the load; each replica's
     own is `.../replicas/N`, among the `engine_urls`."""

@@ -33,7 +33,7 @@ class Accounts:
         if terms not in TERMS:
             raise InvalidInputError("terms", f"must be one of {', '.join(TERMS)}, got {terms!r}")
         row = {"id": new_id("ten"), "name": name, "created_s": now_s, "terms": terms}
-        row["weight"] = 1
+        row |= {"weight": 1, "data_policy": "stay", "peer": False}
         try:
             with writing(self._engine) as db:
                 db.execute(sa.insert(tenants).values(row))

@@ -20,6 +20,7 @@ from marketplace.store.functions import Functions
 from marketplace.store.idempotency import IdempotencyKeys
 from marketplace.store.keys import Keys
 from marketplace.store.ledger import Ledger
+from marketplace.store.peering import Peering
 from marketplace.store.prices import Prices
 from marketplace.store.statements import Statements
 from marketplace.store.thread import StoreThread
@@ -44,6 +45,7 @@ class Database:
         self.accounts = Accounts(self._engine)
         self.keys = Keys(self._engine)
         self.users = Users(self._engine)
+        self.peering = Peering(self._engine)
         self.prices = Prices(self._engine)
         self.billing = Billing(self._engine)
         self.books = Books(self._engine)

@@ -17,6 +17,9 @@ from marketplace.store.schema import keys, projects, tenants
 
 _USE_STEP_S = 60.0
 """`last_used_s` is that exact: a write for every request would cost more than it tells."""
+_WITH_TENANT = sa.select(keys, tenants.c.peer.label("is_peer")).join(
+    tenants, tenants.c.id == keys.c.tenant_id
+)
 _COPIED = ("tenant_id", "name", "project_id", "scopes", "models", "expires_s")
 
 
@@ -117,7 +120,7 @@ class Keys:
 
     def authenticate(self, key: str, now_s: float) -> Principal | None:
         """Whom the key speaks for; None if it is unknown, revoked or over, or its project is."""
-        query = sa.select(keys).outerjoin(projects, projects.c.id == keys.c.project_id)
+        query = _WITH_TENANT.outerjoin(projects, projects.c.id == keys.c.project_id)
         query = query.where(
             keys.c.sha256 == key_hash(key),
             keys.c.revoked_s.is_(None),
@@ -141,7 +144,7 @@ class Keys:
             NotFoundError: there never was such a key.
         """
         with reading(self._engine) as db:
-            row = db.execute(sa.select(keys).where(keys.c.id == key_id)).mappings().first()
+            row = db.execute(_WITH_TENANT.where(keys.c.id == key_id)).mappings().first()
         if row is None:
             raise NotFoundError(f"key {key_id!r} does not exist")
         return _principal(row)
@@ -155,6 +158,7 @@ def _principal(row: Any) -> Principal:
         ALL_SCOPES if row["scopes"] is None else frozenset(row["scopes"].split()),
         None if row["models"] is None else frozenset(json.loads(row["models"])),
         row["expires_s"],
+        is_peer=bool(row["is_peer"]),
     )
 
 

@@ -60,6 +60,13 @@ async def test_tenants_projects_people_and_keys_are_managed(cli: Cli) -> None:
     assert "prepaid" in await cli("tenant", "list")
     assert (await cli.json("tenant", "weight", "acme", "3"))["weight"] == 3
     assert "has the weight 4" in await cli("tenant", "weight", made["id"], "4")
+    policy = await cli.json("tenant", "policy", "acme", "regions=us,eu")
+    assert policy["data_policy"] == "regions=eu,us"
+    assert "the data policy: stay" in await cli("tenant", "policy", "acme", "stay")
+    assert "is a peer" in await cli("tenant", "peer", "acme", "on")
+    assert "is no peer" in await cli("tenant", "peer", "acme", "off")
+    assert (await cli.json("peer", "list"))["data"] == []
+    assert "Peers of" in await cli("peer", "list")
     project = await cli.json("project", "create", "acme", "web")
     words = ("--project", "web", "--scope", "inference", "--model", MODEL, "--days", "30")
     key = await cli.json("key", "create", made["id"], *words)

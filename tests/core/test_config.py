@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from airan.core import config
 from airan.core.errors import ConfigError
@@ -91,3 +92,30 @@ def test_a_further_model_with_a_wrong_key_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=named):
         config.load(write(tmp_path, json.dumps({"models": [EXTERNAL | change]})), {})
+
+
+LLAMA = {"name": "tiny", "engine": "llamacpp", "sha256": "0" * 64, "url": "https://x.example/f"}
+
+
+def test_a_further_model_of_our_own_is_read(tmp_path: Path) -> None:
+    text = yaml.safe_dump({"models": [LLAMA, EXTERNAL]})
+    found = config.load(write(tmp_path, text), {})
+    assert [model.name for model in found.llama_models] == ["tiny"]
+    assert [model.name for model in found.external_models] == ["big"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"sha256": "0"}, r"models\.0\.sha256"),
+        ({"path": "/x.gguf"}, "a url or a path"),
+        ({"url": ""}, "a url or a path"),
+        ({"name": "base:adapter"}, r"models\.0\.name"),
+        ({"served_as": "x"}, r"models\.0\.served_as: unknown key"),
+    ],
+)
+def test_a_further_model_of_our_own_with_a_wrong_key_is_refused(
+    tmp_path: Path, change: dict[str, str], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=named):
+        config.load(write(tmp_path, yaml.safe_dump({"models": [LLAMA | change]})), {})

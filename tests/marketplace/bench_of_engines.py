@@ -91,7 +91,9 @@ class SimulatedEngine:
     async def apply_template(self, messages: Sequence[Mapping[str, str]]) -> str:
         return messages[-1]["content"]
 
-    async def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+    async def tokenize(
+        self, text: str, *, parse_special: bool, add_special: bool = False
+    ) -> list[int]:
         return [ord(char) for char in text]
 
     async def embed(self, token_ids: Sequence[int]) -> list[float]:

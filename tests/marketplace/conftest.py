@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from airan.core.errors import UnavailableError
+from marketplace.engines.vllm_host import VllmSettings
 from marketplace.models import pull
 from tests.marketplace.site import MODEL, FakeControl, running_agent
+from tests.marketplace.vllm_server import served, settings_for
 from tests.orchestrator import postgres
 
 
@@ -22,6 +24,19 @@ def model_path() -> Path:
         return pull(MODEL, cache)
     except UnavailableError as error:
         pytest.skip(f"the model cannot be fetched here: {error}")
+
+
+@pytest.fixture(scope="session")
+def vllm(tmp_path_factory: pytest.TempPathFactory) -> VllmSettings:
+    """How to serve a small model with vLLM, where `make setup-vllm` has installed it."""
+    return settings_for(tmp_path_factory.mktemp("vllm"))
+
+
+@pytest.fixture(scope="session")
+def vllm_url(vllm: VllmSettings) -> Iterator[str]:
+    """A vLLM server, started once."""
+    with served(vllm) as url:
+        yield url
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ class SimulatedHost:
 
     def __init__(self, token_s: float = TOKEN_S) -> None:
         self.url = ""
-        self._token_s = token_s
+        self.token_s = token_s
         self._busy: set[object] = set()
         self._n_cuts = 0
         self._server: QuietServer | None = None
@@ -113,7 +113,7 @@ class SimulatedHost:
         try:
             answer = continued(body["prompt"], body["n_predict"])
             for number, letter in enumerate(answer, 1):
-                await asyncio.sleep(self._token_s)
+                await asyncio.sleep(self.token_s)
                 if self._n_cuts != n_cuts:
                     return
                 yield _event(letter, [ord(letter)], number)
@@ -128,12 +128,15 @@ def _event(text: str, tokens: list[int], number: int, **more: Any) -> str:
 
 
 @asynccontextmanager
-async def simulated_agent(token_s: float = 0.0, n_slots: int = 4) -> AsyncIterator[str]:
+async def simulated_agent(
+    token_s: float = 0.0, n_slots: int = 4, control: FakeControl | None = None
+) -> AsyncIterator[str]:
     """A simulated engine under a real agent; gives its state's address."""
     settings = EngineAgentSettings(
         "engine-0", MODEL, Path(), 0, n_ctx=N_CONTEXT, max_concurrent=n_slots, background=False
     )
-    agent = EngineAgent(settings, FakeControl(), SystemClock(), SimulatedHost(token_s))
+    source = control or FakeControl()
+    agent = EngineAgent(settings, source, SystemClock(), SimulatedHost(token_s))
     stop, port = asyncio.Event(), asyncio.get_running_loop().create_future()
     serving = asyncio.create_task(
         serve_agent(agent, settings.host, 0, stop, on_port=port.set_result)
@@ -146,9 +149,11 @@ async def simulated_agent(token_s: float = 0.0, n_slots: int = 4) -> AsyncIterat
 
 
 @asynccontextmanager
-async def simulated_market(folder: Path, token_s: float = 0.004) -> AsyncIterator[str]:
+async def simulated_market(
+    folder: Path, token_s: float = 0.004, control: FakeControl | None = None
+) -> AsyncIterator[str]:
     """A gateway before such an engine, in this process; gives its address when it is ready."""
-    async with simulated_agent(token_s) as agent:
+    async with simulated_agent(token_s, control=control) as agent:
         offer = ModelOffer(MODEL, N_CONTEXT, Price.from_usd(0.01, 0.03))
         settings = replace(gateway_settings(folder, agent), models=(offer,))
         async with running_gateway(settings) as url, httpx.AsyncClient(base_url=url) as http:

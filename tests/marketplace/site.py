@@ -221,7 +221,7 @@ async def admin_get(base_url: str, path: str) -> dict:
         return answer.json()
 
 
-async def eventually(condition, timeout_s: float = 10.0):
+async def eventually(condition, timeout_s: float = 30.0):
     """Waits for `condition()` (maybe a coroutine) to give something true, and returns that."""
     async with asyncio.timeout(timeout_s):
         while True:

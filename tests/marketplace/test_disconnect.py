@@ -84,7 +84,7 @@ class Site:
             await asyncio.Event().wait()
 
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.app(scope, receive, send), 1.0)
+            await asyncio.wait_for(self.app(scope, receive, send), 3.0)
 
     async def counts(self) -> dict[str, int]:
         return dict((await admin_get(self.url, "stats"))["requests"])

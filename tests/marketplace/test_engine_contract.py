@@ -16,6 +16,7 @@ from marketplace.engines.external import ExternalEngine, ExternalSettings
 from marketplace.engines.host import LlamaHost, LlamaSettings
 from marketplace.engines.llamacpp import LlamaCppEngine
 from marketplace.engines.text import TextChunk, TextEngine, TokensAsText
+from marketplace.engines.vllm import VllmEngine
 from tests.marketplace.openai_server import OpenAiServer, failure, serving
 
 STORY = [{"role": "user", "content": "Tell me a story about the sea."}]
@@ -41,12 +42,21 @@ async def external(
             yield engine
 
 
-@pytest.fixture(params=["llamacpp", "external llama.cpp", "external"])
+@pytest.fixture(params=["llamacpp", "external llama.cpp", "external", "vllm", "external vllm"])
 async def engine(
     request: pytest.FixtureRequest, external: ExternalEngine
 ) -> AsyncIterator[TextEngine]:
     if request.param == "external":
         yield external
+        return
+    if request.param.endswith("vllm"):
+        url: str = request.getfixturevalue("vllm_url")
+        name = request.getfixturevalue("vllm").model
+        served: TextEngine = TokensAsText(VllmEngine(url, name))
+        if request.param != "vllm":
+            served = ExternalEngine(ExternalSettings(f"{url}/v1", name))
+        async with contextlib.aclosing(served):
+            yield served
         return
     path: Path = request.getfixturevalue("model_path")
     host = LlamaHost(LlamaSettings(path))
@@ -85,6 +95,10 @@ async def test_an_answer_ends_with_one_reason_and_its_usage(engine: TextEngine) 
 
 
 async def test_an_answer_goes_on_after_its_text_and_says_so(engine: TextEngine) -> None:
+    if engine.resume == "none":
+        with pytest.raises(InvalidInputError):
+            await collect(engine, answered="Once")
+        return
     whole = text_of(await collect(engine))
     first = text_of(await collect(engine, SamplingParams(5, temperature=0.0)))
     rest = await collect(engine, SamplingParams(7, temperature=0.0), answered=first)

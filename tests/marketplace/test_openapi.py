@@ -42,6 +42,8 @@ CHECKS = (
     content_type_conformance,
     response_schema_conformance,
 )
+# Hypothesis sees that the gateway, in its thread, draws random numbers while requests are made up.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 SCOPES = ["inference", "files", "billing:read", "keys:write"]
 
 

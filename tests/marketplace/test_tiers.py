@@ -178,14 +178,18 @@ async def test_a_priority_request_interrupts_flex_streams_that_then_go_on(
 async def test_a_tier_that_cannot_be_kept_is_refused_with_a_time_to_come_back(
     agent_url: str, tmp_path: Path
 ) -> None:
-    targets = TtftTargets(priority=2.0, default=2.0, flex=600.0)
+    targets = TtftTargets(priority=2.0, default=1.5, flex=600.0)
     settings = gateway_settings(tmp_path, agent_url, ttft_targets=targets)
     async with running_gateway(settings) as url:
         key = await new_key(url)
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as client:
             # The site learns how fast its engine is, and how long answers are.
-            await ask(client, max_tokens=150, service_tier="flex")
-            streams = [await ask(client, max_tokens=1000, stream=True) for _ in range(4)]
+            learned = await ask(client, max_tokens=600, service_tier="flex")
+            assert learned.usage.completion_tokens == 600
+            streams = [
+                await ask(client, max_tokens=1000, stream=True, service_tier="flex")
+                for _ in range(4)
+            ]
 
             async def all_running() -> bool:
                 return bool((await admin_get(url, "stats"))["requests"]["running"] == 4)

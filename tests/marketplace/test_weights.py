@@ -20,7 +20,7 @@ from marketplace.store.accounts import Accounts
 from marketplace.store.connect import open_database, reading
 from marketplace.store.schema import jobs
 from tests.marketplace.simulated_engine import MODEL, simulated_market
-from tests.marketplace.site import ADMIN_KEY, eventually, new_key
+from tests.marketplace.site import ADMIN_KEY, FakeControl, eventually, new_key
 
 ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 N_JOBS = 120
@@ -74,8 +74,13 @@ def test_a_weight_is_kept_on_either_database(database_url: str) -> None:
 
 
 @pytest.fixture
-async def market(tmp_path: Path) -> AsyncIterator[str]:
-    async with simulated_market(tmp_path) as url:
+def control() -> FakeControl:
+    return FakeControl()
+
+
+@pytest.fixture
+async def market(tmp_path: Path, control: FakeControl) -> AsyncIterator[str]:
+    async with simulated_market(tmp_path, control=control) as url:
         yield url
 
 
@@ -108,7 +113,7 @@ class Ends:
 
 
 async def test_shares_under_backlog_follow_the_weights_and_their_change(
-    market: str, tmp_path: Path
+    market: str, control: FakeControl, tmp_path: Path
 ) -> None:
     ends = Ends(tmp_path)
     async with httpx.AsyncClient(base_url=market, timeout=30) as http:
@@ -116,15 +121,18 @@ async def test_shares_under_backlog_follow_the_weights_and_their_change(
         listed = (await http.get("/admin/v1/tenants", headers=ADMIN)).json()["data"]
         acme = next(row["id"] for row in listed if row["name"] == "acme")
         assert (await set_weight(http, "acme", 3)).json()["weight"] == 3
+        # All of them wait before the first one is begun.
+        await control.revoke()
         await asyncio.gather(*(submit(http, key) for _ in range(N_JOBS) for key in keys))
+        control.offer()
         await eventually(lambda: len(ends.tenants()) >= 70)
         changed_at = len(ends.tenants())
         assert (await set_weight(http, "acme", 1)).status_code == 200
         await eventually(lambda: len(ends.tenants()) >= changed_at + 60)
     order = ends.tenants()
     ends.close()
-    # The first came one by one, before there was a line; at a change, a round is under way.
-    weighted = order[20:changed_at]
+    # At a change, a round is under way.
+    weighted = order[:changed_at]
     assert abs(weighted.count(acme) / len(weighted) - 3 / 4) <= 0.08
     equal = order[changed_at + 12 : changed_at + 60]
     assert abs(equal.count(acme) / len(equal) - 1 / 2) <= 0.08

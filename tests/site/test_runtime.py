@@ -11,6 +11,7 @@ from airan.core import config
 from airan.core.errors import ConfigError, NotFoundError, PortInUseError
 from airan.site import gateway, runtime
 from airan.site.externals import check_external_models
+from airan.site.peers import check_peers
 from marketplace.dispatch import TtftTargets
 
 
@@ -106,3 +107,44 @@ def test_what_an_external_model_lacks_is_told_before_anything_starts(
     with pytest.raises(ConfigError, match=message) as raised:
         check_external_models(external(tmp_path, **changes))
     assert "hunter2" not in str(raised.value)
+
+
+def with_peer(folder: Path, **changes: object) -> config.SiteConfig:
+    (folder / "b.key").write_text("sk-secret")
+    values = {
+        "name": "site-b",
+        "url": "https://site-b.example/v1",
+        "region": "eu",
+        "models": {"SmolLM2-135M-Instruct": "theirs"},
+        "key_file": str(folder / "b.key"),
+        "data_policy": ["no-training"],
+    }
+    market = {"region": "eu", "peers": [values | changes]}
+    return config.SiteConfig.model_validate({"state_dir": str(folder), "market": market})
+
+
+def test_peers_reach_the_gateway_without_their_key(tmp_path: Path) -> None:
+    resolved = runtime.resolve(with_peer(tmp_path))
+    check_peers(resolved.config)
+    settings = gateway.settings_of(resolved)
+    (peer,) = settings.federation.peers
+    assert (settings.federation.site, settings.federation.region) == ("edge-1", "eu")
+    assert peer.models["SmolLM2-135M-Instruct"].model == "theirs"
+    assert (peer.promises, peer.n_ctx) == (frozenset({"no-training"}), 2048)
+    assert "sk-secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"key_file": "nowhere.key"}, "cannot be read"),
+        ({"models": {"other": "theirs"}}, "this site serves SmolLM2"),
+        ({"url": "http://site-b.example/v1"}, "would travel unencrypted"),
+        ({"name": "edge-1"}, "names of their own"),
+    ],
+)
+def test_what_a_peer_lacks_is_told_before_anything_starts(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_peers(with_peer(tmp_path, **changes))

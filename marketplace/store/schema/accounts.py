@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import (
+    Boolean,
     Column,
     Float,
     ForeignKey,
@@ -12,6 +13,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 from marketplace.store.schema.base import metadata
@@ -26,6 +28,10 @@ tenants = Table(
     Column("terms", String(8), nullable=False, server_default="postpaid"),
     # Its part of what tenants wait for together, compared with the others'.
     Column("weight", Integer, nullable=False, server_default="1"),
+    # Where its prompts may go: `stay`, or the regions of peers.
+    Column("data_policy", String(512), nullable=False, server_default="stay"),
+    # A site of others, whose work runs while compute is free.
+    Column("peer", Boolean, nullable=False, server_default=false()),
 )
 
 projects = Table(

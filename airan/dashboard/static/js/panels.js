@@ -4,7 +4,7 @@ import { byId, keyed, make, setText } from "./dom.js";
 import { UNKNOWN, count, duration, factor, isKnown, milliseconds, percent, timeOfDay, usd } from "./format.js";
 
 const SERVICE_NAMES = { control: "Orchestrator", l1: "Layer 1", engine: "Engine", gateway: "Gateway" };
-const ENGINE_PHASES = { ready: "serving", draining: "pausing", no_lease: "waiting for a lease", lost: "away" };
+const ENGINE_PHASES = { ready: "serving", draining: "pausing", no_lease: "waiting for a lease", cold: "unloaded until it is wanted", warming: "loading its model", lost: "away" };
 const MAX_EVENTS = 200;
 
 export function drawHeader(snapshot) {

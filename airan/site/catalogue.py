@@ -1,0 +1,43 @@
+"""The files of the further models that the site serves itself."""
+
+from __future__ import annotations
+
+from airan.core.config import SiteConfig
+from marketplace.catalogue.cache import ModelCache
+from marketplace.catalogue.records import FileSource
+from marketplace.dispatch.offers import ModelOffer
+from marketplace.money import Price
+
+
+def file_sources(config: SiteConfig) -> tuple[FileSource, ...]:
+    """Where the file of each comes from."""
+    return tuple(
+        FileSource(
+            model.name,
+            model.sha256,
+            model.url,
+            None if model.path is None else model.path.expanduser().absolute(),
+            model.size_bytes,
+        )
+        for model in config.llama_models
+    )
+
+
+def further_offers(config: SiteConfig) -> tuple[ModelOffer, ...]:
+    """Each as it is sold."""
+    return tuple(
+        ModelOffer(
+            model.name,
+            model.n_ctx,
+            Price.from_usd(
+                model.price_usd_per_1k_input_tokens, model.price_usd_per_1k_output_tokens
+            ),
+            model.kind,
+        )
+        for model in config.llama_models
+    )
+
+
+def model_cache(config: SiteConfig) -> ModelCache:
+    """Where they are kept, and what is known of them."""
+    return ModelCache(config.cache_dir, config.state_dir)

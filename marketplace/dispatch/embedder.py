@@ -1,0 +1,221 @@
+"""Embeddings: made on engines that hold a lease, reserved before and billed as input tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from airan.core.clock import Clock
+from airan.core.errors import AiranError, CapacityError, InvalidInputError, UnavailableError
+from marketplace.billing.desk import Desk
+from marketplace.billing.quotes import Ask
+from marketplace.dispatch.cold import is_cold
+from marketplace.dispatch.offers import ModelOffer
+from marketplace.engines.base import Engine
+from marketplace.jobs import new_job_id
+from marketplace.meter import Meter
+from marketplace.pool import EnginePool
+from marketplace.principal import Principal
+from marketplace.store.database import Database
+from marketplace.store.ledger import Outcome
+
+_AT_ONCE = 2
+"""Inputs of one model on its engine at once: so many connections are kept to it."""
+_RETRY_S = 0.1
+_MAX_WAITING = 256
+_COLD_START_S = 60.0
+"""How long an input waits, at least, until a cold engine has loaded its model."""
+
+
+@dataclass(frozen=True)
+class EmbeddingWork:
+    """What is to be embedded, by whom and how long it may wait for an engine."""
+
+    principal: Principal
+    offer: ModelOffer
+    inputs: Sequence[str | Sequence[int]]
+    timeout_s: float
+    """How long each input may wait for an engine with a lease."""
+    name: str = ""
+    """Work that may be repeated, by a batch: under the same name it is billed once."""
+
+
+class Embedder:
+    """Runs in one event loop."""
+
+    def __init__(
+        self, database: Database, pool: EnginePool, desk: Desk, meter: Meter, clock: Clock
+    ) -> None:
+        self._db = database
+        self._pool = pool
+        self._desk = desk
+        self._meter = meter
+        self._clock = clock
+        self._places: dict[str, asyncio.Semaphore] = {}
+        self._n_waiting: dict[tuple[str, str], int] = {}
+        self._tasks: set[asyncio.Task[list[list[float]]]] = set()
+
+    async def stop(self) -> None:
+        """Breaks off what is going on; nothing of that is billed."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def embed(self, work: EmbeddingWork) -> tuple[list[list[float]], int]:
+        """The embeddings and the tokens they are billed for.
+
+        Raises:
+            InvalidInputError: an input is too long, or the model makes no embeddings.
+            UnavailableError: no engine of the model had a lease in that time.
+            CapacityError: too many wait, or a limit of the tenant's refuses it.
+        """
+        key = (work.principal.tenant_id, work.offer.name)
+        if self._n_waiting.get(key, 0) >= _MAX_WAITING:
+            raise CapacityError(
+                f"{_MAX_WAITING} requests for embeddings wait already",
+                remedy="send fewer at once, or more inputs in each",
+            )
+        self._n_waiting[key] = self._n_waiting.get(key, 0) + 1
+        try:
+            return await self._embed(work)
+        finally:
+            self._n_waiting[key] -= 1
+            if not self._n_waiting[key]:
+                del self._n_waiting[key]
+
+    async def _embed(self, work: EmbeddingWork) -> tuple[list[list[float]], int]:
+        deadline_s = self._clock.monotonic_s() + self._patience_s(work)
+        inputs = await self._tokens(work, deadline_s)
+        n_tokens = sum(map(len, inputs))
+        job_id = await self._reserve(work, n_tokens)
+        task = asyncio.create_task(self._run(work, inputs, job_id))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            return await asyncio.shield(task), n_tokens
+        except asyncio.CancelledError:
+            # The client is gone, or we end; the task settles it.
+            task.cancel()
+            raise
+
+    async def _tokens(self, work: EmbeddingWork, deadline_s: float) -> list[list[int]]:
+        n_ctx, found = work.offer.n_ctx, []
+        for number, item in enumerate(work.inputs):
+            if isinstance(item, str):
+                ids = await self._tokens_of(work.offer.name, item, deadline_s)
+            else:
+                ids = list(item)
+            if not 0 < len(ids) <= n_ctx:
+                raise InvalidInputError(
+                    "input",
+                    f"number {number} has {len(ids)} tokens; this model takes 1 to {n_ctx}",
+                    remedy="split it into shorter ones",
+                )
+            found.append(ids)
+        return found
+
+    async def _tokens_of(self, model: str, text: str, deadline_s: float) -> list[int]:
+        while True:
+            left_s = max(0.0, deadline_s - self._clock.monotonic_s())
+            engine = await self._pool.wait_for_client(model, left_s)
+            if engine is None:
+                raise _not_reached(model)
+            try:
+                return await engine.tokenize(text, parse_special=False, add_special=True)
+            except UnavailableError:
+                await self._pause(model, deadline_s)
+
+    async def _reserve(self, work: EmbeddingWork, n_tokens: int) -> str:
+        """Stores the job and sets its price aside; its id, empty if it was billed before."""
+        job_id = await self._job_id(work)
+        if not job_id:
+            return ""
+        who, model = work.principal, work.offer.name
+        row = {
+            "id": job_id,
+            "kind": "sync",
+            "tenant_id": who.tenant_id,
+            "key_id": who.key_id,
+            "model": model,
+            "request": None,
+            "input_tokens": n_tokens,
+        }
+        ask = Ask(who, model, "default", n_tokens, 0)
+        try:
+            await self._desk.reserve(row, ask, self._clock.now_s(), durable=bool(work.name))
+        except asyncio.CancelledError:
+            self._desk.withdraw(job_id)
+            raise
+        return job_id
+
+    async def _job_id(self, work: EmbeddingWork) -> str:
+        if not work.name:
+            return new_job_id()
+        for attempt in range(1_000):
+            job_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{work.name}/{attempt}"))
+            row = await self._db.call(self._db.ledger.job, job_id)
+            if row is None:
+                return job_id
+            if row["state"] == "completed":
+                return ""
+        raise UnavailableError(f"{work.name} failed too often")
+
+    async def _run(
+        self, work: EmbeddingWork, inputs: list[list[int]], job_id: str
+    ) -> list[list[float]]:
+        """Makes them and settles the job, whatever happens."""
+        n_tokens = sum(map(len, inputs))
+        try:
+            vectors = [await self._vector(work, ids) for ids in inputs]
+        except asyncio.CancelledError:
+            await self._settle(work, job_id, Outcome("cancelled", n_tokens, 0))
+            raise
+        except AiranError as error:
+            text = error.message
+            failed = Outcome("failed", 0, 0, error_code="embedding_failed", error_message=text)
+            await self._settle(work, job_id, failed)
+            raise
+        await self._settle(work, job_id, Outcome("completed", n_tokens, 0, finish_reason="stop"))
+        return vectors
+
+    async def _settle(self, work: EmbeddingWork, job_id: str, outcome: Outcome) -> None:
+        if job_id:
+            await self._desk.settle(job_id, outcome, work.offer.price)
+            self._meter.finished(outcome)
+
+    async def _vector(self, work: EmbeddingWork, ids: list[int]) -> list[float]:
+        model, deadline_s = work.offer.name, self._clock.monotonic_s() + self._patience_s(work)
+        places = self._places.setdefault(model, asyncio.Semaphore(_AT_ONCE))
+        while True:
+            async with places:
+                engine = await self._leased(model, deadline_s)
+                try:
+                    return await engine.embed(ids)
+                except UnavailableError:
+                    # The lease went meanwhile: the next that has one makes it anew.
+                    await self._pause(model, deadline_s)
+
+    async def _leased(self, model: str, deadline_s: float) -> Engine:
+        """An engine that holds a lease: the RAN's capacity is not ours to use."""
+        left_s = max(0.0, deadline_s - self._clock.monotonic_s())
+        engine = await self._pool.wait_for_leased(model, left_s)
+        if engine is None:
+            raise _not_reached(model)
+        return engine
+
+    def _patience_s(self, work: EmbeddingWork) -> float:
+        cold = is_cold(self._pool.states_of(work.offer.name))
+        return max(work.timeout_s, _COLD_START_S) if cold else work.timeout_s
+
+    async def _pause(self, model: str, deadline_s: float) -> None:
+        if self._clock.monotonic_s() + _RETRY_S >= deadline_s:
+            raise _not_reached(model)
+        await asyncio.sleep(_RETRY_S)
+
+
+def _not_reached(model: str) -> UnavailableError:
+    return UnavailableError(
+        f"no engine for {model} can be reached", remedy="try again in a few seconds"
+    )

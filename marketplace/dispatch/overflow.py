@@ -1,0 +1,165 @@
+"""Work that cannot be done here in time goes to peers, where its tenant's data may go."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from airan.core.clock import Clock
+from airan.core.errors import AiranError, CapacityError
+from marketplace.dispatch.admission import TierUnreachableError
+from marketplace.dispatch.foresight import Foresight
+from marketplace.dispatch.places import free_places
+from marketplace.dispatch.turns import Turn, Turns
+from marketplace.engines.base import Engine
+from marketplace.federation.peers import Federation
+from marketplace.federation.policy import DataPolicy
+from marketplace.federation.travel import POLICY, VIA, Journey
+from marketplace.jobs import Job
+from marketplace.pool import PooledEngine
+from marketplace.store.database import Database
+from marketplace.store.peering import PeerCost
+from marketplace.tally import Tally
+
+log = logging.getLogger(__name__)
+
+_AVOID_S = 5.0
+_GUEST_RETRY_S = 5.0
+
+
+class Overflow:
+    """Finds peers for jobs, keeps their number there, and notes what they cost."""
+
+    def __init__(
+        self, federation: Federation, database: Database, turns: Turns, foresight: Foresight
+    ) -> None:
+        self._federation = federation
+        self._db = database
+        self._turns = turns
+        self._foresight = foresight
+        self.engines: list[PooledEngine] = []
+        """All of the pool; the pool sets it."""
+        self._claims: dict[Job, PooledEngine] = {}
+
+    async def find(self, job: Job, now_s: float) -> bool:
+        """Has the job go to a peer, if there is one with room that it may go to.
+
+        Its tenant's policy is read now, so that a change holds for the next request.
+        """
+        origin, federation = job.origin, self._federation
+        if origin is None or not federation.peers or not _can_go(job):
+            return False
+        # A peer that hides by which way a request came could have it run in circles.
+        if not origin.may_go_on(federation.site, federation.max_hops) or (
+            job.principal.is_peer and not origin.via
+        ):
+            return False
+        tenants_own = await self._db.call(self._db.peering.policy_of, job.principal.tenant_id)
+        policy = tenants_own.narrowed(origin.narrows)
+        found = self._eligible(job, policy, now_s)
+        if not found:
+            return False
+        headers = {
+            VIA: ",".join((*origin.via, federation.site)),
+            POLICY: str(policy),
+            # The same in every attempt: what a peer has done it does not do, or bill, again.
+            "Idempotency-Key": f"airan-{federation.site}-{job.id}",
+        }
+        job.journey = Journey([engine.state.name for engine in found[1:]], headers)
+        self._claims[job] = found[0]
+        return True
+
+    def next(self, job: Job, now_s: float) -> PooledEngine | None:
+        """The peer the job goes to now; None: it is to be done here."""
+        engine = self._claims.pop(job, None)
+        while engine is None and job.journey is not None and job.journey.routes:
+            name = job.journey.routes.pop(0)
+            engine = next(one for one in self.engines if one.state.name == name)
+            if not self._has_room(engine, now_s):
+                engine = None
+        if engine is not None and engine.external is not None:
+            job.tally = Tally(job.request, engine.external.model.n_ctx)
+        return engine
+
+    def drop(self, job: Job) -> None:
+        """The job goes nowhere: it was not accepted."""
+        self._claims.pop(job, None)
+
+    def broke(self, turn: Turn, error: AiranError, now_s: float) -> None:
+        """A peer did not do what it was asked; whatever it said, the job may go on elsewhere."""
+        log.warning("request %s at %s: %s", turn.job.id, turn.engine.state.name, error)
+        turn.engine.avoid_until_s = now_s + _AVOID_S
+        if turn.engine.external is not None and not isinstance(error, CapacityError):
+            turn.engine.external.suspect()
+
+    def ended(self, turn: Turn, clock: Clock) -> None:
+        """A peer works on the job no more: notes what it costs, whether it finished or not."""
+        peer, tally, watch = turn.engine.peer, turn.job.tally, turn.engine.external
+        if peer is None or tally is None or watch is None:
+            return
+        if not tally.n_output and turn.reason is None:
+            return
+        n_input, n_output = tally.n_input, tally.n_output
+        amount = watch.model.price.amount_micro_usd(n_input, n_output)
+        model, now_s = turn.job.request.model, clock.now_s()
+        cost = PeerCost(turn.job.id, peer.name, model, n_input, n_output, amount, now_s)
+        note = self._db.peering.note_cost
+        self._db.insist_later(note, note, cost)
+
+    def _eligible(self, job: Job, policy: DataPolicy, now_s: float) -> list[PooledEngine]:
+        """Peers that the job may go to, those first that are in time, then the cheapest."""
+        work = self._foresight.work(job)
+        n_most = len(job.prompt_ids or ()) + job.max_tokens
+        found: list[tuple[tuple[int, float], PooledEngine]] = []
+        for engine in self.engines:
+            peer, watch = engine.peer, engine.external
+            if peer is None or watch is None or job.origin is None or peer.name in job.origin.via:
+                continue
+            if watch.model.name != peer.external_name(job.request.model) or n_most > peer.n_ctx:
+                continue
+            if not policy.allows(peer.region, peer.promises) or not self._has_room(engine, now_s):
+                continue
+            speed = self._foresight.speeds.of(engine.state)
+            prefill_s = (speed and speed.prefill_s(work.n_prompt)) or 0.0
+            cost = peer.price.amount_micro_usd(work.n_prompt, work.n_answer)
+            found.append(((cost, prefill_s), engine))
+        return [engine for _, engine in sorted(found, key=lambda one: one[0])]
+
+    def _has_room(self, engine: PooledEngine, now_s: float) -> bool:
+        peer = engine.peer
+        if peer is None or engine.state.phase != "ready" or engine.avoid_until_s > now_s:
+            return False
+        theirs = [one for one in self.engines if one.peer is peer]
+        n_used = sum(self._turns.count(one) for one in theirs)
+        n_used += sum(claimed.peer is peer for claimed in self._claims.values())
+        return n_used < peer.max_concurrent
+
+
+async def take_home(job: Job, engine: Engine) -> None:
+    """A peer's answer that broke off becomes tokens, after which our engine goes on."""
+    text = job.raw_text
+    job.token_ids = await engine.tokenize(text, parse_special=False) if text else []
+    job.tally = None
+
+
+def check_guest(job: Job, engines: Sequence[PooledEngine], turns: Turns, n_before: int) -> None:
+    """Lets a peer's job in while there is compute that nobody of ours wants.
+
+    `n_before`: jobs for the same model that wait or are being accepted.
+
+    Raises:
+        TierUnreachableError: there is none.
+    """
+    if not job.principal.is_peer or free_places(job.request.model, engines, turns) > n_before:
+        return
+    raise TierUnreachableError(
+        "peers' work runs only while compute is free, and none is",
+        remedy="try again after the time in Retry-After",
+        retry_after_s=_GUEST_RETRY_S,
+    )
+
+
+def _can_go(job: Job) -> bool:
+    request = job.request
+    plain = request.n_logprobs is None and not request.prompt_token_ids
+    return plain and job.prompt_ids is not None and job.kind == "sync"

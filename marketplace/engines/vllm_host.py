@@ -1,0 +1,169 @@
+"""vLLM as a process group of its own: started, watched and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from airan.core.errors import ModelFileError, UnavailableError
+from marketplace.engines.vllm import VllmEngine
+
+_POLL_S = 0.2
+_LOG_TAIL_BYTES = 4000
+_MODULE = "vllm.entrypoints.openai.api_server"
+
+
+@dataclass(frozen=True)
+class VllmSettings:
+    """One vLLM server: `n_slots` requests at once with `n_ctx` tokens each."""
+
+    model_path: Path
+    """A model folder in Hugging Face's form."""
+    model: str
+    """The name it is served as."""
+    python: Path
+    """The Python of the environment that vLLM is installed in."""
+    log_path: Path
+    n_ctx: int = 2048
+    n_slots: int = 4
+    args: tuple[str, ...] = ()
+    """Further options of vLLM's server, e.g. --gpu-memory-utilization=0.4."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Further variables, e.g. CUDA_VISIBLE_DEVICES with the partition's UUID."""
+    start_timeout_s: float = 600.0
+
+
+class VllmHost:
+    """Owns the server's processes. They end with this one, even when it is killed."""
+
+    def __init__(self, settings: VllmSettings) -> None:
+        self._settings = settings
+        self._process: asyncio.subprocess.Process | None = None
+        self._client: VllmEngine | None = None
+        self._lifeline: int | None = None
+        self._starting = asyncio.Lock()
+
+    @property
+    def url(self) -> str:
+        """Where the server listens; empty while it does not run."""
+        if self._process is not None and self._process.returncode is not None:
+            return ""
+        return "" if self._client is None else self._client.url
+
+    async def start(self) -> None:
+        """Loads the model and listens on a free loopback port, unless it is stopped meanwhile.
+
+        Raises:
+            ModelFileError: vLLM is not installed there, or cannot load the model.
+        """
+        async with self._starting:
+            if not self.url:
+                await self.stop()
+                await self._start()
+
+    async def _start(self) -> None:
+        settings, port = self._settings, _free_port()
+        read, write = os.pipe()
+        try:
+            with settings.log_path.open("ab") as log:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "marketplace.engines.lifeline", str(read)),
+                    *self._command(port),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env={**os.environ, "VLLM_NO_USAGE_STATS": "1", **settings.env},
+                    start_new_session=True,
+                    pass_fds=(read,),
+                )
+        except OSError as error:
+            os.close(write)
+            raise ModelFileError(
+                f"vLLM cannot be started: {error}", remedy="correct the engine's settings"
+            ) from error
+        finally:
+            os.close(read)
+        self._process, self._lifeline = process, write
+        client = VllmEngine(f"http://127.0.0.1:{port}", settings.model)
+        try:
+            async with asyncio.timeout(settings.start_timeout_s):
+                while not await client.health():
+                    if self._process is not process:
+                        # Stopped meanwhile.
+                        await client.aclose()
+                        return
+                    if process.returncode is not None:
+                        raise self._failure(f"ended with status {process.returncode}")
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            await client.aclose()
+            await self.stop()
+            raise self._failure(f"does not answer within {settings.start_timeout_s:g} s") from None
+        except BaseException:
+            await client.aclose()
+            await self.stop()
+            raise
+        self._client = client
+
+    def _command(self, port: int) -> list[str]:
+        settings = self._settings
+        options = {
+            "model": str(settings.model_path),
+            "served-model-name": settings.model,
+            "host": "127.0.0.1",
+            "port": str(port),
+            "max-model-len": str(settings.n_ctx),
+            "max-num-seqs": str(settings.n_slots),
+        }
+        given = [f"--{name}={value}" for name, value in options.items()]
+        return [str(settings.python), "-m", _MODULE, *given, *settings.args]
+
+    def _failure(self, what: str) -> ModelFileError:
+        with self._settings.log_path.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
+            lines = log.read().decode(errors="replace").strip().splitlines()
+        said = next((line for line in reversed(lines) if "Error" in line), "".join(lines[-1:]))
+        return ModelFileError(
+            f"vLLM {what} with {self._settings.model_path}: {said.strip()}",
+            remedy=f"see {self._settings.log_path}",
+        )
+
+    def disconnect(self) -> None:
+        """Does nothing: connections of another process cannot be cut. stop() ends them at once."""
+
+    async def stop(self) -> None:
+        """Kills the server's processes; open streams break off. Does nothing if none runs."""
+        client, self._client = self._client, None
+        process, self._process = self._process, None
+        lifeline, self._lifeline = self._lifeline, None
+        if client is not None:
+            await client.aclose()
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+        if lifeline is not None:
+            os.close(lifeline)
+
+    async def running(self) -> int:
+        """Requests that the server has.
+
+        Raises:
+            UnavailableError: the server does not run or does not answer.
+        """
+        client = self._client
+        if client is None:
+            raise UnavailableError("the vLLM server does not run")
+        return await client.running()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        return int(held.getsockname()[1])

@@ -1,0 +1,42 @@
+"""What is left of an answer under way."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marketplace.dispatch.lengths import AnswerLengths
+
+
+def seen(*lengths: int) -> AnswerLengths:
+    found = AnswerLengths()
+    for length in lengths:
+        found.note(length)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("n_tokens", "left"), [(0, 100), (50, 50), (99, 1), (100, 100), (250, 250)]
+)
+def test_where_all_were_alike_a_longer_one_is_half_over(n_tokens: int, left: int) -> None:
+    assert seen(100, 100, 100).left(n_tokens) == left
+
+
+def test_an_answer_past_the_short_ones_is_one_of_the_long_ones() -> None:
+    lengths = seen(*[10] * 20, *[1000] * 20)
+    assert [lengths.left(n_tokens) for n_tokens in (5, 10, 600)] == [500, 990, 400]
+
+
+def test_old_answers_are_forgotten() -> None:
+    lengths = seen(*[1000] * 100, *[20] * 64)
+    assert (lengths.left(0), lengths.left(10)) == (21, 10)
+
+
+@given(st.lists(st.integers(0, 4000), min_size=1, max_size=100), st.integers(1, 8000))
+def test_what_is_left_is_the_mean_of_what_longer_ones_had(
+    lengths: list[int], n_tokens: int
+) -> None:
+    longer = [length - n_tokens for length in lengths[-64:] if length > n_tokens]
+    wanted = sum(longer) / len(longer) if longer else n_tokens
+    assert abs(seen(*lengths).left(n_tokens) - max(1, wanted)) <= 0.5
