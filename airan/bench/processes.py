@@ -43,6 +43,8 @@ def running(command: list[str], environment: dict[str, str], port: int, path: st
                 with contextlib.suppress(psutil.Error):
                     one.kill()
             process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
 
 
 def _wait(process: subprocess.Popen[bytes], port: int, path: str, output: int) -> None:

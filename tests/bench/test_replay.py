@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from airan.bench.replay.run import ReplayOptions
 from airan.bench.replay.tenants import PRICES, TENANTS, Tenant
 from airan.bench.replay.trace import Planned, TraceOptions, plan_replay, window
 from airan.bench.replay.where import describe
-from airan.core.errors import ConfigError, InvalidInputError
+from airan.core.config import SiteConfig
+from airan.core.errors import ConfigError, InvalidInputError, UnavailableError
+from marketplace import models
 from marketplace.dispatch.admission import TtftTargets
 from sims.llm_load import LlmRequest, from_csv
 
@@ -75,7 +78,7 @@ def test_the_shipped_trace_is_the_published_one() -> None:
 
 def test_a_broken_gzip_file_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "llm.csv.gz"
-    path.write_bytes(gzip.compress(b"TIMESTAMP,ContextTokens,GeneratedTokens\n" * 100)[:-20])
+    path.write_bytes(gzip.compress(b"TIMESTAMP,ContextTokens,GeneratedTokens\n")[:-20])
     with pytest.raises(ConfigError, match=r"llm\.csv\.gz cannot be read"):
         from_csv(path)
 
@@ -174,7 +177,7 @@ def test_fairness_looks_only_at_the_time_in_which_all_had_work_waiting() -> None
     assert found.backlogged_s == pytest.approx(4.0)
     assert found.tokens == {"search": 12, "assistant": 24}
     assert found.index == pytest.approx(1.0)
-    assert found.index_of_demand == pytest.approx(jain([1225, 12]))
+    assert found.index_of_demand == pytest.approx(jain([1214, 12]))
 
 
 def test_fairness_is_unknown_where_never_all_wait() -> None:
@@ -248,7 +251,13 @@ def test_all_tiers_have_a_price_and_the_tenants_ask_for_everything() -> None:
 
 @pytest.mark.e2e
 @pytest.mark.timeout(180)
-def test_a_short_replay_with_revocations_loses_nothing(airan, tmp_path: Path) -> None:
+def test_a_short_replay_with_revocations_loses_nothing(airan, monkeypatch, tmp_path: Path) -> None:
+    cache = Path(os.environ.get("AIRAN_TEST_CACHE", "~/.cache/airan")).expanduser()
+    monkeypatch.setenv("AIRAN_CACHE_DIR", str(cache))
+    try:
+        models.pull(SiteConfig().model.name, cache)
+    except UnavailableError as error:
+        pytest.skip(f"the model cannot be fetched here: {error}")
     report_file = tmp_path / "requests.jsonl"
     ran = airan(
         "bench", "replay", "--duration", 6, "--every", 60, "--token-scale", 0.1,
