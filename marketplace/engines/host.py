@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +18,16 @@ import psutil
 from airan.core.errors import ModelFileError, UnavailableError
 from marketplace.engines.llamacpp import LlamaCppEngine
 
+log = logging.getLogger(__name__)
+
 Pooling = Literal["model", "mean", "cls", "last"]
 
 _EXTRA_HTTP_THREADS = 6
 _SILENT = -1
 _START_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 20.0
+_CUT_AGAIN_S = 0.5
+_LOOK_S = 0.002
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,10 @@ class LlamaHost:
 
     def disconnect(self) -> None:
         """Breaks every connection to the server, whose work for them ends with the next token."""
-        port = httpx.URL(self.url).port if self.url else None
+        if self.url:
+            self._cut(httpx.URL(self.url).port)
+
+    def _cut(self, port: int | None) -> None:
         for connection in psutil.Process().net_connections("tcp"):
             if connection.fd < 0 or connection.laddr.port != port or not connection.raddr:
                 continue
@@ -89,13 +99,22 @@ class LlamaHost:
 
         Waits for the batch in work, a fraction of a second.
         """
-        self.disconnect()
         client, self._client = self._client, None
         holder, self._server = [self._server], None
-        if client is not None:
-            await client.aclose()
-        # The destructor waits for the batch in work, and holds Python's lock meanwhile.
-        await asyncio.to_thread(holder.clear)
+        if client is None:
+            return
+        port = httpx.URL(client.url).port
+        self._cut(port)
+        await client.aclose()
+        # The destructor waits for the batch in work, and for connections that came just now. A
+        # thread of its own: nothing else is to wait for one that never ends.
+        ending = threading.Thread(target=holder.clear, name="llama.cpp's end", daemon=True)
+        ending.start()
+        for _ in range(round(_STOP_TIMEOUT_S / _CUT_AGAIN_S)):
+            if await _ended(ending, _CUT_AGAIN_S):
+                return
+            self._cut(port)
+        log.error("llama.cpp at port %s does not end: it is left to itself", port)
 
     async def running(self) -> int:
         """Slots that are working on a request now.
@@ -107,6 +126,15 @@ class LlamaHost:
         if client is None:
             raise UnavailableError("the llama.cpp server does not run")
         return sum(await client.processing())
+
+
+async def _ended(thread: threading.Thread, within_s: float) -> bool:
+    """Whether the thread ends in that time."""
+    clock = asyncio.get_running_loop().time
+    until_s = clock() + within_s
+    while thread.is_alive() and clock() < until_s:
+        await asyncio.sleep(_LOOK_S)
+    return not thread.is_alive()
 
 
 def _start_server(settings: LlamaSettings) -> Any:
