@@ -19,6 +19,8 @@ from marketplace.engines.text import TextChunk, TextEngine, TokensAsText
 from marketplace.engines.vllm import VllmEngine
 from tests.marketplace.openai_server import OpenAiServer, failure, serving
 
+# vLLM takes its time to start.
+pytestmark = pytest.mark.timeout(400)
 STORY = [{"role": "user", "content": "Tell me a story about the sea."}]
 GREEDY = SamplingParams(12, temperature=0.0)
 KEY = "sk-secret-of-this-test"

@@ -35,7 +35,7 @@ from tests.marketplace.vllm_server import MODEL, N_CONTEXT, ROOT
 
 STORY = [{"role": "user", "content": "Tell me a story about the sea."}]
 GREEDY = SamplingParams(40, temperature=0.0)
-START_S = 300
+START_S = 400
 pytestmark = pytest.mark.timeout(START_S)
 
 

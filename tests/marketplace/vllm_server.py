@@ -33,7 +33,7 @@ def settings_for(folder: Path) -> VllmSettings:
         N_CONTEXT,
         args=("--enforce-eager",),
         env={"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"},
-        start_timeout_s=200.0,
+        start_timeout_s=300.0,
     )
 
 
