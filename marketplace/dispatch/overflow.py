@@ -12,6 +12,7 @@ from marketplace.dispatch.foresight import Foresight
 from marketplace.dispatch.places import free_places
 from marketplace.dispatch.turns import Turn, Turns
 from marketplace.engines.base import Engine
+from marketplace.federation.choice import Way, ways_out
 from marketplace.federation.peers import Federation
 from marketplace.federation.policy import DataPolicy
 from marketplace.federation.travel import POLICY, VIA, Journey
@@ -107,23 +108,23 @@ class Overflow:
         self._db.insist_later(note, note, cost)
 
     def _eligible(self, job: Job, policy: DataPolicy, now_s: float) -> list[PooledEngine]:
-        """Peers that the job may go to, those first that are in time, then the cheapest."""
+        """Peers that the job may go to, the cheapest first."""
         work = self._foresight.work(job)
         n_most = len(job.prompt_ids or ()) + job.max_tokens
-        found: list[tuple[tuple[int, float], PooledEngine]] = []
+        ways: list[Way[PooledEngine]] = []
         for engine in self.engines:
             peer, watch = engine.peer, engine.external
             if peer is None or watch is None or job.origin is None or peer.name in job.origin.via:
                 continue
-            if watch.model.name != peer.external_name(job.request.model) or n_most > peer.n_ctx:
-                continue
-            if not policy.allows(peer.region, peer.promises) or not self._has_room(engine, now_s):
+            if watch.model.name != peer.external_name(job.request.model):
                 continue
             speed = self._foresight.speeds.of(engine.state)
             prefill_s = (speed and speed.prefill_s(work.n_prompt)) or 0.0
-            cost = peer.price.amount_micro_usd(work.n_prompt, work.n_answer)
-            found.append(((cost, prefill_s), engine))
-        return [engine for _, engine in sorted(found, key=lambda one: one[0])]
+            room = self._has_room(engine, now_s)
+            ways.append(
+                Way(engine, peer.region, peer.promises, peer.n_ctx, peer.price, prefill_s, room)
+            )
+        return ways_out(policy, work.n_prompt, work.n_answer, n_most, ways)
 
     def _has_room(self, engine: PooledEngine, now_s: float) -> bool:
         peer = engine.peer

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from marketplace.dispatch.queue import TIERS
+from marketplace.dispatch.queue import TIERS, Tier
+from marketplace.dispatch.yielding import chosen_to_yield, may_yield
 from marketplace.engines.base import FinishReason
 from marketplace.jobs import Job
 from marketplace.pool import PooledEngine
@@ -37,6 +38,27 @@ class Turn:
     """It runs because it had been passed over too often: higher tiers do not cut it off."""
     reason: FinishReason | None = None
     """Set as soon as the answer is complete; a cut that comes later changes nothing."""
+
+    @property
+    def tier(self) -> Tier:
+        """The job's."""
+        return self.job.request.service_tier
+
+    @property
+    def is_held(self) -> bool:
+        """Not cut off for priority work. On an external engine it has to be paid for."""
+        return self.protected or self.engine.external is not None
+
+    @property
+    def is_cut(self) -> bool:
+        """Its stream is being closed."""
+        return self.cut is not None
+
+    @property
+    def cost_of_resuming(self) -> tuple[bool, int]:
+        """An answer with a schema starts over; of others, all tokens are worked on as a prompt."""
+        n_tokens = len(self.job.prompt_ids or ()) + len(self.job.token_ids)
+        return self.job.request.response_schema is not None, n_tokens
 
     def end(self, cut: Cut) -> None:
         """Closes the stream to the engine; what was received stays with the job."""
@@ -86,13 +108,8 @@ class Turns:
 
 
 def can_yield(turn: Turn) -> bool:
-    """Whether the turn makes room for priority work, as flex work does.
-
-    Not on an external engine: what was asked of it has to be paid for.
-    """
-    if turn.engine.external is not None:
-        return False
-    return turn.job.request.service_tier == "flex" and not turn.protected and turn.cut is None
+    """Whether the turn makes room for priority work, as flex work of our own engines does."""
+    return may_yield(turn)
 
 
 def to_yield(turns: Turns, model: str, n_waiting: int, now_s: float) -> list[Turn]:
@@ -102,17 +119,9 @@ def to_yield(turns: Turns, model: str, n_waiting: int, now_s: float) -> list[Tur
         for turn in turns
         if turn.engine.state.model == model and turn.engine.avoid_until_s <= now_s
     ]
-    n_wanted = n_waiting - sum(turn.cut is not None for turn in here)
-    return sorted(filter(can_yield, here), key=cost_of_resuming)[: max(0, n_wanted)]
+    return chosen_to_yield(here, n_waiting)
 
 
 def rank(turn: Turn) -> tuple[int, int]:
     """First those that are cut off last."""
     return TIERS.index(turn.job.request.service_tier), turn.job.sequence
-
-
-def cost_of_resuming(turn: Turn) -> tuple[bool, int]:
-    """An answer with a schema starts over; of others, all tokens are worked on as a prompt."""
-    job = turn.job
-    n_tokens = len(job.prompt_ids or ()) + len(job.token_ids)
-    return job.request.response_schema is not None, n_tokens
