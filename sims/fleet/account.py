@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from marketplace.money import Price
 from sims.fleet.histogram import Histogram
 from sims.fleet.scenario import Scenario
 
@@ -46,6 +45,13 @@ class Account:
     waits: dict[str, list[float]] = field(default_factory=dict)
     daily: list[list[float]] = field(default_factory=list)
     """By day: SM-seconds in all, needed by the RAN, worked by the AI."""
+    refused: list[list[Any]] = field(default_factory=list)
+    """What may be done elsewhere; each as a `sims.fleet.cohort.Refused`. Of one site."""
+    spare: list[list[float]] = field(default_factory=list)
+    """By step, of one site's engines: seconds without work, the tokens of answers and those of
+    prompts that they could have done in it, SM-seconds."""
+    overflow: dict[str, float] = field(default_factory=dict)
+    """What peers did: see `sims.fleet.federation`."""
 
     def add(self, other: Account) -> None:
         """Adds those of another site."""
@@ -63,6 +69,8 @@ class Account:
             histogram = Histogram(self.waits.get(tier))
             histogram.merge(Histogram(waited))
             self.waits[tier] = histogram.counts
+        for name, value in other.overflow.items():
+            self.overflow[name] = self.overflow.get(name, 0) + value
         self.daily = self.daily or [[0.0] * 3 for _ in other.daily]
         for sums_of_day, one_day in zip(self.daily, other.daily, strict=True):
             for index, value in enumerate(one_day):
@@ -88,7 +96,7 @@ def summary(name: str, scenario: Scenario, sites: Sequence[Account]) -> dict[str
     hours = total.site_seconds / _HOUR_S
     kwh = total.joules * scenario.energy.pue / 3.6e6
     made = sum(counts["generated_tokens"] for counts in total.tiers.values())
-    micro_usd = _revenue(scenario, total)
+    micro_usd = sum(int(counts["micro_usd"]) for counts in total.tiers.values())
     return {
         "policy": name,
         "kind": scenario.policies[name].kind,
@@ -108,12 +116,20 @@ def summary(name: str, scenario: Scenario, sites: Sequence[Account]) -> dict[str
             "tokens": made,
             "tokens_per_s": made / max(total.site_seconds / len(sites), 1e-9),
             "preemptions": round(total.preemptions),
+            "preempted_for_priority": sum(one["preempted"] for one in total.tiers.values()),
+            "moved": sum(one["moved"] for one in total.tiers.values()),
             "revocations": total.revocations,
             "tiers": {tier: _tier(counts, total, tier) for tier, counts in total.tiers.items()},
         },
         "energy_kwh": kwh,
         "revenue_usd": micro_usd / 1e6,
         "revenue_usd_per_gpu_hour": micro_usd / 1e6 / max(hours * scenario.gpus_per_site, 1e-9),
+        "overflow": {
+            "to_sites": int(total.overflow.get("to_sites", 0)),
+            "to_clouds": int(total.overflow.get("to_clouds", 0)),
+            "between_sites_usd": total.overflow.get("sites_micro_usd", 0) / 1e6,
+            "clouds_cost_usd": total.overflow.get("clouds_micro_usd", 0) / 1e6,
+        },
         "plans": total.plans,
         "faults": total.faults,
         "daily_utilisation": [
@@ -125,18 +141,9 @@ def summary(name: str, scenario: Scenario, sites: Sequence[Account]) -> dict[str
 
 def _tier(counts: Mapping[str, float], total: Account, tier: str) -> dict[str, float | None]:
     waited = Histogram(total.waits[tier])
-    return dict(counts) | {
+    told = {name: value for name, value in counts.items() if name != "micro_usd"}
+    told["retry_after_s"] = counts["retry_after_s"] / max(1, counts["refused_late"])
+    told["revenue_usd"] = counts["micro_usd"] / 1e6
+    return told | {
         f"ttft_p{percent}_s": waited.quantile(percent / 100.0) for percent in (50, 95, 99)
     }
-
-
-def _revenue(scenario: Scenario, total: Account) -> int:
-    """Micro-USD, by the live price's arithmetic."""
-    micro_usd = 0
-    for tier, counts in total.tiers.items():
-        price = scenario.prices.get(tier)  # type: ignore[call-overload]
-        if price is not None:
-            live = Price.from_usd(price.input_usd_per_1k, price.output_usd_per_1k)
-            tokens = int(counts["context_tokens"]), int(counts["generated_tokens"])
-            micro_usd += live.amount_micro_usd(*tokens)
-    return micro_usd

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from airan.core.errors import ConfigError, NotFoundError
-from sims.fleet import account, engines, traffic
+from sims.fleet import account, engines, federation, traffic
 from sims.fleet.account import Account
 from sims.fleet.scenario import Scenario
 from sims.fleet.site import SiteTask, simulate_site
 
-_FORMAT = 1
+_FORMAT = 2
 
 Mapper = Callable[[Sequence[SiteTask]], Iterator[tuple[int, Account]]]
 """Simulates tasks somewhere; yields (number of the task, account) as they end."""
@@ -172,12 +172,10 @@ def _check_policies(scenario: Scenario, policies: Sequence[str]) -> None:
 def report(scenario: Scenario, policies: Sequence[str], progress: Progress) -> dict[str, Any]:
     """What came of it, as JSON. `utilisation` is the first policy's, which `airan economics`
     takes."""
-    found = [
-        account.summary(
-            name, scenario, [progress.done[name, site] for site in range(scenario.n_sites)]
-        )
-        for name in policies
-    ]
+    found = []
+    for name in policies:
+        sites = [progress.done[name, site] for site in range(scenario.n_sites)]
+        found.append(account.summary(name, scenario, federation.settled(scenario, sites)))
     _compare_with_oracle(found)
     table = engines.of(scenario)
     return {

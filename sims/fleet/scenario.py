@@ -9,24 +9,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from airan.core.errors import ConfigError, InvalidInputError, NotFoundError
 from orchestrator.geometry import Geometry
 from orchestrator.mig import MigGeometry
 from orchestrator.policy import CalendarEntry, Policy
 from orchestrator.shares import ShareGeometry
+from sims.fleet.market import FederationSpec, TokenPrice, TtftTargetSpec
+from sims.fleet.market import Part as _Part
+from sims.fleet.numbers import Count, NotNegative, Positive, Share
 
 SHIPPED = Path(__file__).parent / "scenarios"
-
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class RanTraffic(_Part):
@@ -152,13 +146,6 @@ class Energy(_Part):
         return self
 
 
-class TokenPrice(_Part):
-    """USD for 1,000 tokens. Assumed."""
-
-    input_usd_per_1k: NotNegative
-    output_usd_per_1k: NotNegative
-
-
 class CalendarSpec(_Part):
     """One entry of a calendar; see `orchestrator.policy.CalendarEntry`."""
 
@@ -226,12 +213,23 @@ class Scenario(_Part):
     faults: Faults = Faults()
     energy: Energy = Energy()
     prices: dict[Literal["priority", "default", "flex"], TokenPrice] = Field(default_factory=dict)
+    """A tier without a price costs as `default`."""
+    ttft_target_s: TtftTargetSpec | None = TtftTargetSpec()
+    """What admission keeps to; null: everyone is let in."""
+    federation: FederationSpec | None = None
+    """Where requests go that a site refuses; null: nowhere."""
     policies: dict[str, PolicySpec] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _steps_divide_a_day(self) -> Scenario:
         if 86_400 % self.step_s:
             raise ValueError("step_s must divide a day: 60, 300 or 900")
+        return self
+
+    @model_validator(mode="after")
+    def _every_site_has_a_region(self) -> Scenario:
+        if self.federation is not None:
+            self.federation.check_sites(self.n_sites)
         return self
 
     @property

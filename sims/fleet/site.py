@@ -6,12 +6,13 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 
 from airan.core.clock import DAY_S
 from airan.core.errors import InUseError, InvalidInputError
+from marketplace.dispatch.admission import TtftTargets
 from orchestrator.alarm import AlarmGate, AlarmSettings
 from orchestrator.pool import Partition, Plan
 from orchestrator.reconcile import alarm_plan
@@ -20,10 +21,12 @@ from orchestrator.views import SlotReport
 from sims import ran_year
 from sims.fleet import engines, faults, slots, traffic
 from sims.fleet.account import Account
+from sims.fleet.admission import Admission
 from sims.fleet.node import FAST_PATH_S, SimulatedGpus
 from sims.fleet.planning import Foresight, RememberingPlanner, stretched
+from sims.fleet.pricing import price_book
 from sims.fleet.scenario import Scenario
-from sims.fleet.serving import Serving
+from sims.fleet.serving import Desk, Serving
 from sims.fleet.traffic import Floats
 
 _REPORT_S = 0.5
@@ -56,6 +59,15 @@ def _at_speed(settings: AlarmSettings, speed: float) -> AlarmSettings:
     )
 
 
+def _desk(scenario: Scenario, site: int) -> Desk:
+    admission = None
+    if scenario.ttft_target_s is not None:
+        targets = TtftTargets(**scenario.ttft_target_s.model_dump())
+        admission = Admission(targets, float(scenario.step_s), scenario.speed)
+    leaving = frozenset(scenario.federation.leaving(site)) if scenario.federation else frozenset()
+    return Desk(price_book(scenario), admission, leaving)
+
+
 class _Site:
     def __init__(self, task: SiteTask) -> None:
         self._scenario = scenario = task.scenario
@@ -68,7 +80,7 @@ class _Site:
         self._foresight = Foresight(scenario, self._spec, task.shares, ran_year.START_S)
         self._table = engines.of(scenario).at_speed(scenario.speed)
         streams = traffic.requests(scenario, task.site)
-        self._serving = Serving(self._table, streams, self._step_s)
+        self._serving = Serving(self._table, streams, self._step_s, _desk(scenario, task.site))
         # Each purpose has its own draws: those of slots depend on the policy, faults must not.
         self._random = np.random.default_rng([scenario.seed, task.site, 2])
         self._gate_settings = _at_speed(AlarmSettings(), scenario.speed)
@@ -76,6 +88,9 @@ class _Site:
         n_cells = min(scenario.cells_per_site, scenario.cells - task.site * scenario.cells_per_site)
         self._slots_per_s = n_cells * slots.SLOTS_PER_CELL_S / scenario.speed
         self._account = Account(daily=[[0.0] * 3 for _ in range(scenario.days)])
+        if scenario.federation is not None:
+            n_steps = round(self._end_s / self._step_s)
+            self._account.spare = [[0.0] * 4 for _ in range(n_steps)]
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._now_s = 0.0
@@ -109,6 +124,7 @@ class _Site:
         self._advance(self._end_s)
         self._account.preemptions = self._serving.preempted
         self._account.tiers = self._serving.totals()
+        self._account.refused = [list(astuple(one)) for one in self._serving.refused]
         self._account.waits = {tier: one.counts for tier, one in self._serving.waits.items()}
         self._account.faults = dict(sorted(self._account.faults.items()))
         return self._account
@@ -155,6 +171,8 @@ class _Site:
             late = int(self._random.poisson(self._late_per_s * seconds))
             account.slots_late += late
             account.slots_late_unavoidable += late
+        if self._scenario.federation is not None:
+            self._note_spare(seconds - worked_s, leased)
         energy = self._scenario.energy
         busy = min(needed, held) / total * seconds + leased / total * worked_s
         used_w = (energy.full_w - energy.idle_w) * busy + energy.idle_w * seconds
@@ -164,6 +182,15 @@ class _Site:
         day[1] += min(needed, held) * seconds
         day[2] += leased * worked_s
         self._now_s = until_s
+
+    def _note_spare(self, idle_s: float, leased: int) -> None:
+        """What the engines could have done for others in this step."""
+        if idle_s > 0.0 and leased:
+            spare = self._account.spare[self._step]
+            decode, prefill = self._serving.rates
+            for index, value in enumerate((idle_s, idle_s * decode, idle_s * prefill)):
+                spare[index] += value
+            spare[3] += idle_s * leased
 
     # --- load
 
@@ -305,7 +332,7 @@ class _Site:
             self._engines_changed()
 
     def _engines_changed(self) -> None:
-        self._serving.engines(list(self._up.values()))
+        self._serving.engines(list(self._up.values()), self._now_s)
 
     # --- slots
 

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airan.core.errors import NotFoundError
+from marketplace.billing.prices import PriceList
+from marketplace.money import Price
 from orchestrator.mig import MigGeometry
 from orchestrator.plan import plan
 from orchestrator.policy import CalendarEntry, Policy
@@ -18,7 +20,7 @@ from sims.fleet import engines, slots
 from sims.fleet.histogram import Histogram
 from sims.fleet.node import SimulatedGpus
 from sims.fleet.planning import RememberingPlanner
-from sims.fleet.serving import Serving
+from sims.fleet.serving import Desk, Serving
 from sims.fleet.traffic import Stream, sites_of
 
 POLICIES = (
@@ -116,14 +118,15 @@ def _stream(tier: str, n: int, *, context: int = 1000, made: int = 200, steps: i
 
 
 def _serving(*streams: Stream) -> Serving:
-    return Serving(engines.table("llama-8b-h100"), streams, 60.0)
+    book = PriceList([], {"simulated": Price(0, 0)})
+    return Serving(engines.table("llama-8b-h100"), streams, 60.0, Desk(book))
 
 
 def test_what_arrives_is_served_waits_or_is_refused():
     serving = _serving(_stream("default", 4000, steps=400))
     for step in range(400):
         serving.arrive(step, 60.0 * step)
-        serving.engines([64])
+        serving.engines([64], 0.0)
         serving.advance(60.0 * step, 60.0)
     count = serving.tiers["default"]
     assert count.refused > 0
@@ -135,7 +138,7 @@ def test_what_arrives_is_served_waits_or_is_refused():
 def test_an_engine_makes_no_more_tokens_than_its_table_says():
     serving = _serving(_stream("flex", 100_000, context=1))
     serving.arrive(0, 0.0)
-    serving.engines([132])
+    serving.engines([132], 0.0)
     serving.advance(0.0, 60.0)
     made = serving.tiers["flex"].generated_tokens
     assert made == pytest.approx(60.0 * 10_220, rel=0.01)
@@ -146,7 +149,7 @@ def test_priority_does_not_wait_behind_flex():
     serving = _serving(_stream("flex", 3000, steps=20), _stream("priority", 60, steps=20))
     for step in range(20):
         serving.arrive(step, 60.0 * step)
-        serving.engines([64])
+        serving.engines([64], 0.0)
         serving.advance(60.0 * step, 60.0)
     priority, flex = (serving.waits[tier].quantile(0.95) for tier in ("priority", "flex"))
     assert priority is not None
@@ -158,7 +161,7 @@ def test_requests_wait_while_there_is_no_engine():
     serving = _serving(_stream("default", 60, steps=3))
     for step, sms in enumerate(([], [], [64])):
         serving.arrive(step, 60.0 * step)
-        serving.engines(sms)
+        serving.engines(sms, 0.0)
         serving.advance(60.0 * step, 60.0)
     assert serving.tiers["default"].completed == 180
     longest = serving.waits["default"].quantile(0.99)
@@ -170,12 +173,12 @@ def test_requests_wait_while_there_is_no_engine():
 def test_a_paused_engine_preempts_what_it_holds_and_loses_none_of_it(keeps_cache):
     serving = _serving(_stream("default", 3000))
     serving.arrive(0, 0.0)
-    serving.engines([64])
+    serving.engines([64], 0.0)
     serving.advance(0.0, 10.0)
     serving.pause(64, keeps_cache=keeps_cache)
-    serving.engines([])
+    serving.engines([], 0.0)
     assert serving.preempted == engines.table("llama-8b-h100").concurrent(64)
-    serving.engines([64])
+    serving.engines([64], 0.0)
     worked_s = 10.0 + serving.advance(10.0, 3600.0)
     assert serving.tiers["default"].completed == 3000
     alone_s = 3000 * (200 / serving.decode_rate + 1000 / (41_750 * 0.485))
@@ -188,6 +191,6 @@ def test_a_paused_engine_preempts_what_it_holds_and_loses_none_of_it(keeps_cache
 def test_an_engine_with_little_to_do_preempts_only_that():
     serving = _serving(_stream("default", 3))
     serving.arrive(0, 0.0)
-    serving.engines([64])
+    serving.engines([64], 0.0)
     serving.pause(64, keeps_cache=True)
     assert serving.preempted == 3
