@@ -84,30 +84,54 @@ class Admission:
 
     def let(self, asked: Asked, ahead: Work, now_s: float) -> Let:
         """How many get in behind the work `ahead`, and notes them as accepted."""
-        refusal = self._refusal(asked, asked.n, ahead, now_s)
-        if refusal is None:
-            self._accept(asked, asked.n, now_s)
-            return Let(asked.n)
-        passing, failing = 0, asked.n
-        while failing - passing > 1:
-            middle = (passing + failing) // 2
-            tried = self._refusal(asked, middle, ahead, now_s)
-            if tried is None:
-                passing = middle
-            else:
-                failing, refusal = middle, tried
+        refusal = self._refusal(asked, (asked.n, asked.n), ahead, now_s)
+        passing = asked.n
+        if refusal is not None:
+            passing, failing = 0, asked.n
+            while failing - passing > 1:
+                middle = (passing + failing) // 2
+                come = asked.n if self._ready else middle
+                tried = self._refusal(asked, (middle, come), ahead, now_s)
+                if tried is None:
+                    passing = middle
+                else:
+                    failing, refusal = middle, tried
+        if self._ready and ahead != Work(0, 0):
+            passing, refusal = self._in_time(asked, passing, refusal, ahead, now_s)
         self._accept(asked, passing, now_s)
-        return Let(passing, refusal.retry_after_s)
+        return Let(passing, None if refusal is None else refusal.retry_after_s)
+
+    def _in_time(
+        self,
+        asked: Asked,
+        passing: int,
+        refusal: TierUnreachableError | None,
+        ahead: Work,
+        now_s: float,
+    ) -> tuple[int, TierUnreachableError | None]:
+        """Less those that come before the line has become short enough for the first."""
+        early = self._refusal(asked, (0, 0), ahead, now_s)
+        if early is None:
+            return passing, refusal
+        refused, waits = 0, asked.n
+        while waits - refused > 1:
+            middle = (refused + waits) // 2
+            if self._refusal(asked, (0, middle), ahead, now_s) is None:
+                waits = middle
+            else:
+                refused = middle
+        return min(passing, asked.n - waits), refusal or early
 
     def _refusal(
-        self, asked: Asked, n: int, ahead: Work, now_s: float
+        self, asked: Asked, numbers: tuple[int, int], ahead: Work, now_s: float
     ) -> TierUnreachableError | None:
-        """What the live code tells the last request of a step in which `n` were let in."""
+        """What the live code tells a request. `numbers`: of the step's requests, how many were
+        let in before it, and how many came."""
         if self._speed is None:
             return None
-        passed_s, outage_s = self._step_s, 0.0
+        n, come = numbers
+        passed_s, outage_s = self._step_s * come / asked.n, 0.0
         if not self._ready:
-            passed_s *= n / asked.n
             found = self._outages.wait_s(_MODEL, now_s + passed_s)
             if found is None:
                 return None
