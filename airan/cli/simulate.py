@@ -22,6 +22,9 @@ ScenarioArgument = Annotated[str, typer.Argument(help="A YAML file, or a shipped
 DaysOption = Annotated[int | None, typer.Option(min=1, help="Instead of the scenario's.")]
 SeedOption = Annotated[int | None, typer.Option(help="Instead of the scenario's.")]
 FileOption = Annotated[Path | None, typer.Option("--json", help="Write the report there.")]
+CsvOption = Annotated[
+    Path | None, typer.Option("--csv", help="Write what each tier got under each policy there.")
+]
 ResumeOption = Annotated[
     Path | None,
     typer.Option(help="Keep the sites that are done there, and go on from them after a stop."),
@@ -47,6 +50,7 @@ def run(
     days: DaysOption = None,
     seed: SeedOption = None,
     json: FileOption = None,
+    csv: CsvOption = None,
     resume: ResumeOption = None,
     workers: WorkersOption = None,
     ray: RayOption = None,
@@ -56,7 +60,7 @@ def run(
 
     found = load(scenario, _changes(days, seed))
     names = policy or [next(iter(found.policies))]
-    _simulate(context, found, names, (json, resume, workers, ray))
+    _simulate(context, found, names, (json, csv, resume, workers, ray))
 
 
 @simulate_app.command("compare")
@@ -69,6 +73,7 @@ def compare(
     days: DaysOption = None,
     seed: SeedOption = None,
     json: FileOption = None,
+    csv: CsvOption = None,
     resume: ResumeOption = None,
     workers: WorkersOption = None,
     ray: RayOption = None,
@@ -77,7 +82,7 @@ def compare(
     from sims.fleet.scenario import load
 
     found = load(scenario, _changes(days, seed))
-    _simulate(context, found, policy or list(found.policies), (json, resume, workers, ray))
+    _simulate(context, found, policy or list(found.policies), (json, csv, resume, workers, ray))
 
 
 @simulate_app.command("sweep")
@@ -131,15 +136,17 @@ def _simulate(
     context: typer.Context,
     scenario: Any,
     policies: list[str],
-    how: tuple[Path | None, Path | None, int | None, str | None],
+    how: tuple[Path | None, Path | None, Path | None, int | None, str | None],
 ) -> None:
     from sims.fleet import runner
 
-    json, resume, workers, ray = how
+    json, csv, resume, workers, ray = how
     with _bar() as tell:
         report = runner.run(scenario, policies, _mapper(workers, ray), resume=resume, tell=tell)
     if json is not None:
         json.write_text(json_.dumps(report, indent=2) + "\n")
+    if csv is not None:
+        csv.write_text(runner.tiers_csv(report))
     if cli_context.of(context).json:
         emit_json(report)
     else:
@@ -208,9 +215,12 @@ _MEASURES: tuple[tuple[str, Callable[[dict[str, Any]], float | None]], ...] = (
     ("late slots, ppm", lambda one: 1e6 * one["ran"]["late_share"]),
     ("alarms", lambda one: one["ran"]["alarms"]),
     ("tokens, millions", lambda one: one["ai"]["tokens"] / 1e6),
-    ("requests preempted", lambda one: one["ai"]["preemptions"]),
+    ("requests preempted by the RAN", lambda one: one["ai"]["preemptions"]),
+    ("  by priority", lambda one: one["ai"]["preempted_for_priority"]),
+    ("requests moved to peers", lambda one: one["ai"]["moved"]),
     ("energy, kWh", lambda one: one["energy_kwh"]),
     ("revenue, USD", lambda one: one["revenue_usd"]),
+    ("paid to clouds, USD", lambda one: one["overflow"]["clouds_cost_usd"]),
 )
 
 
@@ -231,13 +241,19 @@ def _show_waits(found: list[dict[str, Any]]) -> None:
             _short(counts["arrived"]),
             _short(100.0 * counts["completed"] / counts["arrived"]),
             _short(100.0 * counts["refused"] / counts["arrived"]),
+            _short(counts["moved"]),
+            _short(counts["preempted"]),
+            _short(counts["revenue_usd"]),
             *(_short(counts[f"ttft_p{percent}_s"]) for percent in (50, 95, 99)),
         )
         for one in found
         for tier, counts in one["ai"]["tiers"].items()
         if counts["completed"]
     ]
-    columns = ("policy", "tier", "asked", "done %", "refused %", "TTFT p50 s", "p95 s", "p99 s")
+    columns = (
+        *("policy", "tier", "asked", "done %", "refused %", "moved", "cut off", "USD"),
+        *("TTFT p50 s", "p95 s", "p99 s"),
+    )
     if rows:
         table("What tenants got", columns, rows)
 

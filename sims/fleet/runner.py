@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
@@ -204,3 +206,20 @@ def _compare_with_oracle(found: list[dict[str, Any]]) -> None:
     best = max(one["utilisation"]["total"] for one in known)
     for one in found:
         one["below_oracle"] = best - one["utilisation"]["total"]
+
+
+def tiers_csv(report: dict[str, Any]) -> str:
+    """What each tier got under each policy, a row each; times in seconds."""
+    rows: list[dict[str, Any]] = [
+        {"scenario": report["scenario"], "seed": report["seed"], "policy": one["policy"]}
+        | {"tier": tier}
+        | counts
+        for one in report["policies"]
+        for tier, counts in one["ai"]["tiers"].items()
+    ]
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue()

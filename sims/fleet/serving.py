@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from airan.core.errors import CapacityError
-from marketplace.billing.prices import PriceList
 from marketplace.billing.spot import SpotPrice
 from marketplace.dispatch.admission import Work
 from marketplace.dispatch.queue import TIERS, FairQueue, Ticket, Tier
 from sims.fleet import preemption
-from sims.fleet.admission import Admission, Asked
+from sims.fleet.admission import Asked
 from sims.fleet.cohort import Cohort, Refused, TierCount
+from sims.fleet.desk import Desk
 from sims.fleet.engines import EngineTable
 from sims.fleet.histogram import Histogram
 from sims.fleet.pricing import price_at
@@ -29,17 +28,6 @@ _MOST_WAITING = 240
 """Tickets of a tenant; one is what it asks for in a step."""
 _PIECES = 8
 """Groups in which the requests of a tenant's step are put on several engines."""
-
-
-@dataclass(frozen=True)
-class Desk:
-    """What requests meet at a site's door."""
-
-    book: PriceList
-    admission: Admission | None = None
-    """None: everyone is let in."""
-    leaving: frozenset[str] = frozenset()
-    """Tiers whose refused requests may be done elsewhere."""
 
 
 class Serving:

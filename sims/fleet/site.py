@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import math
 from collections.abc import Callable
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
 from airan.core.clock import DAY_S
 from airan.core.errors import InUseError, InvalidInputError
-from marketplace.dispatch.admission import TtftTargets
-from orchestrator.alarm import AlarmGate, AlarmSettings
+from orchestrator.alarm import AlarmGate
 from orchestrator.pool import Partition, Plan
 from orchestrator.reconcile import alarm_plan
 from orchestrator.steps import Step, steps
@@ -21,12 +19,12 @@ from orchestrator.views import SlotReport
 from sims import ran_year
 from sims.fleet import engines, faults, slots, traffic
 from sims.fleet.account import Account
-from sims.fleet.admission import Admission
+from sims.fleet.desk import desk_of
+from sims.fleet.moment import Moment
 from sims.fleet.node import FAST_PATH_S, SimulatedGpus
 from sims.fleet.planning import Foresight, RememberingPlanner, stretched
-from sims.fleet.pricing import price_book
 from sims.fleet.scenario import Scenario
-from sims.fleet.serving import Desk, Serving
+from sims.fleet.serving import Serving
 from sims.fleet.traffic import Floats
 
 _REPORT_S = 0.5
@@ -49,25 +47,6 @@ def simulate_site(task: SiteTask) -> Account:
     return _Site(task).play()
 
 
-def _at_speed(settings: AlarmSettings, speed: float) -> AlarmSettings:
-    return replace(
-        settings,
-        near_miss_s=settings.near_miss_s * speed,
-        hold_s=settings.hold_s * speed,
-        max_hold_s=settings.max_hold_s * speed,
-        repeat_s=settings.repeat_s * speed,
-    )
-
-
-def _desk(scenario: Scenario, site: int) -> Desk:
-    admission = None
-    if scenario.ttft_target_s is not None:
-        targets = TtftTargets(**scenario.ttft_target_s.model_dump())
-        admission = Admission(targets, float(scenario.step_s), scenario.speed)
-    leaving = frozenset(scenario.federation.leaving(site)) if scenario.federation else frozenset()
-    return Desk(price_book(scenario), admission, leaving)
-
-
 class _Site:
     def __init__(self, task: SiteTask) -> None:
         self._scenario = scenario = task.scenario
@@ -80,10 +59,10 @@ class _Site:
         self._foresight = Foresight(scenario, self._spec, task.shares, ran_year.START_S)
         self._table = engines.of(scenario).at_speed(scenario.speed)
         streams = traffic.requests(scenario, task.site)
-        self._serving = Serving(self._table, streams, self._step_s, _desk(scenario, task.site))
+        self._serving = Serving(self._table, streams, self._step_s, desk_of(scenario, task.site))
         # Each purpose has its own draws: those of slots depend on the policy, faults must not.
         self._random = np.random.default_rng([scenario.seed, task.site, 2])
-        self._gate_settings = _at_speed(AlarmSettings(), scenario.speed)
+        self._gate_settings = slots.alarm_settings(scenario.speed)
         self._gate = AlarmGate(self._gate_settings)
         n_cells = min(scenario.cells_per_site, scenario.cells - task.site * scenario.cells_per_site)
         self._slots_per_s = n_cells * slots.SLOTS_PER_CELL_S / scenario.speed
@@ -151,46 +130,30 @@ class _Site:
         seconds = until_s - self._now_s
         if seconds <= 0.0:
             return
-        account, total = self._account, self._gpus.sm_count
-        held, leased = self._gpus.sms("ran"), sum(self._up.values())
-        needed = self._share * total
         worked_s = self._serving.advance(self._now_s, seconds)
         able = sum(gpu.geometry.divided_sm_count for gpu in self._gpus.gpus.values())
-        floor = min(able, math.ceil(self._policy.min_ran_share * total - 1e-9))
-        account.sm_seconds += total * seconds
-        account.site_seconds += seconds
-        account.ran_needed += min(needed, held) * seconds
-        account.ran_held += held * seconds
-        account.ai_leased += leased * seconds
-        account.ai_worked += leased * worked_s
-        account.floor_broken_s += seconds * (held < floor)
-        account.short_s += seconds * (held < min(able, math.floor(needed)))
+        moment = Moment(
+            self._now_s,
+            seconds,
+            self._gpus.sm_count,
+            able,
+            self._gpus.sms("ran"),
+            self._share * self._gpus.sm_count,
+            self._policy.min_ran_share,
+            sum(self._up.values()),
+            worked_s,
+        )
+        account = self._account
+        moment.count(account, self._scenario)
         account.outage_s += seconds * (not self._gpus.gpus)
-        account.slots += self._slots_per_s * seconds * bool(held)
+        account.slots += self._slots_per_s * seconds * bool(moment.held)
         if self._late_per_s and not self._lends():
             late = int(self._random.poisson(self._late_per_s * seconds))
             account.slots_late += late
             account.slots_late_unavoidable += late
         if self._scenario.federation is not None:
-            self._note_spare(seconds - worked_s, leased)
-        energy = self._scenario.energy
-        busy = min(needed, held) / total * seconds + leased / total * worked_s
-        used_w = (energy.full_w - energy.idle_w) * busy + energy.idle_w * seconds
-        account.joules += used_w * self._scenario.gpus_per_site
-        day = account.daily[min(len(account.daily) - 1, int(self._now_s // DAY_S))]
-        day[0] += total * seconds
-        day[1] += min(needed, held) * seconds
-        day[2] += leased * worked_s
+            moment.count_spare(account.spare[self._step], self._serving.rates)
         self._now_s = until_s
-
-    def _note_spare(self, idle_s: float, leased: int) -> None:
-        """What the engines could have done for others in this step."""
-        if idle_s > 0.0 and leased:
-            spare = self._account.spare[self._step]
-            decode, prefill = self._serving.rates
-            for index, value in enumerate((idle_s, idle_s * decode, idle_s * prefill)):
-                spare[index] += value
-            spare[3] += idle_s * leased
 
     # --- load
 

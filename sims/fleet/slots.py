@@ -8,7 +8,10 @@ the mean is the scenario's, assumed.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from statistics import NormalDist
+
+from orchestrator.alarm import AlarmSettings
 
 SLOTS_PER_CELL_S = 2000.0
 """At 30 kHz subcarrier spacing."""
@@ -22,3 +25,15 @@ def late_share(held: float, needed: float, variation: float) -> float:
         return 0.0
     sigmas = _AT_NEED + (held / needed - 1.0) / variation
     return 0.5 * math.erfc(sigmas / math.sqrt(2.0))
+
+
+def alarm_settings(speed: float) -> AlarmSettings:
+    """The live alarm's, on a clock that runs so many times faster than wall time."""
+    settings = AlarmSettings()
+    return replace(
+        settings,
+        near_miss_s=settings.near_miss_s * speed,
+        hold_s=settings.hold_s * speed,
+        max_hold_s=settings.max_hold_s * speed,
+        repeat_s=settings.repeat_s * speed,
+    )

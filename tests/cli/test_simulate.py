@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -88,3 +89,13 @@ def test_errors_name_what_is_wrong(scenario: str):
     Path(scenario).write_text(SCENARIO.replace("cells: 10", "cells: -1"))
     with pytest.raises(ConfigError, match="line 1, field cells"):
         _typed("run", scenario)
+
+
+def test_a_csv_holds_what_each_tier_got(scenario: str, tmp_path: Path):
+    report, rows = tmp_path / "report.json", tmp_path / "tiers.csv"
+    _typed("compare", scenario, "--workers", "1", "--json", str(report), "--csv", str(rows))
+    found = list(csv.DictReader(rows.open()))
+    assert [row["policy"] for row in found] == ["demand", "ran-only", "oracle"]
+    assert {"refused_late", "refused_full", "preempted", "moved", "revenue_usd"} <= found[0].keys()
+    told = json.loads(report.read_text())["policies"][0]["ai"]["tiers"]["flex"]
+    assert int(found[0]["refused"]) == told["refused"]

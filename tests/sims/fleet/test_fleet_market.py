@@ -31,10 +31,11 @@ from sims.fleet import admission, engines, federation, preemption, routing, runn
 from sims.fleet.account import Account
 from sims.fleet.admission import Admission, Asked, speed_of
 from sims.fleet.cohort import Refused
+from sims.fleet.desk import Desk
 from sims.fleet.pricing import price_at, price_book
 from sims.fleet.routing import Router
 from sims.fleet.scenario import Scenario, load
-from sims.fleet.serving import Desk, Serving
+from sims.fleet.serving import Serving
 from sims.fleet.traffic import Stream
 
 HERE = runner.in_processes(1)

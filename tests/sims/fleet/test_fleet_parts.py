@@ -17,10 +17,11 @@ from orchestrator.pool import Demand, Plan
 from orchestrator.shares import ShareGeometry
 from orchestrator.steps import steps
 from sims.fleet import engines, slots
+from sims.fleet.desk import Desk
 from sims.fleet.histogram import Histogram
 from sims.fleet.node import SimulatedGpus
 from sims.fleet.planning import RememberingPlanner
-from sims.fleet.serving import Desk, Serving
+from sims.fleet.serving import Serving
 from sims.fleet.traffic import Stream, sites_of
 
 POLICIES = (
