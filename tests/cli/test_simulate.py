@@ -94,7 +94,7 @@ def test_errors_name_what_is_wrong(scenario: str):
 def test_a_csv_holds_what_each_tier_got(scenario: str, tmp_path: Path):
     report, rows = tmp_path / "report.json", tmp_path / "tiers.csv"
     _typed("compare", scenario, "--workers", "1", "--json", str(report), "--csv", str(rows))
-    found = list(csv.DictReader(rows.open()))
+    found = list(csv.DictReader(rows.read_text().splitlines()))
     assert [row["policy"] for row in found] == ["demand", "ran-only", "oracle"]
     assert {"refused_late", "refused_full", "preempted", "moved", "revenue_usd"} <= found[0].keys()
     told = json.loads(report.read_text())["policies"][0]["ai"]["tiers"]["flex"]
