@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from airan.core.errors import InvalidInputError, NotFoundError
+from sims.economics import tier_prices
 from sims.economics.fields import BY_KEY, Quantity
 from sims.economics.model import METRICS, evaluate
 from sims.economics.scenario import Scenario
@@ -221,6 +222,8 @@ def goal_seek(scenario: Scenario, ai_share: float, goal: tuple[str, float], key:
 
 def price_key(scenario: Scenario) -> str:
     """The input that is the price of AI."""
+    if tier_prices.are_given(scenario.quantities):
+        return tier_prices.LEVEL
     by_token = scenario.quantities["ai.usd_per_million_tokens"].value > 0
     return "ai.usd_per_million_tokens" if by_token else "ai.usd_per_server_hour"
 

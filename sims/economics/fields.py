@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from sims.economics import tier_prices
+
 KINDS = ("published", "assumed", "calibrated")
 MONTH_HOURS = 730.0
 """A twelfth of 8,760 hours."""
@@ -76,6 +78,17 @@ FIELDS: tuple[Field, ...] = (
     _cost("ai", "usd_per_server_hour", "USD/server/h", "revenue of a server all on AI, fully sold"),
     _cost("ai", "tokens_per_s_per_server", "tokens/s", "speed of a server all on AI"),
     _cost("ai", "usd_per_million_tokens", "USD/Mtoken", "price of tokens"),
+    *(
+        Field("ai", f"{tier}_token_share", "share", f"{tier}: part of the tokens", 0, 1, default=0)
+        for tier in tier_prices.TIERS
+    ),
+    *(
+        _cost("ai", f"{tier}_{way}_usd_per_million_tokens", "USD/Mtoken", f"{tier}: price, {way}")
+        for tier in tier_prices.TIERS
+        for way in ("input", "output")
+    ),
+    Field("ai", "input_tokens_per_output_token", "ratio", "prompts' tokens, by tier", default=0.0),
+    Field("ai", "tier_price_level", "ratio", "what the tiers' prices are times", default=1.0),
     Field("ai", "utilisation", "share", "part of the AI capacity that is sold", 0, 1),
     Field("ai", "borrowed_share", "share", "part of the RAN part lent to AI", 0, 1, default=0.0),
     Field("ai", "ramp_months", "months", "months until utilisation is reached", default=0.0),

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from airan.core.errors import InvalidInputError
-from sims.economics import finance
+from sims.economics import finance, tier_prices
 from sims.economics.fields import MONTH_HOURS
 from sims.economics.scenario import Scenario
 
@@ -168,6 +168,7 @@ def _flows(v: Mapping[str, Floats], build: _Build) -> CashFlows:
     hour_usd = v["ai.usd_per_server_hour"] + (
         v["ai.tokens_per_s_per_server"] * 3600.0 / 1e6 * v["ai.usd_per_million_tokens"]
     )
+    hour_usd = hour_usd + tier_prices.usd_per_hour(v)
     full = build.sold_servers * hour_usd * MONTH_HOURS
     ramp = np.minimum(1.0, month / np.maximum(v["ai.ramp_months"], 1.0)[:, None])
     price = (1.0 - v["ai.price_decline_per_year"])[:, None] ** ((month - 1.0) / 12.0)

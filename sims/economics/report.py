@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sims.economics import analysis, calibration, plots
+from sims.economics import analysis, calibration, plots, tier_prices
 from sims.economics.fields import BY_KEY, Quantity
 from sims.economics.model import METRICS, cash_flows, evaluate
 from sims.economics.scenario import Scenario
@@ -65,7 +65,7 @@ def body(scenario: Scenario) -> dict[str, Any]:
         "cases": cases,
         "published": published,
         "slack": [asdict(one) for one in slack],
-        "inputs": [_input(quantity) for quantity in scenario.quantities.values()],
+        "inputs": [_input(quantity) for quantity in tier_prices.shown(scenario.quantities)],
     }
 
 
@@ -272,7 +272,7 @@ def _published(scenario: Scenario) -> str:
 
 def _assumptions(scenario: Scenario) -> str:
     out = []
-    for q in scenario.quantities.values():
+    for q in tier_prices.shown(scenario.quantities):
         span = "" if q.low is None and q.high is None else f"{q.span[0]:g} to {q.span[1]:g}"
         why = "" if q.source == q.kind else escape(q.source)
         note = f" <span class='note'>{escape(q.note)}</span>" if q.note else ""

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from airan.core.errors import ConfigError, NotFoundError
+from sims.economics import tier_prices
 from sims.economics.fields import BY_KEY, FIELDS, SECTIONS, Field, Quantity
 
 _TOP = (
@@ -174,12 +175,9 @@ def _scenario(
 ) -> Scenario:
     quantities: dict[str, Quantity] = {} if base is None else dict(base.quantities)
     given = _given(top)
-    if any(key.startswith("ai.") and "usd_per" in key for key in given):
-        # A price of one kind replaces the other kind's of the scenario that is extended.
-        for key in ("ai.usd_per_server_hour", "ai.tokens_per_s_per_server"):
-            quantities.pop(key, None)
-        quantities.pop("ai.usd_per_million_tokens", None)
+    tier_prices.replaced(quantities, given)
     quantities.update(given)
+    tier_prices.as_default(quantities)
     for field in FIELDS:
         if field.key not in quantities:
             if field.default is None:
@@ -228,13 +226,10 @@ def _given(top: Mapping[str, tuple[_At, yaml.Node]]) -> dict[str, Quantity]:
 
 
 def _check_price(quantities: Mapping[str, Quantity], at: _At) -> None:
-    hourly = quantities["ai.usd_per_server_hour"].value > 0
-    by_token = quantities["ai.usd_per_million_tokens"].value > 0
-    if hourly and by_token:
-        raise replace(at, field="ai").error(
-            "has a price by the hour and one by the token",
-            "give usd_per_server_hour, or tokens_per_s_per_server and usd_per_million_tokens",
-        )
+    found = tier_prices.problem(quantities)
+    if found is not None:
+        field, problem, remedy = found
+        raise replace(at, field=field).error(problem, remedy)
 
 
 def _quantity(field: Field, node: yaml.Node, at: _At) -> Quantity:

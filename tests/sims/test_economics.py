@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airan.core.errors import ConfigError, InvalidInputError, NotFoundError
-from sims.economics import analysis, calibration, finance, measured, report
+from sims.economics import analysis, calibration, finance, measured, report, tier_prices
 from sims.economics.fields import FIELDS
 from sims.economics.model import cash_flows, evaluate
 from sims.economics.scenario import Scenario, load, parse, shipped
@@ -126,6 +126,11 @@ def loop_oracle(s: Scenario, share: float) -> tuple[float, float, float]:
     for month in range(1, months + 1):
         hour = v["ai.usd_per_server_hour"]
         hour += v["ai.tokens_per_s_per_server"] * 3600 / 1e6 * v["ai.usd_per_million_tokens"]
+        for tier in ("priority", "default", "flex"):
+            tokens = v["ai.tokens_per_s_per_server"] * 3600 / 1e6 * v[f"ai.{tier}_token_share"]
+            hour += tokens * v[f"ai.{tier}_output_usd_per_million_tokens"]
+            tokens *= v["ai.input_tokens_per_output_token"]
+            hour += tokens * v[f"ai.{tier}_input_usd_per_million_tokens"]
         earned = servers * sold * hour * 730
         earned *= min(1.0, month / max(v["ai.ramp_months"], 1.0))
         earned *= (1 - v["ai.price_decline_per_year"]) ** ((month - 1) / 12)
@@ -263,7 +268,13 @@ def test_the_report_stands_by_itself_and_names_every_input_with_its_source() -> 
     assert "src=" not in page
     assert "href=" not in page
     assert page.count("<svg") == 4
-    assert all(field.key in page for field in FIELDS)
+    keys = {quantity.field.key for quantity in tier_prices.shown(TOKYO.quantities)}
+    assert all(key in page for key in keys)
+    # What is sold by tier is no input of a scenario without it.
+    assert len(FIELDS) - len(keys) == 11
+    assert all(key not in page for key in tier_prices.KEYS)
+    by_tier = report.as_html(load("h100-tiers"), runs=500)
+    assert all(field.key in by_tier for field in FIELDS)
     assert all(word in page for word in (">calibrated<", ">assumed<", ">published<", "219%"))
 
 
