@@ -234,28 +234,33 @@ def _times(factor: float, value: float | None) -> float | None:
 
 
 def _show_waits(found: list[dict[str, Any]]) -> None:
-    rows = [
-        (
-            one["policy"],
-            tier,
-            _short(counts["arrived"]),
-            _short(100.0 * counts["completed"] / counts["arrived"]),
-            _short(100.0 * counts["refused"] / counts["arrived"]),
-            _short(counts["moved"]),
-            _short(counts["preempted"]),
-            _short(counts["revenue_usd"]),
-            *(_short(counts[f"ttft_p{percent}_s"]) for percent in (50, 95, 99)),
-        )
+    served = [
+        (one["policy"], tier, counts)
         for one in found
         for tier, counts in one["ai"]["tiers"].items()
         if counts["completed"]
     ]
-    columns = (
-        *("policy", "tier", "asked", "done %", "refused %", "moved", "cut off", "USD"),
-        *("TTFT p50 s", "p95 s", "p99 s"),
-    )
-    if rows:
-        table("What tenants got", columns, rows)
+    if not served:
+        return
+    columns = ("policy", "tier", "asked", "done %", "refused %", "TTFT p50 s", "p95 s", "p99 s")
+    rows = [
+        (
+            policy,
+            tier,
+            _short(counts["arrived"]),
+            _short(100.0 * counts["completed"] / counts["arrived"]),
+            _short(100.0 * counts["refused"] / counts["arrived"]),
+            *(_short(counts[f"ttft_p{percent}_s"]) for percent in (50, 95, 99)),
+        )
+        for policy, tier, counts in served
+    ]
+    table("What tenants got", columns, rows)
+    columns = ("policy", "tier", "too late", "too many", "moved", "cut off", "USD")
+    names = ("refused_late", "refused_full", "moved", "preempted", "revenue_usd")
+    rows = [
+        (policy, tier, *(_short(counts[name]) for name in names)) for policy, tier, counts in served
+    ]
+    table("Refused as too late or too many, moved to peers, cut off for priority", columns, rows)
 
 
 def _short(value: float | None) -> str:
