@@ -255,12 +255,12 @@ def _show_waits(found: list[dict[str, Any]]) -> None:
         for policy, tier, counts in served
     ]
     table("What tenants got", columns, rows)
-    columns = ("policy", "tier", "too late", "too many", "moved", "cut off", "USD")
+    ends = ("policy", "tier", "too late", "too many", "moved", "cut off", "USD")
     names = ("refused_late", "refused_full", "moved", "preempted", "revenue_usd")
-    rows = [
+    counted = [
         (policy, tier, *(_short(counts[name]) for name in names)) for policy, tier, counts in served
     ]
-    table("Refused as too late or too many, moved to peers, cut off for priority", columns, rows)
+    table("Refused as too late or too many, moved to peers, cut off for priority", ends, counted)
 
 
 def _short(value: float | None) -> str:
