@@ -26,6 +26,8 @@ from marketplace.dispatch.speeds import EngineSpeed
 _MODEL = "simulated"
 _NOTE_S = 15.0
 """Accepted work is told to the live account of the tiers' demand in pieces of so long."""
+_MOST_NOTES = 24
+"""Of a step: what came earlier is forgotten."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class Admission:
         self._speed: EngineSpeed | None = None
         self._one_of = 1
         self._ready = False
+        self._accepted: list[tuple[Tier, float, float]] = []
+        """Work of this step: tier, seconds of the engines, when the step began; wall time."""
 
     def engines(self, decode_rate: float, prefill_rate: float, n: int, now_s: float) -> None:
         """From now on there are `n` engines, so fast together."""
@@ -84,6 +88,7 @@ class Admission:
 
     def let(self, asked: Asked, ahead: Work, now_s: float) -> Let:
         """How many get in behind the work `ahead`, and notes them as accepted."""
+        self._tell(now_s)
         refusal = self._refusal(asked, (asked.n, asked.n), ahead, now_s)
         passing = asked.n
         if refusal is not None:
@@ -156,9 +161,15 @@ class Admission:
         if not n or self._speed is None:
             return
         taken_s = SlotForecast(0.0, self._speed, 1).seconds(asked.first(n)) or 0.0
-        wall_s, step_s = now_s / self._clock_speed, self._step_s / self._clock_speed
+        self._accepted.append((asked.tier, taken_s / self._clock_speed, now_s / self._clock_speed))
+
+    def _tell(self, now_s: float) -> None:
+        """What was accepted in steps that are over came spread over them."""
+        step_s = self._step_s / self._clock_speed
         pieces = max(1, round(step_s / _NOTE_S))
-        for piece in range(max(0, pieces - 24), pieces):
-            at_s = wall_s + step_s * (piece + 0.5) / pieces
-            slot_s = taken_s / self._clock_speed / pieces
-            self._demand.note(_MODEL, asked.tier, slot_s, at_s)
+        later = [one for one in self._accepted if one[2] >= now_s / self._clock_speed]
+        for tier, slot_s, begun_s in self._accepted[: len(self._accepted) - len(later)]:
+            for piece in range(max(0, pieces - _MOST_NOTES), pieces):
+                at_s = begun_s + step_s * (piece + 0.5) / pieces
+                self._demand.note(_MODEL, tier, slot_s / pieces, at_s)
+        self._accepted = later

@@ -415,3 +415,18 @@ def test_an_unknown_promise_of_a_tier_is_refused(tmp_path):
 
 def test_an_empty_price_list_asks_nothing():
     assert price_at(PriceList([], {"simulated": Price(0, 0)}), "flex") == Price(0, 0)
+
+
+@pytest.mark.parametrize("step_s", [10.0, 60.0, 300.0, 900.0])
+def test_higher_tiers_take_the_share_that_they_have_however_long_a_step_is(step_s):
+    gate = Admission(TtftTargets(flex=1000.0), step_s)
+    gate.engines(5000.0, 20_000.0, 1, 0.0)
+    # A request of priority every second takes half of it.
+    n = round(step_s)
+    priority = Asked("priority", n, n * 2_000, n * 2_000)
+    steps = round(3600 / step_s)
+    for step in range(steps):
+        assert gate.let(priority, Work(0, 0), step * step_s).n == n
+    flex = Asked("flex", 100_000, 200_000_000, 200_000_000)
+    let = gate.let(flex, Work(0, 0), steps * step_s).n
+    assert let == pytest.approx((1000.0 + step_s) * 0.5 / 0.5, rel=0.07)
