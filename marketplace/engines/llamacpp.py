@@ -7,22 +7,18 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-import aiohttp
-
 from airan.core.errors import InvalidInputError, UnavailableError
 from marketplace.engines.base import FinishReason, SamplingParams, TokenChunk, TokenLogprob
+from marketplace.engines.wire import Answer, Wire
 
 _SEED_RANGE = 2**32 - 1
-_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30.0, sock_read=120.0)
 _KEPT_S = 3.0
 """How long an idle connection is kept: less than the 5 s after which llama.cpp closes it."""
-_TRIES = 4
 _ASKING = 2
+"""Connections to ask on: an open one takes one of the few threads of llama.cpp's server."""
 _OK, _BAD_REQUEST, _UNPROCESSABLE = 200, 400, 422
 _IMPOSSIBLE = -9999.0
-_JSON = {"content-type": "application/json"}
 _NOT_SUPPORTED = 501
-_FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 
 
 class LlamaCppEngine:
@@ -38,9 +34,7 @@ class LlamaCppEngine:
         self._piece = prefill_piece_tokens
         self._prefill = asyncio.Lock()
         self._cached: dict[int, list[int]] = {}
-        self._session: aiohttp.ClientSession | None = None
-        self._stream_session: aiohttp.ClientSession | None = None
-        self._closed = False
+        self._wire = Wire(url, n_asking=_ASKING, kept_s=_KEPT_S)
 
     async def generate(
         self, prompt_token_ids: Sequence[int], params: SamplingParams, *, slot: int
@@ -55,7 +49,7 @@ class LlamaCppEngine:
         try:
             # On a connection of its own: its end, wherever it comes, stops the engine, and the
             # server cannot have closed it just now, as it does after every stream.
-            async with await self._post_once(self._streams, "/completion", body) as response:
+            async with self._wire.stream("/completion", _encoded(body)) as response:
                 if response.status != _OK:
                     raise _refusal(response.status, await response.read())
                 held = self._cached[slot] = prompt
@@ -67,7 +61,7 @@ class LlamaCppEngine:
                     yield chunk
                     if chunk.finish_reason is not None:
                         return
-        except _FAILURES as error:
+        except OSError as error:
             raise self._lost(error) from error
         raise UnavailableError(f"the engine at {self.url} ended its stream before it was done")
 
@@ -91,59 +85,21 @@ class LlamaCppEngine:
     async def health(self) -> bool:
         """See Engine.health."""
         try:
-            async with self._http.get("/health") as response:
-                return response.status == _OK
-        except _FAILURES:
+            return (await self._wire.ask("/health"))[0] == _OK
+        except OSError:
             return False
 
     async def processing(self) -> list[bool]:
         """For each slot whether a request is being worked on."""
         try:
-            async with self._http.get("/slots") as response:
-                slots = json.loads(await response.read())
-            return [bool(slot["is_processing"]) for slot in slots]
-        except (*_FAILURES, ValueError, KeyError, TypeError) as error:
+            _, answer = await self._wire.ask("/slots")
+            return [bool(slot["is_processing"]) for slot in json.loads(answer)]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise self._lost(error) from error
 
     async def aclose(self) -> None:
         """See Engine.aclose."""
-        self._closed = True
-        for session in (self._session, self._stream_session):
-            if session is not None:
-                await session.close()
-
-    @property
-    def _streams(self) -> aiohttp.ClientSession:
-        self._check_open()
-        if self._stream_session is None:
-            self._stream_session = self._new_session(
-                aiohttp.TCPConnector(limit=0, force_close=True)
-            )
-        return self._stream_session
-
-    @property
-    def _http(self) -> aiohttp.ClientSession:
-        """Made at its first use, within the event loop it belongs to."""
-        self._check_open()
-        if self._session is None:
-            # An open connection takes one of the few threads of llama.cpp's server.
-            self._session = self._new_session(
-                aiohttp.TCPConnector(limit=_ASKING, keepalive_timeout=_KEPT_S)
-            )
-        return self._session
-
-    def _new_session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            self.url,
-            timeout=_TIMEOUT,
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
-
-    def _check_open(self) -> None:
-        """Refuses what comes after the server was found to be gone, as a lost connection would."""
-        if self._closed:
-            raise UnavailableError(f"the engine at {self.url} is gone")
+        self._wire.close()
 
     async def _feed(self, prompt: list[int], slot: int) -> None:
         """Fills the slot's cache piece by piece, from what it holds already up to the last piece.
@@ -176,46 +132,21 @@ class LlamaCppEngine:
 
     async def _fed(self, body: Mapping[str, Any]) -> None:
         try:
-            async with await self._post_once(self._streams, "/completion", body) as response:
+            async with self._wire.stream("/completion", _encoded(body)) as response:
                 answer = await response.read()
                 if response.status != _OK:
                     raise _refusal(response.status, answer)
-        except _FAILURES as error:
+        except OSError as error:
             raise self._lost(error) from error
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            async with await self._asked(path, body) as response:
-                answer = await response.read()
-            if response.status != _OK:
-                raise _refusal(response.status, answer)
+            status, answer = await self._wire.ask(path, _encoded(body))
+            if status != _OK:
+                raise _refusal(status, answer)
             return dict(json.loads(answer))
-        except (*_FAILURES, json.JSONDecodeError) as error:
+        except (OSError, json.JSONDecodeError) as error:
             raise self._lost(error) from error
-
-    async def _asked(self, path: str, body: Mapping[str, Any]) -> aiohttp.ClientResponse:
-        for tries_left in range(_TRIES - 1, -1, -1):
-            try:
-                return await self._post_once(self._http, path, body)
-            except aiohttp.ClientConnectorError:
-                raise
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                # The server has just closed the connection, which had been idle. To ask again
-                # changes nothing.
-                if not tries_left:
-                    raise
-            except asyncio.CancelledError as error:
-                # aiohttp cancels what waits for a connection of a client that is closed.
-                task = asyncio.current_task()
-                if not self._closed or (task is not None and task.cancelling()):
-                    raise
-                raise self._lost(error) from error
-        raise AssertionError("unreachable")
-
-    async def _post_once(
-        self, session: aiohttp.ClientSession, path: str, body: Mapping[str, Any]
-    ) -> aiohttp.ClientResponse:
-        return await session.post(path, data=json.dumps(body).encode(), headers=_JSON)
 
     def _lost(self, error: BaseException) -> UnavailableError:
         return UnavailableError(
@@ -223,10 +154,14 @@ class LlamaCppEngine:
         )
 
 
-async def _messages(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body).encode()
+
+
+async def _messages(response: Answer) -> AsyncIterator[dict[str, Any]]:
     """The JSON objects of a server-sent event stream."""
     rest = b""
-    async for data in response.content.iter_any():
+    async for data in response.pieces():
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
             if line.startswith(b"data: "):

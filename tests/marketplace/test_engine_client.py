@@ -12,12 +12,13 @@ from marketplace.engines.llamacpp import LlamaCppEngine
 
 
 async def test_who_waits_for_a_connection_learns_that_the_engine_is_gone() -> None:
-    asked = asyncio.Semaphore(0)
+    asked, left = asyncio.Semaphore(0), asyncio.Semaphore(0)
 
     async def never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.release()
         await reader.read()
         writer.close()
+        left.release()
 
     server = await asyncio.start_server(never_answer, "127.0.0.1", 0)
     async with server:
@@ -30,6 +31,8 @@ async def test_who_waits_for_a_connection_learns_that_the_engine_is_gone() -> No
         assert {type(one) for one in await asyncio.gather(*asking, return_exceptions=True)} == {
             UnavailableError
         }
+        for _ in range(2):
+            await left.acquire()
 
 
 async def test_a_closed_client_answers_as_a_lost_engine_does() -> None:
@@ -42,12 +45,13 @@ async def test_a_closed_client_answers_as_a_lost_engine_does() -> None:
 
 
 async def test_a_request_that_is_cancelled_stays_cancelled() -> None:
-    never = asyncio.Event()
+    never, left = asyncio.Event(), asyncio.Event()
 
     async def never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         never.set()
         await reader.read()
         writer.close()
+        left.set()
 
     server = await asyncio.start_server(never_answer, "127.0.0.1", 0)
     async with server:
@@ -57,4 +61,55 @@ async def test_a_request_that_is_cancelled_stays_cancelled() -> None:
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
+        # The server sees it at once, and not only when the client is closed.
+        await left.wait()
+        await engine.aclose()
+
+
+async def test_an_idle_connection_that_the_server_closed_is_not_an_error() -> None:
+    n_connections = 0
+
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal n_connections
+        n_connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        body = b'{"tokens": [1, 2]}'
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+        # It reads the next request, and closes without a word.
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer_once, "127.0.0.1", 0)
+    async with server:
+        engine = LlamaCppEngine(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        for _ in range(3):
+            assert await engine.tokenize("a", parse_special=True) == [1, 2]
+        assert n_connections == 3
+        await engine.aclose()
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"\x00\x01 nonsense\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 40\r\n\r\n{",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n{]}",
+        b"HTTP/1.1 200 OK\r\n",
+    ],
+)
+async def test_a_server_that_speaks_nonsense_or_stops_short_is_a_lost_engine(answer: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        engine = LlamaCppEngine(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        with pytest.raises(UnavailableError, match="cannot be reached"):
+            await engine.tokenize("a", parse_special=True)
+        with pytest.raises(UnavailableError):
+            await anext(engine.generate([1], SamplingParams(1), slot=0))
         await engine.aclose()
