@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 
 from airan.core.clock import Clock
-from airan.core.errors import UnavailableError
+from airan.core.errors import InvalidInputError, UnavailableError
 from marketplace.chat import ChatRequest
+from marketplace.engines.base import Engine
 from marketplace.pool import EnginePool
 
 _RETRY_S = 0.1
+_ANY_TOOL = {
+    "type": "function",
+    "function": {"name": "f", "description": "", "parameters": {"type": "object", "properties": {}}},
+}
 
 
 async def prompt_tokens(
@@ -35,10 +40,40 @@ async def prompt_tokens(
                 return list(request.prompt_token_ids)
             text = request.prompt
             if text is None:
-                text = await engine.apply_template(request.messages)
+                text = await _templated(engine, request)
             return await engine.tokenize(text, parse_special=True)
         except UnavailableError:
             # The engine may have been restarted a moment ago, at another address.
             if clock.monotonic_s() + _RETRY_S >= deadline_s:
                 raise
             await asyncio.sleep(_RETRY_S)
+
+
+async def _templated(engine: Engine, request: ChatRequest) -> str:
+    """The messages as the model's template has them, and the functions with them.
+
+    Raises:
+        InvalidInputError: the template has no place for functions, or a call cannot be held.
+    """
+    use = request.tools
+    offered = use.tools if use is not None and use.active else ()
+    if use is not None and offered:
+        if use.answer_schema is not None:
+            problem = "is not supported together with tools by the engine of this model"
+            raise InvalidInputError("response_format", problem)
+        if use.unheld is not None:
+            field, _, problem = use.unheld.partition(": ")
+            raise InvalidInputError(field, problem)
+    text = await engine.apply_template(request.messages, offered)
+    if not request.knows_calls:
+        return text
+    # What a template does with tools shows only in what it makes of them.
+    other = await engine.apply_template(request.messages, () if offered else (_ANY_TOOL,))
+    if text == other:
+        field = "tools" if offered else "messages"
+        raise InvalidInputError(
+            field,
+            f"function calls are not supported by {request.model!r}: its chat template has no tools",
+            remedy="choose a model made for function calls, or send no tools",
+        )
+    return text

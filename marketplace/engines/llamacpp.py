@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 
 from airan.core.errors import InvalidInputError, UnavailableError
-from marketplace.engines.base import FinishReason, SamplingParams, TokenChunk, TokenLogprob
+from marketplace.engines.base import FinishReason, Message, SamplingParams, TokenChunk, TokenLogprob
 
 _SEED_RANGE = 2**32 - 1
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30.0, sock_read=120.0)
@@ -71,9 +71,11 @@ class LlamaCppEngine:
             raise self._lost(error) from error
         raise UnavailableError(f"the engine at {self.url} ended its stream before it was done")
 
-    async def apply_template(self, messages: Sequence[Mapping[str, str]]) -> str:
+    async def apply_template(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
         """See Engine.apply_template."""
-        body = {"messages": list(messages)}
+        body = {"messages": list(messages)} | ({"tools": list(tools)} if tools else {})
         return str((await self._post("/apply-template", body))["prompt"])
 
     async def tokenize(
