@@ -70,4 +70,6 @@ def _texts(request: ChatRequest) -> Sequence[str]:
     if request.prompt is not None:
         return [request.prompt]
     texts = [message["content"] for message in request.messages]
-    return texts + [json.dumps(one["tool_calls"]) for one in request.messages if "tool_calls" in one]
+    return texts + [
+        json.dumps(one["tool_calls"]) for one in request.messages if "tool_calls" in one
+    ]

@@ -201,7 +201,7 @@ class ToolReader:
         except (ValueError, RecursionError):
             return None
         name = values.get("name")
-        arguments = next((values[key] for key in _ARGUMENTS if key in values), {})
+        arguments: Any = next((values[key] for key in _ARGUMENTS if key in values), {})
         if not isinstance(name, str) or name not in self._names:
             return None
         # Some models write the arguments as a text that holds JSON.
@@ -291,9 +291,7 @@ class ToolReader:
 def _held_back(text: str) -> int:
     """How much of the end may belong to a call: the beginning of a mark, and space before it."""
     longest = max(map(len, _MARKS)) - 1
-    part = next(
-        (n for n in range(min(longest, len(text)), 0, -1) if _begins_mark(text[-n:])), 0
-    )
+    part = next((n for n in range(min(longest, len(text)), 0, -1) if _begins_mark(text[-n:])), 0)
     before = text[: len(text) - part]
     return part + len(before) - len(before.rstrip())
 

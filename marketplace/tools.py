@@ -59,7 +59,9 @@ class ToolUse:
         if self.named:
             choice = {"type": "function", "function": {"name": self.choice}}
         members = {"tools": list(self.tools), "tool_choice": choice}
-        return members if self.parallel is None else members | {"parallel_tool_calls": self.parallel}
+        return (
+            members if self.parallel is None else members | {"parallel_tool_calls": self.parallel}
+        )
 
     def call_schema(self) -> dict[str, Any]:
         """What the text of a forced call has to satisfy: `name`, then `arguments`.
@@ -76,10 +78,10 @@ class ToolUse:
             where = f"tools.{index}.function.parameters"
             parameters = _held(tool["function"].get("parameters") or {}, where)
             parameters = {"type": "object", **parameters}
-            for kind in ("$defs", "definitions"):
-                for key, part in parameters.pop(kind, {}).items():
-                    shared[f"{name}.{key}"] = _moved(part, name, where)
-            call = {"name": {"const": name}, "arguments": _moved(parameters, name, where)}
+            parts = parameters.pop("definitions", {}) | parameters.pop("$defs", {})
+            moves = _Moves(name, frozenset(parts), where)
+            shared |= {f"{name}.{key}": moves.moved(part) for key, part in parts.items()}
+            call = {"name": {"const": name}, "arguments": moves.moved(parameters)}
             shapes.append(
                 {
                     "type": "object",
@@ -235,24 +237,32 @@ def _held(schema: dict[str, Any], where: str) -> dict[str, Any]:
         raise InvalidInputError(where, problem) from error
 
 
-def _moved(schema: Any, name: str, where: str) -> Any:
-    """With references to what stands at the root under the function's name."""
-    if isinstance(schema, list):
-        return [_moved(part, name, where) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    moved = {}
-    for key, value in schema.items():
+@dataclass(frozen=True)
+class _Moves:
+    """References of one function's schema, to where its definitions stand in the whole."""
+
+    name: str
+    known: frozenset[str]
+    where: str
+
+    def moved(self, schema: Any) -> Any:
+        """The schema with them, of which check_schema has taken what it does not know."""
+        if not isinstance(schema, dict):
+            return schema
+        return {key: self._value(key, value) for key, value in schema.items()}
+
+    def _value(self, key: str, value: Any) -> Any:
         if key == "$ref":
-            found = _REF.fullmatch(value)
-            if found is None:
-                raise InvalidInputError(where, f"$ref {value[:64]!r} is none to the schema's $defs")
-            moved[key] = f"#/$defs/{name}.{found[1]}"
-        elif key in ("enum", "const"):
-            moved[key] = value
-        else:
-            moved[key] = _moved(value, name, where)
-    return moved
+            found = _REF.fullmatch(str(value))
+            if found is None or found[1] not in self.known:
+                problem = f"$ref {str(value)[:64]!r} is none to the schema's own $defs"
+                raise InvalidInputError(self.where, problem)
+            return f"#/$defs/{self.name}.{found[1]}"
+        if key == "properties":
+            return {name: self.moved(part) for name, part in value.items()}
+        if key in ("anyOf", "prefixItems"):
+            return [self.moved(part) for part in value]
+        return self.moved(value) if key in ("items", "additionalProperties") else value
 
 
 def size_of(use: ToolUse | None) -> int:

@@ -13,7 +13,11 @@ from marketplace.pool import EnginePool
 _RETRY_S = 0.1
 _ANY_TOOL = {
     "type": "function",
-    "function": {"name": "f", "description": "", "parameters": {"type": "object", "properties": {}}},
+    "function": {
+        "name": "f",
+        "description": "",
+        "parameters": {"type": "object", "properties": {}},
+    },
 }
 
 
