@@ -114,6 +114,7 @@ class ToolReader:
         """What stood before the object that is read: it is text again if that is no call."""
         self._said_any = False
         self._n_calls = 0
+        self._ended = False
         self._index = 0
         self._scan = _Scan()
         self._n_scanned = 0
@@ -121,27 +122,28 @@ class ToolReader:
     def feed(self, text: str) -> list[Event]:
         """Adds text; returns what is certain by now."""
         self._rest += text
-        return self._read(ended=False)
+        return self._read()
 
     def end(self) -> list[Event]:
         """What was held back, at the end of the text."""
-        events = self._read(ended=True)
+        self._ended = True
+        events = self._read()
         if self._state == "object" and self._opening:
             events += self._is_text(0)
         return events
 
-    def _read(self, *, ended: bool) -> list[Event]:
+    def _read(self) -> list[Event]:
         events: list[Event] = []
         while self._rest:
             before = (self._state, len(self._rest))
-            events += getattr(self, f"_in_{self._state}")(ended)
+            events += getattr(self, f"_in_{self._state}")()
             if before == (self._state, len(self._rest)):
                 break
         if self._use.parallel is False:
             events = [one for one in events if isinstance(one, Said) or one.index == 0]
         return events
 
-    def _in_text(self, ended: bool) -> list[Event]:
+    def _in_text(self) -> list[Event]:
         rest = self._rest
         if rest.startswith(ARGUMENTS) and not self._said_any:
             self._rest, self._state = rest[1:], "reported"
@@ -157,7 +159,7 @@ class ToolReader:
             before = rest[:at].rstrip()
             self._begin(rest[len(before) : at] + mark, at + len(mark))
             return self._say(before)
-        keep = 0 if ended else _held_back(rest)
+        keep = 0 if self._ended else _held_back(rest)
         self._rest = rest[len(rest) - keep :]
         return self._say(rest[: len(rest) - keep])
 
@@ -170,7 +172,7 @@ class ToolReader:
         self._said_any = self._said_any or bool(text)
         return [Said(text)] if text else []
 
-    def _in_object(self, ended: bool) -> list[Event]:
+    def _in_object(self) -> list[Event]:
         rest, stripped = self._rest, self._rest.lstrip()
         if stripped and not stripped.startswith("{"):
             return self._is_text(0)
@@ -182,7 +184,7 @@ class ToolReader:
         end = self._scan.end(rest, self._n_scanned)
         if end is None:
             self._n_scanned = len(rest)
-            return self._is_text(len(rest)) if ended else []
+            return self._is_text(len(rest)) if self._ended else []
         call = self._read_object(rest[:end])
         if call is None:
             return self._is_text(end)
@@ -208,7 +210,7 @@ class ToolReader:
         text = arguments if isinstance(arguments, str) else json.dumps(arguments)
         return name, text
 
-    def _in_arguments(self, ended: bool) -> list[Event]:
+    def _in_arguments(self) -> list[Event]:
         rest = self._rest
         end = self._scan.end(rest)
         piece = rest if end is None else rest[:end]
@@ -217,18 +219,18 @@ class ToolReader:
             self._state = "tail"
         return [Argued(self._index, piece)]
 
-    def _in_tail(self, ended: bool) -> list[Event]:
+    def _in_tail(self) -> list[Event]:
         """Between the arguments and the end of the object there may be members of no meaning."""
         scan = _Scan()
         scan.end("{")
         end = scan.end(self._rest)
         if end is not None:
             self._rest, self._state = self._rest[end:], "closing"
-        elif ended:
+        elif self._ended:
             self._rest = ""
         return []
 
-    def _in_closing(self, ended: bool) -> list[Event]:
+    def _in_closing(self) -> list[Event]:
         """After an object: the mark that closes it, or the next object."""
         stripped = self._rest.lstrip()
         if stripped.startswith(_HERMES_END):
@@ -241,22 +243,22 @@ class ToolReader:
         elif stripped.startswith("{"):
             start = len(self._rest) - len(stripped)
             self._begin(self._rest[:start], start)
-        elif ended or (stripped not in (";", ",") and not _HERMES_END.startswith(stripped)):
+        elif self._ended or (stripped not in (";", ",") and not _HERMES_END.startswith(stripped)):
             self._state = "text"
             self._rest = stripped
         return []
 
-    def _in_reported(self, ended: bool) -> list[Event]:
+    def _in_reported(self) -> list[Event]:
         """A server's text, in which it reports the calls by itself."""
         said, mark, self._rest = self._rest.partition(CALL)
         if mark:
             self._state = "head"
         return self._say(said)
 
-    def _in_head(self, ended: bool) -> list[Event]:
+    def _in_head(self) -> list[Event]:
         head, mark, rest = self._rest.partition(ARGUMENTS)
         if not mark:
-            if ended:
+            if self._ended:
                 self._rest = ""
             return []
         self._rest, self._state = rest, "raw"
@@ -271,7 +273,7 @@ class ToolReader:
             return []
         return self._call(str(values.get("id") or ""), str(name), index)
 
-    def _in_raw(self, ended: bool) -> list[Event]:
+    def _in_raw(self) -> list[Event]:
         piece, mark, rest = self._rest.partition(CALL)
         self._rest = rest
         if mark:

@@ -74,10 +74,9 @@ async def _templated(engine: Engine, request: ChatRequest) -> str:
     # What a template does with tools shows only in what it makes of them.
     other = await engine.apply_template(request.messages, () if offered else (_ANY_TOOL,))
     if text == other:
-        field = "tools" if offered else "messages"
         raise InvalidInputError(
-            field,
-            f"function calls are not supported by {request.model!r}: its chat template has no tools",
+            "tools" if offered else "messages",
+            f"{request.model!r} does not support function calls: its chat template has no tools",
             remedy="choose a model made for function calls, or send no tools",
         )
     return text

@@ -10,7 +10,10 @@ from typing import Any
 import openai
 import pytest
 from openai.types.chat import ChatCompletion
+from openai.types.responses import Response, ResponseFunctionToolCall
 
+from airan.core.errors import InvalidInputError
+from marketplace.chat import parse_chat_request
 from tests.marketplace.site import FakeControl, admin_get, eventually
 from tests.marketplace.tool_engines import (
     ASK,
@@ -130,10 +133,165 @@ async def test_a_model_whose_template_has_no_tools_is_named(
 ) -> None:
     async with selling(tmp_path, templated(model_path, "")) as (_, client):
         for choice in ("auto", "required"):
-            with pytest.raises(openai.BadRequestError, match="SmolLM2.*no tools") as raised:
+            with pytest.raises(openai.BadRequestError, match=r"SmolLM2.*no tools") as raised:
                 await client.chat.completions.create(**ASK, tools=TOOLS, tool_choice=choice)
             assert raised.value.param == "tools"
         plain = await client.chat.completions.create(
             **ASK, tools=TOOLS, tool_choice="none", max_tokens=4
         )
         assert plain.choices[0].message.content
+
+
+FLAT = [{"type": "function", **tool["function"]} for tool in TOOLS]
+
+
+async def test_responses_have_calls_as_items_and_go_on_after_their_results(
+    tmp_path: Path,
+) -> None:
+    host = SayingHost(f"Let me look.\n{CALL}")
+    asked: dict[str, Any] = {"model": ASK["model"], "input": "Weather?", "tools": FLAT}
+    async with selling(tmp_path, host) as (_, client):
+        plain = await client.responses.create(**asked)
+        Response.model_validate(plain.model_dump(), strict=True)
+        assert plain.output_text == "Let me look."
+        assert [item.type for item in plain.output] == ["message", "function_call"]
+        call = plain.output[1]
+        assert isinstance(call, ResponseFunctionToolCall)
+        assert (call.name, json.loads(call.arguments)) == ("get_weather", WANTED)
+        async with client.responses.stream(**asked) as stream:
+            events = [event async for event in stream]
+            final = await stream.get_final_response()
+        assert [item.type for item in final.output] == ["message", "function_call"]
+        pieces = [e.delta for e in events if e.type == "response.function_call_arguments.delta"]
+        done = [e for e in events if e.type == "response.function_call_arguments.done"]
+        assert len(pieces) > 5
+        assert "".join(pieces) == done[0].arguments == call.arguments
+        numbers = [event.sequence_number for event in events]
+        assert numbers == sorted(set(numbers))
+        host.answer = "It is sunny."
+        output = {"type": "function_call_output", "call_id": call.call_id, "output": "Sunny."}
+        after = await client.responses.create(
+            model=ASK["model"], input=[output], previous_response_id=plain.id, tools=FLAT
+        )
+        assert after.output_text == "It is sunny."
+        messages = json.loads(host.prompts[-1].split("\n")[0])["messages"]
+        assert [message["role"] for message in messages] == ["user", "assistant", "tool"]
+        assert messages[1]["tool_calls"][0]["id"] == messages[2]["tool_call_id"] == call.call_id
+        # The same, with all of the conversation in the request.
+        items = [{"role": "user", "content": "Weather?"}, call.model_dump(), output]
+        whole = await client.responses.create(model=ASK["model"], input=items, tools=FLAT)
+        assert whole.output_text == "It is sunny."
+        output["call_id"] = "call_of_nobody"
+        with pytest.raises(openai.BadRequestError) as raised:
+            await client.responses.create(model=ASK["model"], input=[*items[:2], output])
+        assert "tool_call_id" in (raised.value.param or "")
+
+
+async def test_a_background_response_is_read_again_from_any_event(tmp_path: Path) -> None:
+    host = SayingHost(f"Look.\n{CALL}", token_s=0.005)
+    async with selling(tmp_path, host) as (_, client):
+        stream = await client.responses.create(
+            model=ASK["model"], input="Weather?", tools=FLAT, background=True, stream=True
+        )
+        events = [event.model_dump() async for event in stream]
+        response_id = events[0]["response"]["id"]
+        for start in (2, 7, 30, 44):
+            again = await client.responses.retrieve(response_id, stream=True, starting_after=start)
+            rest = [event.model_dump() async for event in again]
+            assert rest[0]["sequence_number"] > start
+            assert rest[-1] == events[-1]
+            deltas = "".join(e["delta"] for e in rest if e["type"].endswith("arguments.delta"))
+            assert json.dumps(WANTED).endswith(deltas)
+        shown = await client.responses.retrieve(response_id)
+        assert [item.type for item in shown.output] == ["message", "function_call"]
+
+
+async def test_a_batch_of_forced_calls_is_answered(tmp_path: Path) -> None:
+    host = SayingHost('{"name": "get_time", "arguments": {}}')
+    body = ASK | {"tools": TOOLS, "tool_choice": "required"}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    async with selling(tmp_path, host) as (_, client):
+        content = json.dumps(line).encode()
+        file = await client.files.create(file=("in.jsonl", content), purpose="batch")
+        batch = await client.batches.create(
+            input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+        )
+
+        async def completed() -> Any:
+            shown = await client.batches.retrieve(batch.id)
+            return shown if shown.status == "completed" else None
+
+        done = await eventually(completed)
+        result = json.loads((await client.files.content(done.output_file_id)).text)
+        choice = result["response"]["body"]["choices"][0]
+        assert choice["finish_reason"] == "tool_calls"
+        assert choice["message"]["tool_calls"][0]["function"]["name"] == "get_time"
+
+
+def function(**changes: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", **changes}}
+
+
+ASSISTANT = {
+    "role": "assistant",
+    "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+}
+RESULT = {"role": "tool", "tool_call_id": "a", "content": "x"}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"tools": {}}, "tools"),
+        ({"tools": [function()] * 129}, "tools"),
+        ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function"),
+        ({"tools": [function(name="a b")]}, "tools.0.function.name"),
+        ({"tools": [function(name="a" * 65)]}, "tools.0.function.name"),
+        ({"tools": [function(name=1)]}, "tools.0.function.name"),
+        ({"tools": [function(), function()]}, "tools.1.function.name"),
+        ({"tools": [function(extra=1)]}, "tools.0.function.extra"),
+        ({"tools": [function(strict="yes")]}, "tools.0.function.strict"),
+        ({"tools": [function(description=1)]}, "tools.0.function.description"),
+        ({"tools": [function(parameters=[])]}, "tools.0.function.parameters"),
+        ({"tools": [function(parameters={"type": "array"})]}, "tools.0.function.parameters"),
+        ({"tools": [function(parameters={"properties": 1})]}, "tools.0.function.parameters"),
+        (
+            {"tools": [function(parameters={"properties": {"a": {"type": "x"}}})]},
+            "tools.0.function.parameters",
+        ),
+        ({"tools": [function(parameters={"required": "a"})]}, "tools.0.function.parameters"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [function()], "tool_choice": "some"}, "tool_choice"),
+        ({"tools": [function()], "tool_choice": NAMED}, "tool_choice"),
+        ({"tools": [function()], "tool_choice": {"type": "function"}}, "tool_choice"),
+        ({"tools": [function()], "parallel_tool_calls": 1}, "parallel_tool_calls"),
+        ({"tools": [function()], "logprobs": True}, "logprobs"),
+        ({"messages": [RESULT]}, "messages.0.tool_call_id"),
+        ({"messages": [ASSISTANT, RESULT | {"tool_call_id": "b"}]}, "messages.1.tool_call_id"),
+        ({"messages": [ASSISTANT, RESULT, RESULT]}, "messages.2.tool_call_id"),
+        ({"messages": [ASSISTANT, ASK["messages"][0]]}, "messages.1"),
+        ({"messages": [ASSISTANT]}, "messages"),
+        ({"messages": [ASSISTANT | {"role": "user"}]}, "messages.0.content"),
+        ({"messages": [{"role": "assistant"}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": "", "tool_call_id": "a"}]}, "messages.0.tool"),
+    ],
+)
+def test_what_is_wrong_with_functions_is_refused_by_name(
+    change: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(InvalidInputError) as raised:
+        parse_chat_request(ASK | change)
+    assert raised.value.field.startswith(field)
+
+
+def test_the_schema_of_a_forced_call_holds_definitions_apart() -> None:
+    point = {"type": "object", "properties": {"next": {"$ref": "#/$defs/P"}, "$ref": {"const": 1}}}
+    parameters = {"properties": {"at": {"$ref": "#/$defs/P"}}, "$defs": {"P": point}}
+    tools = [function(parameters=parameters), function(name="g", parameters=parameters)]
+    schema = parse_chat_request(ASK | {"tools": tools, "tool_choice": "required"}).response_schema
+    assert schema is not None
+    assert set(schema["$defs"]) == {"f.P", "g.P"}
+    at = schema["anyOf"][1]["properties"]["arguments"]["properties"]["at"]
+    assert at == {"$ref": "#/$defs/g.P"}
+    assert schema["$defs"]["g.P"]["properties"]["next"] == at
