@@ -19,6 +19,7 @@ _MAX_DEPTH = 32
 _SCHEMAS = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _ONES = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
+_PATTERN = re.compile(r"\^(?!.*\(\?).*\$")
 _REF = re.compile(r"#/(?:\$defs|definitions)/([^/]+)")
 
 
@@ -258,6 +259,9 @@ class _Moves:
                 problem = f"$ref {str(value)[:64]!r} is none to the schema's own $defs"
                 raise InvalidInputError(self.where, problem)
             return f"#/$defs/{self.name}.{found[1]}"
+        if key == "pattern" and not _PATTERN.fullmatch(str(value)):
+            problem = f"the pattern {str(value)[:64]!r} is none that stands between ^ and $"
+            raise InvalidInputError(self.where, problem)
         if key == "properties":
             return {name: self.moved(part) for name, part in value.items()}
         if key in ("anyOf", "prefixItems"):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from typing import Any
 
 from airan.core.clock import Clock
 from airan.core.errors import InvalidInputError, UnavailableError
 from marketplace.chat import ChatRequest
-from marketplace.engines.base import Engine
+from marketplace.engines.base import Engine, Message
 from marketplace.pool import EnginePool
 
 _RETRY_S = 0.1
@@ -60,7 +62,7 @@ async def _templated(engine: Engine, request: ChatRequest) -> str:
         InvalidInputError: the template has no place for functions, or a call cannot be held.
     """
     use = request.tools
-    offered = use.tools if use is not None and use.active else ()
+    offered = [_without_nulls(tool) for tool in use.tools] if use is not None and use.active else []
     if use is not None and offered:
         if use.answer_schema is not None:
             problem = "is not supported together with tools by the engine of this model"
@@ -68,11 +70,12 @@ async def _templated(engine: Engine, request: ChatRequest) -> str:
         if use.unheld is not None:
             field, _, problem = use.unheld.partition(": ")
             raise InvalidInputError(field, problem)
-    text = await engine.apply_template(request.messages, offered)
+    messages = [_with_json(message) for message in request.messages]
+    text = await engine.apply_template(messages, offered)
     if not request.knows_calls:
         return text
     # What a template does with tools shows only in what it makes of them.
-    other = await engine.apply_template(request.messages, () if offered else (_ANY_TOOL,))
+    other = await engine.apply_template(messages, () if offered else (_ANY_TOOL,))
     if text == other:
         raise InvalidInputError(
             "tools" if offered else "messages",
@@ -80,3 +83,30 @@ async def _templated(engine: Engine, request: ChatRequest) -> str:
             remedy="choose a model made for function calls, or send no tools",
         )
     return text
+
+
+def _without_nulls(tool: dict[str, Any]) -> dict[str, Any]:
+    """A member that is null is one that is not there; templates do not know that."""
+    function = {key: value for key, value in tool["function"].items() if value is not None}
+    return {"type": "function", "function": {"description": ""} | function}
+
+
+def _with_json(message: Message) -> Message:
+    """With arguments of its calls that are JSON: a model that was cut off wrote none."""
+    if "tool_calls" not in message:
+        return message
+    calls = [call | {"function": _as_json(call["function"])} for call in message["tool_calls"]]
+    return message | {"tool_calls": calls}
+
+
+def _as_json(function: dict[str, Any]) -> dict[str, Any]:
+    text = function["arguments"] or "{}"
+    try:
+        is_object = isinstance(json.loads(text, parse_constant=_refuse), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    return function | {"arguments": text if is_object else json.dumps({"arguments": text})}
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")

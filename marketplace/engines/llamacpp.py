@@ -21,7 +21,7 @@ _ASKING = 2
 _OK, _BAD_REQUEST, _UNPROCESSABLE = 200, 400, 422
 _IMPOSSIBLE = -9999.0
 _JSON = {"content-type": "application/json"}
-_NOT_SUPPORTED = 501
+_FAILED, _NOT_SUPPORTED = 500, 501
 _FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 
 
@@ -75,7 +75,10 @@ class LlamaCppEngine:
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
     ) -> str:
         """See Engine.apply_template."""
-        body = {"messages": list(messages)} | ({"tools": list(tools)} if tools else {})
+        body: dict[str, Any] = {"messages": list(messages)}
+        if tools:
+            # The template has them all the same; llama.cpp makes no parser of its own of them.
+            body |= {"tools": list(tools), "tool_choice": "none"}
         return str((await self._post("/apply-template", body))["prompt"])
 
     async def tokenize(
@@ -190,7 +193,7 @@ class LlamaCppEngine:
             async with await self._asked(path, body) as response:
                 answer = await response.read()
             if response.status != _OK:
-                raise _refusal(response.status, answer)
+                raise _refusal(response.status, answer, path)
             return dict(json.loads(answer))
         except (*_FAILURES, json.JSONDecodeError) as error:
             raise self._lost(error) from error
@@ -280,7 +283,7 @@ def _finish_reason(message: Mapping[str, Any]) -> FinishReason:
     return "length" if message.get("stop_type") == "limit" else "stop"
 
 
-def _refusal(status: int, body: bytes) -> Exception:
+def _refusal(status: int, body: bytes, path: str = "") -> Exception:
     """The engine's HTTP error as one of ours: 4xx is the request's fault, all else passes."""
     try:
         message = str(json.loads(body)["error"]["message"])
@@ -288,6 +291,9 @@ def _refusal(status: int, body: bytes) -> Exception:
         message = body[:200].decode(errors="replace")
     if status == _NOT_SUPPORTED:
         return InvalidInputError("model", f"the engine cannot do this: {message}")
+    if status == _FAILED and path == "/apply-template":
+        # It would fail again, on whatever engine.
+        return InvalidInputError("messages", f"the model's chat template refuses them: {message}")
     if status in (_BAD_REQUEST, _UNPROCESSABLE):
         return InvalidInputError("prompt", f"the engine refuses it: {message}")
     return UnavailableError(f"the engine answers {status}: {message}")

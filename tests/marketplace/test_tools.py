@@ -80,7 +80,7 @@ async def test_a_forced_call_keeps_to_the_functions_schema(
 
 
 async def test_a_call_that_the_model_chose_is_read_and_streamed(tmp_path: Path) -> None:
-    host = SayingHost(f"Let me look.\n{CALL}")
+    host = SayingHost(f"Let me look.\n{CALL}", token_s=0.002)
     async with selling(tmp_path, host) as (_, client):
         answer = await client.chat.completions.create(**ASK, tools=TOOLS)
         message = answer.choices[0].message
@@ -149,7 +149,7 @@ FLAT = [{"type": "function", **tool["function"]} for tool in TOOLS]
 async def test_responses_have_calls_as_items_and_go_on_after_their_results(
     tmp_path: Path,
 ) -> None:
-    host = SayingHost(f"Let me look.\n{CALL}")
+    host = SayingHost(f"Let me look.\n{CALL}", token_s=0.002)
     asked: dict[str, Any] = {"model": ASK["model"], "input": "Weather?", "tools": FLAT}
     async with selling(tmp_path, host) as (_, client):
         plain = await client.responses.create(**asked)
@@ -296,3 +296,63 @@ def test_the_schema_of_a_forced_call_holds_definitions_apart() -> None:
     at = schema["anyOf"][1]["properties"]["arguments"]["properties"]["at"]
     assert at == {"$ref": "#/$defs/g.P"}
     assert schema["$defs"]["g.P"]["properties"]["next"] == at
+
+
+@pytest.mark.parametrize("arguments", ["", "[1]", "not JSON", '{"city": "Ro', '{"a": NaN}'])
+async def test_whatever_a_conversation_says_of_calls_is_no_failure_of_ours(
+    model_path: Path, tmp_path: Path, arguments: str
+) -> None:
+    call = {"name": "get_weather", "arguments": arguments}
+    said = {"role": "assistant", "tool_calls": [{"id": "a", "type": "function", "function": call}]}
+    odd: list[Any] = [
+        None,
+        {},
+        {"properties": {"a": {"minLength": "x"}, "b": True, "c": {"$ref": "#/none"}}},
+        {"properties": {"a": {"type": "string", "pattern": "("}, "tools": {"not": {}}}},
+    ]
+    tools = [function(description=None, parameters=one) for one in odd]
+    for n, tool in enumerate(tools):
+        tool["function"]["name"] = f"f{n}"
+    asked = {"messages": [*ASK["messages"], said, RESULT], "max_tokens": 2}
+    async with selling(tmp_path, templated(model_path)) as (_, client):
+        answer = await client.chat.completions.create(**ASK | asked, tools=tools)
+        assert answer.choices[0].finish_reason in ("stop", "length")
+        await client.chat.completions.create(**ASK | asked)
+        for tool in tools[:2]:
+            await client.chat.completions.create(
+                **ASK | asked, tools=[tool], tool_choice="required"
+            )
+        for tool in tools[2:]:
+            with pytest.raises(openai.BadRequestError):
+                await client.chat.completions.create(
+                    **ASK | asked, tools=[tool], tool_choice="required"
+                )
+
+
+async def test_functions_need_a_template_also_where_only_the_conversation_has_them(
+    model_path: Path, tmp_path: Path
+) -> None:
+    async with selling(tmp_path, templated(model_path, "")) as (_, client):
+        messages = [*ASK["messages"], ASSISTANT, RESULT]
+        with pytest.raises(openai.BadRequestError, match="no tools") as raised:
+            await client.chat.completions.create(**ASK | {"messages": messages})
+        assert raised.value.param == "messages"
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        (
+            {"tools": [function(parameters={"oneOf": [{}]})], "tool_choice": "required"},
+            "tools.0.function.parameters",
+        ),
+        ({"tools": TOOLS, "response_format": {"type": "json_object"}}, "response_format"),
+    ],
+)
+async def test_what_our_own_engines_cannot_do_with_functions_is_refused(
+    tmp_path: Path, asked: dict[str, Any], param: str
+) -> None:
+    async with selling(tmp_path, SayingHost("x")) as (_, client):
+        with pytest.raises(openai.BadRequestError) as raised:
+            await client.chat.completions.create(**ASK, **asked)
+        assert raised.value.param == param
