@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from openai.types.chat import ChatCompletion
@@ -227,6 +228,19 @@ async def test_a_batch_of_forced_calls_is_answered(tmp_path: Path) -> None:
         choice = result["response"]["body"]["choices"][0]
         assert choice["finish_reason"] == "tool_calls"
         assert choice["message"]["tool_calls"][0]["function"]["name"] == "get_time"
+
+
+async def test_an_invocation_of_a_model_calls_functions(tmp_path: Path) -> None:
+    async with selling(tmp_path, SayingHost(CALL)) as (url, client):
+        headers = {"Authorization": f"Bearer {client.api_key}", "NVCF-POLL-SECONDS": "20"}
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as http:
+            path = f"/v2/nvcf/pexec/functions/{ASK['model']}"
+            done = await http.post(path, json=ASK | {"tools": TOOLS})
+        choice = done.json()["choices"][0]
+        assert choice["finish_reason"] == "tool_calls"
+        assert choice["message"]["content"] is None
+        arguments = choice["message"]["tool_calls"][0]["function"]["arguments"]
+        assert json.loads(arguments) == WANTED
 
 
 def function(**changes: Any) -> dict[str, Any]:
