@@ -114,7 +114,8 @@ class ExternalEngine:
         resumed = self.resume if answered else "none"
         reason: FinishReason | None = None
         usage: Usage | None = None
-        calls = None if params.tools is None else CallsAsText(begun=bool(answered))
+        may_call = params.tools is not None and params.tools.get("tool_choice") != "none"
+        calls = CallsAsText(begun=bool(answered)) if may_call else None
         key = self._settings.key()
         try:
             async with self._http.post(

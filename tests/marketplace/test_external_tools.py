@@ -9,7 +9,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion
 
-from tests.marketplace.openai_server import CALLED, OpenAiServer
+from tests.marketplace.openai_server import CALLED, WORDS, OpenAiServer
 from tests.marketplace.site import admin_get
 from tests.marketplace.test_external import CHAT, selling
 from tests.marketplace.tool_engines import CLOCK, WEATHER
@@ -77,6 +77,15 @@ async def test_results_of_calls_pass_through(server: OpenAiServer, tmp_path: Pat
         sent = server.bodies[1]["messages"]
         assert sent[1]["tool_calls"] == said["tool_calls"]
         assert sent[2:] == results
+
+
+async def test_a_request_that_wants_no_calls_gets_text(
+    server: OpenAiServer, tmp_path: Path
+) -> None:
+    async with selling(server, tmp_path) as (_, client):
+        answer = await client.chat.completions.create(**ASK, tool_choice="none", max_tokens=2)
+        assert answer.choices[0].message.content == "".join(WORDS[:2])
+        assert server.bodies[0]["tool_choice"] == "none"
 
 
 async def test_responses_have_the_calls_of_external_models(
