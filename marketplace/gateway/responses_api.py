@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from airan.core.errors import UnavailableError
-from marketplace.chat import parse_chat_request
+from airan.core.errors import InvalidInputError, UnavailableError
+from marketplace.chat import ChatRequest, parse_chat_request
 from marketplace.engines.base import Message
 from marketplace.gateway.errors import ApiError, from_outcome
 from marketplace.gateway.idempotency import stable_id
@@ -130,7 +130,7 @@ async def _begin(
     Idempotency-Key began it before a crash.
     """
     earlier = await _earlier(runtime, principal, asked)
-    chat = parse_chat_request(asked.chat_body(earlier))
+    chat = _chat_of(asked, earlier)
     job = runtime.job_of(chat, "async" if asked.store else "sync", principal)
     named = stable_id(request, "response") if asked.store else None
     document: Document = {
@@ -158,6 +158,17 @@ async def _begin(
         keep = runtime.db.batches.keep_response
         document = await runtime.db.insist(keep, keep, row)
     return document, job if made is None else runtime.async_jobs.get(job.id, job.id)
+
+
+def _chat_of(asked: ResponseRequest, earlier: list[Message]) -> ChatRequest:
+    try:
+        return parse_chat_request(asked.chat_body(earlier))
+    except InvalidInputError as error:
+        field, _, problem = str(error).partition(": ")
+        if not field.startswith("messages"):
+            raise
+        # Its client knows items, and may have sent only the last of them.
+        raise InvalidInputError("input", problem) from error
 
 
 async def _earlier(runtime: Runtime, principal: Principal, asked: ResponseRequest) -> list[Message]:
