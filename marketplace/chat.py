@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
 from airan.core.errors import InvalidInputError
-from marketplace.engines.base import SamplingParams, TokenLogprob
+from marketplace.engines.base import Message, SamplingParams, TokenLogprob
 from marketplace.json_schema import check_schema
+from marketplace.tool_calls import read_answer
+from marketplace.tools import MAX_TOOLS, ToolUse, parse_tools
 
 MAX_STOPS = 4
 MAX_MESSAGES = 1024
@@ -23,9 +25,6 @@ ServiceTier = Literal["priority", "default", "flex"]
 _HARMLESS: dict[str, tuple[Any, ...]] = {
     "n": (None, 1),
     "logit_bias": (None, {}),
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
-    "parallel_tool_calls": (None, True, False),
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
     "modalities": (None, ["text"]),
@@ -49,11 +48,24 @@ class _TextPart(_Strict):
     text: str
 
 
+class _Function(_Strict):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    arguments: str
+
+
+class _Call(_Strict):
+    id: Annotated[str, Field(min_length=1, max_length=256)]
+    type: Literal["function"]
+    function: _Function
+
+
 class _Message(_Strict):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[_TextPart]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[_TextPart] | None = None
     name: str | None = None
     refusal: None = None
+    tool_calls: Annotated[list[_Call], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
+    tool_call_id: str | None = None
 
 
 class _StreamOptions(_Strict):
@@ -98,6 +110,9 @@ class _Body(_Strict):
     logprobs: StrictBool | None = None
     top_logprobs: Annotated[StrictInt, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     response_format: _Format | None = None
+    tools: Any = None
+    tool_choice: Any = None
+    parallel_tool_calls: Any = None
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
 
 
@@ -106,7 +121,7 @@ class ChatRequest:
     """A checked request. `max_tokens` None: whatever the context has room for."""
 
     model: str
-    messages: tuple[dict[str, str], ...]
+    messages: tuple[Message, ...]
     stream: bool
     include_usage: bool
     max_tokens: int | None
@@ -126,6 +141,14 @@ class ChatRequest:
     n_logprobs: int | None = None
     response_schema: dict[str, Any] | None = None
     """JSON schema of the answer. Such an answer is delivered whole, at its end."""
+    tools: ToolUse | None = None
+    """Functions that the model may call; with a forced call `response_schema` is the call's."""
+
+    @property
+    def knows_calls(self) -> bool:
+        """Whether the prompt has function calls in it, or the functions themselves."""
+        offered = self.tools is not None and self.tools.active
+        return offered or any("tool_calls" in message for message in self.messages)
 
     def sampling(self, max_tokens: int, resumptions: int) -> SamplingParams:
         """The engine's parameters. A resumed sampled answer goes on with another seed: the state
@@ -163,10 +186,16 @@ def parse_chat_request(values: Any) -> ChatRequest:
         raise InvalidInputError("stream_options", "is only allowed when stream is true")
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidInputError("top_logprobs", "is only allowed when logprobs is true")
+    schema = _schema(body.response_format)
+    tools = parse_tools(body.tools, body.tool_choice, body.parallel_tool_calls, schema)
+    if tools is not None and tools.active and body.logprobs:
+        raise InvalidInputError("logprobs", "are not reported where functions may be called")
+    if tools is not None and tools.forced:
+        schema = {"type": "object"} if tools.unheld else tools.call_schema()
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
     return ChatRequest(
         model=body.model,
-        messages=tuple(_plain(message) for message in body.messages),
+        messages=plain_messages(body.messages),
         stream=bool(body.stream),
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
         max_tokens=body.max_completion_tokens or body.max_tokens,
@@ -179,8 +208,18 @@ def parse_chat_request(values: Any) -> ChatRequest:
         body=json.dumps(values),
         service_tier=tier_of(body.service_tier),
         n_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        response_schema=_schema(body.response_format),
+        response_schema=schema,
+        tools=tools,
     )
+
+
+def tools_of(stored: str | None) -> ToolUse | None:
+    """The functions of a stored request, which was checked when it came."""
+    values = json.loads(stored) if stored else {}
+    if not values.get("tools"):
+        return None
+    choice, parallel = values.get("tool_choice"), values.get("parallel_tool_calls")
+    return parse_tools(values["tools"], choice, parallel, None)
 
 
 def tier_of(asked: str | None) -> ServiceTier:
@@ -210,10 +249,21 @@ def without_harmless(
 
 
 def completion(
-    job_id: str, model: str, created_s: float, text: str, finish_reason: str, usage: dict[str, Any]
+    job_id: str,
+    model: str,
+    created_s: float,
+    text: str,
+    finish_reason: str,
+    usage: dict[str, Any],
+    tools: ToolUse | None = None,
 ) -> dict[str, Any]:
-    """A whole answer in OpenAI's form."""
-    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+    """A whole answer in OpenAI's form; `tools`: which functions it may call."""
+    answer = read_answer(text, tools, job_id)
+    message: dict[str, Any] = {"role": "assistant", "content": answer.content, "refusal": None}
+    if answer.calls:
+        message["content"] = answer.content or None
+        message["tool_calls"] = [call.to_dict() for call in answer.calls]
+        finish_reason = "tool_calls" if finish_reason == "stop" else finish_reason
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
     return {
         "id": completion_id(job_id),
@@ -263,11 +313,49 @@ def check_encodable(values: dict[str, Any]) -> None:
         ) from error
 
 
-def _plain(message: _Message) -> dict[str, str]:
-    content = message.content
+def plain_messages(messages: Sequence[_Message]) -> tuple[Message, ...]:
+    """The messages as templates want them.
+
+    Raises:
+        InvalidInputError: one has no content, or calls and their results do not fit together.
+    """
+    open_calls: set[str] = set()
+    for index, message in enumerate(messages):
+        where = f"messages.{index}"
+        if message.content is None and not (message.role == "assistant" and message.tool_calls):
+            raise InvalidInputError(f"{where}.content", "is required")
+        if message.tool_calls is not None and message.role != "assistant":
+            raise InvalidInputError(f"{where}.tool_calls", "belong to the assistant's messages")
+        if message.tool_call_id is not None and message.role != "tool":
+            raise InvalidInputError(f"{where}.tool_call_id", "belongs to messages of the role tool")
+        if message.role == "tool":
+            if message.tool_call_id not in open_calls:
+                problem = f"answers no call of the messages before it: {message.tool_call_id!r:.80}"
+                raise InvalidInputError(f"{where}.tool_call_id", problem)
+            open_calls.remove(message.tool_call_id)
+        elif open_calls:
+            problem = f"there is no result of the call {min(open_calls)[:64]!r} before it"
+            raise InvalidInputError(where, problem)
+        for call in message.tool_calls or ():
+            if call.id in open_calls:
+                raise InvalidInputError(f"{where}.tool_calls", f"{call.id[:64]!r} is there twice")
+            open_calls.add(call.id)
+    if open_calls:
+        problem = f"there is no result of the call {min(open_calls)[:64]!r}"
+        raise InvalidInputError("messages", problem)
+    return tuple(_plain(message) for message in messages)
+
+
+def _plain(message: _Message) -> Message:
+    content = message.content or ""
     text = content if isinstance(content, str) else "\n".join(part.text for part in content)
     role = "system" if message.role == "developer" else message.role
-    return {"role": role, "content": text}
+    plain: Message = {"role": role, "content": text}
+    if message.tool_calls:
+        plain["tool_calls"] = [call.model_dump() for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        plain["tool_call_id"] = message.tool_call_id
+    return plain
 
 
 def _default(value: float | None, default: float) -> float:

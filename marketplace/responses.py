@@ -9,11 +9,17 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Valida
 
 from airan.core.errors import InvalidInputError
 from marketplace.chat import check_encodable, explain, without_harmless
+from marketplace.engines.base import Message
+from marketplace.response_items import (
+    ResponseItems,
+    message_item,
+    response_tools,
+    shown_tools,
+    text_part,
+)
+from marketplace.tools import ToolUse
 
 _HARMLESS: dict[str, tuple[Any, ...]] = {
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
-    "parallel_tool_calls": (None, True, False),
     "include": (None, []),
     "reasoning": (None,),
     "truncation": (None, "disabled"),
@@ -39,9 +45,13 @@ class _Part(BaseModel):
 class _Item(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    type: Literal["message"] = "message"
-    role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[_Part]
+    type: Literal["message", "function_call", "function_call_output"] = "message"
+    role: Literal["user", "assistant", "system", "developer"] | None = None
+    content: str | list[_Part] | None = None
+    call_id: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: str | list[_Part] | None = None
 
 
 class _Body(BaseModel):
@@ -58,6 +68,9 @@ class _Body(BaseModel):
     background: StrictBool | None = None
     store: StrictBool | None = None
     previous_response_id: Annotated[str, Field(max_length=64)] | None = None
+    tools: Any = None
+    tool_choice: Any = None
+    parallel_tool_calls: Any = None
 
 
 @dataclass(frozen=True)
@@ -65,18 +78,21 @@ class ResponseRequest:
     """A checked request; `messages` without those of the response it goes on from."""
 
     values: dict[str, Any]
-    messages: list[dict[str, str]]
+    messages: list[Message]
     stream: bool
     background: bool
     store: bool
     previous_id: str | None
     instructions: str | None
+    tools: ToolUse | None
 
-    def chat_body(self, earlier: list[dict[str, str]]) -> dict[str, Any]:
+    def chat_body(self, earlier: list[Message]) -> dict[str, Any]:
         """The same as a chat completion's body."""
         first = [{"role": "system", "content": self.instructions}] if self.instructions else []
         body: dict[str, Any] = {key: self.values.get(key) for key in _PASSED_ON}
-        body["messages"] = first + earlier + self.messages
+        body["messages"] = first + joined(earlier + self.messages)
+        if self.tools is not None:
+            body |= self.tools.members()
         body["max_completion_tokens"] = self.values.get("max_output_tokens")
         return body
 
@@ -100,7 +116,7 @@ def parse_response_request(values: dict[str, Any]) -> ResponseRequest:
     if isinstance(body.input, str):
         messages = [{"role": "user", "content": body.input}]
     else:
-        messages = [{"role": item.role, "content": _text(item.content)} for item in body.input]
+        messages = [_message(item, f"input.{n}") for n, item in enumerate(body.input)]
     return ResponseRequest(
         values,
         messages,
@@ -109,6 +125,7 @@ def parse_response_request(values: dict[str, Any]) -> ResponseRequest:
         body.store is not False,
         body.previous_response_id,
         body.instructions,
+        response_tools(values),
     )
 
 
@@ -135,28 +152,25 @@ def response_object(
         "max_output_tokens": values.get("max_output_tokens"),
         "metadata": values.get("metadata") or {},
         "model": values["model"],
-        "output": [message_item(document, text, status)] if done or text else [],
-        "parallel_tool_calls": True,
+        "output": _output(document, text, status),
         "previous_response_id": values.get("previous_response_id"),
         "service_tier": document["service_tier"],
         "store": document["store"],
         "temperature": 1.0 if values.get("temperature") is None else values["temperature"],
         "text": {"format": {"type": "text"}},
-        "tool_choice": "auto",
-        "tools": [],
+        **shown_tools(values),
         "top_p": 1.0 if values.get("top_p") is None else values["top_p"],
         "truncation": "disabled",
         "usage": _usage(end) if done else None,
     }
 
 
-def message_item(document: dict[str, Any], text: str, status: str) -> dict[str, Any]:
-    """The one item of the output."""
-    item_status = status if status in ("completed", "in_progress") else "incomplete"
-    content = [_part(text)] if text or status != "in_progress" else []
-    item_id = "msg_" + document["id"].removeprefix("resp_")
-    item = {"id": item_id, "type": "message", "role": "assistant"}
-    return item | {"status": item_status, "content": content}
+def _output(document: dict[str, Any], text: str, status: str) -> list[dict[str, Any]]:
+    use = response_tools(document["values"])
+    if use is not None and use.active:
+        return ResponseItems(document, use).read(text, status)
+    done = status in ("completed", "incomplete")
+    return [message_item(document, text, status)] if done or text else []
 
 
 def events_between(
@@ -170,15 +184,14 @@ def events_between(
     """
     where = _where(document)
     start = message_item(document, "", "in_progress")
-    opening = response_object(document, "running", "", {})
-    queued = opening | {"status": "queued" if document["background"] else "in_progress"}
+    queued, opening = openings(document)
     events: list[dict[str, Any]] = []
     if n_before == 0:
         events = [
             {"type": "response.created", "response": queued},
             {"type": "response.in_progress", "response": opening},
             {"type": "response.output_item.added", "output_index": 0, "item": start},
-            {"type": "response.content_part.added", **where, "part": _part("")},
+            {"type": "response.content_part.added", **where, "part": text_part("")},
         ]
         events = [event | {"sequence_number": n} for n, event in enumerate(events)]
     begin = max(n_before, after - _FIRST_TEXT)
@@ -194,29 +207,71 @@ def closing_events(document: dict[str, Any], answer: dict[str, Any], text: str, 
     status = answer["status"]
     events: list[dict[str, Any]] = [
         {"type": "response.output_text.done", **where, "text": text, "logprobs": []},
-        {"type": "response.content_part.done", **where, "part": _part(text)},
+        {"type": "response.content_part.done", **where, "part": text_part(text)},
         {
             "type": "response.output_item.done",
             "output_index": 0,
             "item": message_item(document, text, status),
         },
-        {"type": f"response.{status}", "response": answer},
+        {"type": last_event(status), "response": answer},
     ]
-    # OpenAI's event types know no cancelled one: such a stream ends as a failed one.
-    if status == "cancelled":
-        events[-1]["type"] = "response.failed"
     first = _FIRST_TEXT + len(text) + 1
     numbered = [event | {"sequence_number": first + n} for n, event in enumerate(events)]
     return [event for event in numbered if event["sequence_number"] > after]
 
 
+def openings(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The response as it is accepted, and as its work begins."""
+    begun = response_object(document, "running", "", {})
+    return begun | {"status": "queued" if document["background"] else "in_progress"}, begun
+
+
+def last_event(status: str) -> str:
+    """The type of a stream's last event."""
+    # OpenAI's event types know no cancelled one: such a stream ends as a failed one.
+    return "response.failed" if status == "cancelled" else f"response.{status}"
+
+
+def joined(messages: list[Message]) -> list[Message]:
+    """With calls that follow each other, or the assistant's text, in one message."""
+    found: list[Message] = []
+    for message in messages:
+        calls = message.get("tool_calls")
+        if calls and found and found[-1]["role"] == "assistant":
+            calls = found[-1].get("tool_calls", []) + calls
+            found[-1] = found[-1] | {"tool_calls": calls}
+        else:
+            found.append(message)
+    return found
+
+
+def _message(item: _Item, where: str) -> Message:
+    """An item of the input as a chat message.
+
+    Raises:
+        InvalidInputError: it lacks what items of its type have.
+    """
+    needed = {
+        "message": ("role", "content"),
+        "function_call": ("call_id", "name", "arguments"),
+        "function_call_output": ("call_id", "output"),
+    }[item.type]
+    for key in needed:
+        if getattr(item, key) is None:
+            raise InvalidInputError(f"{where}.{key}", "is required")
+    if item.type == "function_call":
+        function = {"name": item.name, "arguments": item.arguments}
+        call = {"id": item.call_id, "type": "function", "function": function}
+        return {"role": "assistant", "content": "", "tool_calls": [call]}
+    if item.type == "function_call_output":
+        text = _text(item.output or "")
+        return {"role": "tool", "tool_call_id": item.call_id, "content": text}
+    return {"role": item.role, "content": _text(item.content or "")}
+
+
 def _where(document: dict[str, Any]) -> dict[str, Any]:
     item_id = "msg_" + document["id"].removeprefix("resp_")
     return {"item_id": item_id, "output_index": 0, "content_index": 0}
-
-
-def _part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
 def _status(state: str, end: dict[str, Any]) -> str:

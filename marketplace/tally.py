@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from marketplace.chat import ChatRequest
 from marketplace.engines.text import Usage
+from marketplace.tools import size_of
 
 _TEMPLATE_TOKENS = 256
 _MESSAGE_TOKENS = 16
@@ -27,6 +28,7 @@ class Tally:
         most = n_bytes + _TEMPLATE_TOKENS + _MESSAGE_TOKENS * len(request.messages)
         if request.response_schema is not None:
             most += len(json.dumps(request.response_schema))
+        most += size_of(request.tools)
         self.most_input = min(n_ctx, most)
         self.n_output = 0
         self._n_input: int | None = None
@@ -67,4 +69,7 @@ class Tally:
 def _texts(request: ChatRequest) -> Sequence[str]:
     if request.prompt is not None:
         return [request.prompt]
-    return [message["content"] for message in request.messages]
+    texts = [message["content"] for message in request.messages]
+    return texts + [
+        json.dumps(one["tool_calls"]) for one in request.messages if "tool_calls" in one
+    ]

@@ -162,5 +162,5 @@ def check_guest(job: Job, engines: Sequence[PooledEngine], turns: Turns, n_befor
 
 def _can_go(job: Job) -> bool:
     request = job.request
-    plain = request.n_logprobs is None and not request.prompt_token_ids
+    plain = request.n_logprobs is None and not request.prompt_token_ids and request.tools is None
     return plain and job.prompt_ids is not None and job.kind == "sync"

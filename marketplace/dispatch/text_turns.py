@@ -10,6 +10,7 @@ from dataclasses import replace
 from airan.core.errors import CapacityError, InvalidInputError, UnavailableError
 from marketplace.dispatch.offers import ContextLengthError
 from marketplace.dispatch.turns import Turn
+from marketplace.engines.calls import CALL
 from marketplace.engines.external_model import ExternalModel
 from marketplace.jobs import Job
 from marketplace.tally import Tally
@@ -30,6 +31,9 @@ def prepare_text(job: Job, model: ExternalModel) -> None:
         raise InvalidInputError("logprobs", where)
     if request.prompt_token_ids:
         raise InvalidInputError("prompt", f"as token ids {where}")
+    if request.tools is not None:
+        # The server holds its calls to their schemas itself, and streams them.
+        request = job.request = replace(request, response_schema=request.tools.answer_schema)
     tally = Tally(request, model.n_ctx)
     n_answer = request.max_tokens or 1
     if tally.least_input + n_answer > model.n_ctx:
@@ -58,6 +62,8 @@ async def answer_in_text(turn: Turn, note: Callable[[int], None]) -> None:
     # A peer is not to work, and bill, beyond what we would.
     asked = n_left if request.max_tokens or turn.engine.peer is not None else 0
     params = replace(request.sampling(asked, job.preemptions), stops=request.stops)
+    if request.tools is not None:
+        params = replace(params, tools=request.tools.members())
     prompt = request.messages if request.prompt is None else request.prompt
     headers = None if job.journey is None else job.journey.headers
     stream = watch.engine.answer(prompt, params, answered=job.raw_text, headers=headers)
@@ -83,7 +89,8 @@ def why_it_ends(turn: Turn, error: UnavailableError | CapacityError) -> Unavaila
         return None
     watch.suspect()
     log.warning("request %s on %s: %s", job.id, turn.engine.state.name, error)
-    if job.raw_text and watch.engine.resume == "none" and job.request.response_schema is None:
+    lasts = watch.engine.resume == "none" or CALL in job.raw_text
+    if job.raw_text and lasts and job.request.response_schema is None:
         return UnavailableError(
             f"the engine for {job.request.model} broke off, and cannot go on in the middle of an "
             "answer; it was not billed"

@@ -8,6 +8,8 @@ from typing import Any, Literal, Protocol
 
 FinishReason = Literal["stop", "length"]
 Driver = Literal["llamacpp", "vllm"]
+Message = dict[str, Any]
+"""A chat message in OpenAI's form: `role`, `content`, and what function calls need besides."""
 Phase = Literal["no_lease", "ready", "draining", "cold", "warming", "lost"]
 """`cold`: without work for so long that the model was unloaded; `warming`: being loaded again."""
 
@@ -32,6 +34,8 @@ class SamplingParams:
     """What the answer has to satisfy, from its first token on."""
     stops: tuple[str, ...] = ()
     """Texts that end the answer, which engines of tokens do not look at."""
+    tools: Mapping[str, Any] | None = None
+    """Members of the request that offer functions, which engines of tokens do not look at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +78,13 @@ class Engine(Protocol):
         """
         ...
 
-    async def apply_template(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """Chat messages -> the model's prompt text, open for the assistant's answer."""
+    async def apply_template(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
+        """Chat messages -> the model's prompt text, open for the assistant's answer.
+
+        `tools`: the template's variable of that name; a template that has none ignores them.
+        """
         ...
 
     async def tokenize(

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from airan.core.errors import CapacityError, ConfigError, InvalidInputError, UnavailableError
-from marketplace.engines.base import FinishReason, SamplingParams
+from marketplace.engines.base import FinishReason, Message, SamplingParams
+from marketplace.engines.calls import CallsAsText, without_marks
 from marketplace.engines.text import Resume, TextChunk, Usage
 
 _OK, _NOT_FOUND, _TOO_MANY = 200, 404, 429
@@ -100,7 +101,7 @@ class ExternalEngine:
 
     async def answer(
         self,
-        messages: Sequence[Mapping[str, str]] | str,
+        messages: Sequence[Message] | str,
         params: SamplingParams,
         *,
         answered: str = "",
@@ -113,6 +114,8 @@ class ExternalEngine:
         resumed = self.resume if answered else "none"
         reason: FinishReason | None = None
         usage: Usage | None = None
+        may_call = params.tools is not None and params.tools.get("tool_choice") != "none"
+        calls = CallsAsText(begun=bool(answered)) if may_call else None
         key = self._settings.key()
         try:
             async with self._http.post(
@@ -128,7 +131,7 @@ class ExternalEngine:
                         raise self._lost(f"breaks off: {_message(event, key)}")
                     usage = _usage(event) or usage
                     for choice in event.get("choices", ()):
-                        if text := _text(choice):
+                        if text := _text(choice, calls):
                             yield TextChunk(text, resumed=resumed)
                         reason = _finish(choice.get("finish_reason")) or reason
         except (*_FAILURES, ValueError, AttributeError, TypeError, KeyError) as error:
@@ -171,7 +174,7 @@ class ExternalEngine:
         return self._session
 
     def _body(
-        self, messages: Sequence[Mapping[str, str]] | str, params: SamplingParams, answered: str
+        self, messages: Sequence[Message] | str, params: SamplingParams, answered: str
     ) -> dict[str, Any]:
         if params.n_logprobs is not None:
             raise InvalidInputError("logprobs", "external engines do not report them")
@@ -192,6 +195,7 @@ class ExternalEngine:
             body["stop"] = list(params.stops)
         if params.seed is not None:
             body["seed"] = params.seed
+        body |= params.tools or {}
         if params.json_schema is not None:
             schema = {"name": "answer", "schema": dict(params.json_schema), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -246,18 +250,20 @@ def _message(answer: Mapping[str, Any], key: str) -> str:
     return text[:_MESSAGE_CHARS] or "it gives no reason"
 
 
-def _asked(messages: Sequence[Mapping[str, str]] | str, answered: str) -> dict[str, Any]:
+def _asked(messages: Sequence[Message] | str, answered: str) -> dict[str, Any]:
     if isinstance(messages, str):
         return {"prompt": messages + answered}
     said = [dict(message) for message in messages]
     if answered:
-        said.append({"role": "assistant", "content": answered})
+        said.append({"role": "assistant", "content": without_marks(answered)})
     return {"messages": said}
 
 
-def _text(choice: Mapping[str, Any]) -> str:
+def _text(choice: Mapping[str, Any], calls: CallsAsText | None) -> str:
     """What a chat or a text completion says in this piece."""
     delta = choice.get("delta") or {}
+    if calls is not None:
+        return calls.text(delta)
     return str(delta.get("content") or choice.get("text") or "")
 
 

@@ -44,6 +44,8 @@ class LlamaSettings:
     """Makes embeddings instead of answers. An input is then worked on in one go."""
     pooling: Pooling = "model"
     """embeddings: how one vector is made of those of all tokens; `model`: as the file says."""
+    chat_template: str = ""
+    """Jinja template instead of the model file's own; empty: the file's."""
 
 
 class LlamaHost:
@@ -151,6 +153,8 @@ def _start_server(settings: LlamaSettings) -> Any:
         if settings.pooling != "model":
             kinds = xllamacpp.llama_pooling_type
             params.pooling_type = getattr(kinds, f"LLAMA_POOLING_TYPE_{settings.pooling.upper()}")
+    if settings.chat_template:
+        params.chat_template = settings.chat_template
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings.n_threads
     params.hostnames = ["127.0.0.1"]
     params.port = 0

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from airan.core.errors import InvalidInputError, UnavailableError
-from marketplace.engines.base import FinishReason, SamplingParams, TokenChunk, TokenLogprob
+from marketplace.engines.base import FinishReason, Message, SamplingParams, TokenChunk, TokenLogprob
 from marketplace.engines.wire import Answer, Wire
 
 _SEED_RANGE = 2**32 - 1
@@ -18,7 +18,7 @@ _ASKING = 2
 """Connections to ask on: an open one takes one of the few threads of llama.cpp's server."""
 _OK, _BAD_REQUEST, _UNPROCESSABLE = 200, 400, 422
 _IMPOSSIBLE = -9999.0
-_NOT_SUPPORTED = 501
+_FAILED, _NOT_SUPPORTED = 500, 501
 
 
 class LlamaCppEngine:
@@ -65,9 +65,14 @@ class LlamaCppEngine:
             raise self._lost(error) from error
         raise UnavailableError(f"the engine at {self.url} ended its stream before it was done")
 
-    async def apply_template(self, messages: Sequence[Mapping[str, str]]) -> str:
+    async def apply_template(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
         """See Engine.apply_template."""
-        body = {"messages": list(messages)}
+        body: dict[str, Any] = {"messages": list(messages)}
+        if tools:
+            # The template has them all the same; llama.cpp makes no parser of its own of them.
+            body |= {"tools": list(tools), "tool_choice": "none"}
         return str((await self._post("/apply-template", body))["prompt"])
 
     async def tokenize(
@@ -143,7 +148,7 @@ class LlamaCppEngine:
         try:
             status, answer = await self._wire.ask(path, _encoded(body))
             if status != _OK:
-                raise _refusal(status, answer)
+                raise _refusal(status, answer, path)
             return dict(json.loads(answer))
         except (OSError, json.JSONDecodeError) as error:
             raise self._lost(error) from error
@@ -213,7 +218,7 @@ def _finish_reason(message: Mapping[str, Any]) -> FinishReason:
     return "length" if message.get("stop_type") == "limit" else "stop"
 
 
-def _refusal(status: int, body: bytes) -> Exception:
+def _refusal(status: int, body: bytes, path: str = "") -> Exception:
     """The engine's HTTP error as one of ours: 4xx is the request's fault, all else passes."""
     try:
         message = str(json.loads(body)["error"]["message"])
@@ -221,6 +226,9 @@ def _refusal(status: int, body: bytes) -> Exception:
         message = body[:200].decode(errors="replace")
     if status == _NOT_SUPPORTED:
         return InvalidInputError("model", f"the engine cannot do this: {message}")
+    if status == _FAILED and path == "/apply-template":
+        # It would fail again, on whatever engine.
+        return InvalidInputError("messages", f"the model's chat template refuses them: {message}")
     if status in (_BAD_REQUEST, _UNPROCESSABLE):
         return InvalidInputError("prompt", f"the engine refuses it: {message}")
     return UnavailableError(f"the engine answers {status}: {message}")

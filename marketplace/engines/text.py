@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from marketplace.engines.base import Engine, FinishReason, SamplingParams
+from marketplace.engines.base import Engine, FinishReason, Message, SamplingParams
 
 Resume = Literal["tokens", "text", "none"]
 """How a broken answer goes on: `tokens` exactly, `text` may be spelled in other tokens."""
@@ -45,7 +45,7 @@ class TextEngine(Protocol):
         ...
 
     def answer(
-        self, messages: Sequence[Mapping[str, str]], params: SamplingParams, *, answered: str = ""
+        self, messages: Sequence[Message], params: SamplingParams, *, answered: str = ""
     ) -> AsyncIterator[TextChunk]:
         """Answers, or goes on after `answered`; closing the iterator stops the engine.
 
@@ -74,7 +74,7 @@ class TokensAsText:
         self._slot = slot
 
     async def answer(
-        self, messages: Sequence[Mapping[str, str]], params: SamplingParams, *, answered: str = ""
+        self, messages: Sequence[Message], params: SamplingParams, *, answered: str = ""
     ) -> AsyncIterator[TextChunk]:
         """See TextEngine.answer."""
         engine = self._engine

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 
 from airan.core.errors import InvalidInputError, UnavailableError
-from marketplace.engines.base import FinishReason, SamplingParams, TokenChunk, TokenLogprob
+from marketplace.engines.base import FinishReason, Message, SamplingParams, TokenChunk, TokenLogprob
 
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30.0, sock_read=120.0)
 _KEPT_S = 3.0
@@ -65,9 +65,13 @@ class VllmEngine:
             raise self._lost(error) from error
         raise UnavailableError(f"the engine at {self.url} ended its stream before it was done")
 
-    async def apply_template(self, messages: Sequence[Mapping[str, str]]) -> str:
+    async def apply_template(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
         """See Engine.apply_template."""
-        body = {"messages": list(messages), "add_generation_prompt": True}
+        body: dict[str, Any] = {"messages": list(messages), "add_generation_prompt": True}
+        if tools:
+            body["tools"] = list(tools)
         tokens = (await self._post("/tokenize", body))["tokens"]
         return str((await self._post("/detokenize", {"tokens": tokens}))["prompt"])
 

@@ -12,7 +12,7 @@ from typing import Any
 from airan.core.errors import AiranError, CapacityError, InvalidInputError, UnavailableError
 from marketplace.batch_input import BatchLine, read_batch_input
 from marketplace.billing.limits import LimitError
-from marketplace.chat import completion, parse_chat_request, usage_object
+from marketplace.chat import completion, parse_chat_request, tools_of, usage_object
 from marketplace.completions import parse_completion_request, text_choice, text_completion
 from marketplace.gateway.embeddings_api import answer_embeddings
 from marketplace.gateway.errors import (
@@ -338,7 +338,8 @@ def _answer_body(row: dict[str, Any], chat: bool) -> Document:
     usage = usage_object(row["input_tokens"], row["output_tokens"], row["preemptions"])
     text, reason = row["text"] or "", row["finish_reason"] or "stop"
     if chat:
-        body = completion(row["id"], row["model"], row["created_s"], text, reason, usage)
+        tools = tools_of(row["request"])
+        body = completion(row["id"], row["model"], row["created_s"], text, reason, usage, tools)
         return body | {"service_tier": "flex"}
     request = parse_completion_request(json.loads(row["request"]))[0]
     choices = [text_choice(0, text, reason)]

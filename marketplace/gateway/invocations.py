@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from airan.core.errors import InvalidInputError, UnavailableError
-from marketplace.chat import completion, parse_chat_request, usage_object
+from marketplace.chat import completion, parse_chat_request, tools_of, usage_object
 from marketplace.functions import Function
 from marketplace.gateway.errors import ApiError, from_outcome, not_allowed
 from marketplace.gateway.runtime import Runtime, parse_json
@@ -183,7 +183,8 @@ class Invocations:
             return found
         usage = usage_object(row["input_tokens"], row["output_tokens"], row["preemptions"])
         text, reason = row["text"] or "", row["finish_reason"]
-        body = completion(row["id"], row["model"], row["created_s"], text, reason, usage)
+        tools = tools_of(row["request"])
+        body = completion(row["id"], row["model"], row["created_s"], text, reason, usage, tools)
         return InvocationResult(200, "application/json", json.dumps(body).encode())
 
 

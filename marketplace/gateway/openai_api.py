@@ -42,7 +42,10 @@ def build_router(runtime: Runtime) -> APIRouter:
             raise from_outcome(outcome) if outcome else RuntimeError("a job ended without outcome")
         usage = usage_object(outcome.input_tokens, outcome.output_tokens, job.preemptions)
         reason = outcome.finish_reason or "stop"
-        answer = completion(job.id, job.request.model, job.created_s, job.text, reason, usage)
+        asked = job.request
+        answer = completion(
+            job.id, asked.model, job.created_s, job.text, reason, usage, asked.tools
+        )
         answer["service_tier"] = job.request.service_tier
         if job.request.n_logprobs is not None:
             logprobs = logprobs_object(job.answer_logprobs(), job.request.n_logprobs)

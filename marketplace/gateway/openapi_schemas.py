@@ -7,6 +7,7 @@ from typing import Any
 from marketplace.functions import MAX_RESPONSE_BYTES, MAX_TIMEOUT_S
 from marketplace.gateway import admin_api, admin_money_api, admin_peers_api
 from marketplace.gateway.bodies import Body, KeyBody, Rotation
+from marketplace.tools import MAX_TOOLS
 from marketplace.webhooks import EVENT_TYPES
 
 Schema = dict[str, Any]
@@ -72,11 +73,62 @@ _SAMPLING: dict[str, Schema] = {
 _CONTENT: Schema = {
     "anyOf": [TEXT, listed(given("type text", type=either("text"), text=TEXT))],
 }
-_MESSAGE = given(
-    "role content",
-    role=either("system", "developer", "user", "assistant"),
-    content=_CONTENT,
+_NAME: Schema = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}
+_CALL = given(
+    "id type function",
+    id={"type": "string", "minLength": 1, "maxLength": 256},
+    type=either("function"),
+    function=given("name arguments", name=_NAME, arguments=TEXT),
 )
+_MESSAGE: Schema = {
+    "anyOf": [
+        given(
+            "role content",
+            role=either("system", "developer", "user", "assistant"),
+            content=_CONTENT,
+        ),
+        given(
+            "role tool_calls",
+            role=either("assistant"),
+            content=maybe(_CONTENT),
+            tool_calls=listed(_CALL, 1),
+        ),
+        given(
+            "role content tool_call_id", role=either("tool"), content=_CONTENT, tool_call_id=TEXT
+        ),
+    ]
+}
+_FUNCTION_MEMBERS: dict[str, Schema] = {
+    "name": _NAME,
+    "description": maybe(TEXT),
+    "parameters": maybe(ANY_OBJECT),
+    "strict": maybe(TRUTH),
+}
+_CHOICES = either("none", "auto", "required")
+_TOOL = given("type function", type=either("function"), function=given("name", **_FUNCTION_MEMBERS))
+_TOOLS: dict[str, Schema] = {
+    "tools": maybe(listed(_TOOL) | {"maxItems": MAX_TOOLS}),
+    "tool_choice": {
+        "anyOf": [
+            _CHOICES,
+            given("type function", type=either("function"), function=given("name", name=_NAME)),
+            {"type": "null"},
+        ]
+    },
+    "parallel_tool_calls": maybe(TRUTH),
+}
+_FLAT_TOOL = given("type name", type=either("function"), **_FUNCTION_MEMBERS)
+_FLAT_TOOLS: dict[str, Schema] = {
+    "tools": maybe(listed(_FLAT_TOOL) | {"maxItems": MAX_TOOLS}),
+    "tool_choice": {
+        "anyOf": [
+            _CHOICES,
+            given("type name", type=either("function"), name=_NAME),
+            maybe(_CHOICES),
+        ]
+    },
+    "parallel_tool_calls": maybe(TRUTH),
+}
 _FORMAT: Schema = {
     "anyOf": [
         given("type", type=either("text", "json_object")),
@@ -85,7 +137,7 @@ _FORMAT: Schema = {
             type=either("json_schema"),
             json_schema=given(
                 "name",
-                name={"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
+                name=_NAME,
                 schema=ANY_OBJECT,
             ),
         ),
@@ -100,6 +152,7 @@ _CHAT = given(
     logprobs=maybe(TRUTH),
     top_logprobs=maybe({"type": "integer", "minimum": 0, "maximum": 20}),
     response_format=maybe(_FORMAT),
+    **_TOOLS,
     **_SAMPLING,
 )
 _COMPLETION = given(
@@ -110,12 +163,31 @@ _COMPLETION = given(
     **_SAMPLING,
 )
 _RESPONSE_PART = given("type text", type=either("input_text", "output_text"), text=TEXT)
-_RESPONSE_ITEM = given(
-    "role content",
-    type=either("message"),
-    role=either("user", "assistant", "system", "developer"),
-    content={"anyOf": [TEXT, listed(_RESPONSE_PART)]},
-)
+_RESPONSE_TEXT: Schema = {"anyOf": [TEXT, listed(_RESPONSE_PART)]}
+_CALL_ID: Schema = {"type": "string", "minLength": 1, "maxLength": 256}
+_RESPONSE_ITEM: Schema = {
+    "anyOf": [
+        given(
+            "role content",
+            type=either("message"),
+            role=either("user", "assistant", "system", "developer"),
+            content=_RESPONSE_TEXT,
+        ),
+        given(
+            "type call_id name arguments",
+            type=either("function_call"),
+            call_id=_CALL_ID,
+            name=_NAME,
+            arguments=TEXT,
+        ),
+        given(
+            "type call_id output",
+            type=either("function_call_output"),
+            call_id=_CALL_ID,
+            output=_RESPONSE_TEXT,
+        ),
+    ]
+}
 _RESPONSE = given(
     "model input",
     model=TEXT,
@@ -125,6 +197,7 @@ _RESPONSE = given(
     background=maybe(TRUTH),
     store=maybe(TRUTH),
     previous_response_id=maybe({"type": "string", "maxLength": 64}),
+    **_FLAT_TOOLS,
     **_TEMPERING,
 )
 _FUNCTION = given(
@@ -203,7 +276,9 @@ FORMS: dict[str, Schema] = {"POST /v1/files": _FORM}
 _USAGE = shown(prompt_tokens=WHOLE, completion_tokens=WHOLE, total_tokens=WHOLE)
 _ENDING = maybe(either("stop", "length"))
 _CHOICE = shown(
-    index=WHOLE, message=shown(role=either("assistant"), content=TEXT), finish_reason=_ENDING
+    index=WHOLE,
+    message=shown(role=either("assistant"), content=maybe(TEXT)),
+    finish_reason=maybe(either("stop", "length", "tool_calls")),
 )
 _TEXT_CHOICE = shown(index=WHOLE, text=TEXT, finish_reason=_ENDING)
 _BATCH_STATES = "validating failed in_progress finalizing completed expired cancelling cancelled"

@@ -12,17 +12,21 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from airan.core.errors import UnavailableError
-from marketplace.chat import parse_chat_request
+from airan.core.errors import InvalidInputError, UnavailableError
+from marketplace.chat import ChatRequest, parse_chat_request
+from marketplace.engines.base import Message
 from marketplace.gateway.errors import ApiError, from_outcome
 from marketplace.gateway.idempotency import stable_id
 from marketplace.gateway.runtime import Runtime
 from marketplace.gateway.streaming import JobStream, wait_for_job
 from marketplace.jobs import Job, new_job_id
+from marketplace.response_items import ResponseItems, response_tools, said_in
 from marketplace.responses import (
     ResponseRequest,
     closing_events,
     events_between,
+    last_event,
+    openings,
     parse_response_request,
     response_object,
 )
@@ -126,7 +130,7 @@ async def _begin(
     Idempotency-Key began it before a crash.
     """
     earlier = await _earlier(runtime, principal, asked)
-    chat = parse_chat_request(asked.chat_body(earlier))
+    chat = _chat_of(asked, earlier)
     job = runtime.job_of(chat, "async" if asked.store else "sync", principal)
     named = stable_id(request, "response") if asked.store else None
     document: Document = {
@@ -156,9 +160,18 @@ async def _begin(
     return document, job if made is None else runtime.async_jobs.get(job.id, job.id)
 
 
-async def _earlier(
-    runtime: Runtime, principal: Principal, asked: ResponseRequest
-) -> list[dict[str, str]]:
+def _chat_of(asked: ResponseRequest, earlier: list[Message]) -> ChatRequest:
+    try:
+        return parse_chat_request(asked.chat_body(earlier))
+    except InvalidInputError as error:
+        field, _, problem = str(error).partition(": ")
+        if not field.startswith("messages"):
+            raise
+        # Its client knows items, and may have sent only the last of them.
+        raise InvalidInputError("input", problem) from error
+
+
+async def _earlier(runtime: Runtime, principal: Principal, asked: ResponseRequest) -> list[Message]:
     """The conversation that the request goes on with."""
     if asked.previous_id is None:
         return []
@@ -166,8 +179,9 @@ async def _earlier(
     answer = await runtime.db.call(runtime.db.ledger.job, before["job_id"])
     if answer is None or answer["state"] != "completed":
         raise ApiError(400, "That response is not complete.", param="previous_response_id")
-    text = {"role": "assistant", "content": answer["text"] or ""}
-    return [*before["document"]["messages"], text]
+    document = before["document"]
+    said = said_in(document, response_tools(document["values"]), answer["text"] or "")
+    return [*document["messages"], *said]
 
 
 async def _submit(runtime: Runtime, job: Job, asked: ResponseRequest) -> None:
@@ -186,6 +200,13 @@ async def _events(
     runtime: Runtime, feeds: _Feeds, document: Document, job: Job | str, after: int
 ) -> AsyncIterator[str]:
     """The stream from after number `after` to its end; `job` is an id once it has ended."""
+    use = response_tools(document["values"])
+    if use is not None and use.active:
+        async for event in _tool_events(
+            runtime, feeds, document, job, ResponseItems(document, use, after)
+        ):
+            yield _encode(event)
+        return
     n_sent = 0
     if isinstance(job, Job):
         changed = feeds.follow(job)
@@ -210,6 +231,42 @@ async def _events(
             yield _encode(event)
     for event in closing_events(document, answer, text, after):
         yield _encode(event)
+
+
+async def _tool_events(
+    runtime: Runtime, feeds: _Feeds, document: Document, job: Job | str, items: ResponseItems
+) -> AsyncIterator[Document]:
+    """The same where functions may be called."""
+    for event in items.opening(*openings(document)):
+        yield event
+    if isinstance(job, Job):
+        async for text in _texts(feeds, job):
+            for event in items.feed(text):
+                yield event
+        answer = _of_job(document, job)
+    else:
+        answer = await _stored(runtime, document, job)
+        row = await runtime.db.call(runtime.db.ledger.job, job)
+        for event in items.feed((row or {}).get("text") or ""):
+            yield event
+    for event in items.closing(answer, last_event(answer["status"])):
+        yield event
+
+
+async def _texts(feeds: _Feeds, job: Job) -> AsyncIterator[str]:
+    """The pieces of the job's answer up to its end; an answer with a schema comes whole."""
+    changed, n_sent = feeds.follow(job), 0
+    while True:
+        ended = job.outcome is not None
+        text = job.text if ended or job.request.response_schema is None else ""
+        if text[n_sent:]:
+            yield text[n_sent:]
+            n_sent = len(text)
+        if ended:
+            return
+        async with changed:
+            if job.outcome is None and (not text or len(job.text) == n_sent):
+                await changed.wait()
 
 
 def _of_job(document: Document, job: Job) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from marketplace.gateway.errors import from_outcome
 from marketplace.gateway.runtime import Runtime
 from marketplace.jobs import FeedItem, Job, Waiting
 from marketplace.store.ledger import Outcome
+from marketplace.tool_calls import Called, ToolReader, delta_of
+from marketplace.tool_calls import Event as ToolEvent
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -49,6 +51,9 @@ class ChatStream(Response):
         ).split('"\\u0000"')
         self._head, self._tail = "data: " + head, tail + "\n\n"
         self._n_logprobs_sent = 0
+        tools = job.request.tools
+        self._reader = ToolReader(tools, job.id) if tools is not None and tools.active else None
+        self._calls = False
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         """Sends the answer as it grows."""
@@ -56,8 +61,8 @@ class ChatStream(Response):
         gone = False
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-            first = self._event(self._chunk([_choice({"role": "assistant", "content": ""}, None)]))
-            await _send_body(send, first)
+            opening = {"role": "assistant", "content": "" if self._reader is None else None}
+            await _send_body(send, self._event(self._chunk([_choice(opening, None)])))
             while not gone:
                 items = [await self._job.feed.get()]
                 while not self._job.feed.empty():
@@ -82,7 +87,9 @@ class ChatStream(Response):
     def _encode(self, items: list[FeedItem]) -> tuple[bytes, bool]:
         parts: list[bytes] = []
         for item in items:
-            if isinstance(item, str) and self._job.request.n_logprobs is not None:
+            if isinstance(item, str) and self._reader is not None:
+                parts += map(self._tool_event, self._reader.feed(item))
+            elif isinstance(item, str) and self._job.request.n_logprobs is not None:
                 parts.append(self._text_with_logprobs(item))
             elif isinstance(item, str):
                 parts.append((self._head + json.dumps(item) + self._tail).encode())
@@ -100,13 +107,21 @@ class ChatStream(Response):
         choice["logprobs"] = logprobs_object(fresh, self._job.request.n_logprobs or 0)
         return self._event(self._chunk([choice]))
 
+    def _tool_event(self, event: ToolEvent) -> bytes:
+        self._calls = self._calls or isinstance(event, Called)
+        return self._event(self._chunk([_choice(delta_of(event), None)]))
+
     def _end(self, outcome: Outcome) -> bytes:
         if outcome.state != "completed":
             return self._event(from_outcome(outcome).body())
         job = self._job
-        last = self._chunk([_choice({}, outcome.finish_reason)])
+        parts = [] if self._reader is None else list(map(self._tool_event, self._reader.end()))
+        reason = outcome.finish_reason
+        if self._calls and reason == "stop":
+            reason = "tool_calls"
+        last = self._chunk([_choice({}, reason)])
         last["airan"] = {"preemptions": job.preemptions, "resumed": job.resumed}
-        parts = [self._event(last)]
+        parts.append(self._event(last))
         if job.request.include_usage:
             usage = usage_object(outcome.input_tokens, outcome.output_tokens, job.preemptions)
             parts.append(self._event(self._chunk([]) | {"usage": usage}))

@@ -111,6 +111,8 @@ class InvocationServicer(rpc.InvocationServiceServicer):
         job = self._invocations.chat_job(principal, model, parse_json(body), "sync")
         if job.request.n_logprobs is not None:
             raise InvalidInputError("logprobs", "are not supported here; use /v1/chat/completions")
+        if job.request.tools is not None and job.request.tools.active:
+            raise InvalidInputError("tools", "are not streamed here; use Invoke")
         await self._runtime.dispatcher.prepare(job, self._runtime.settings.engine_wait_s)
         await self._runtime.submit(job)
         try:

@@ -14,6 +14,8 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from marketplace.asgi import QuietServer, bind
 
+CALLED = ('{"cit', 'y": "Pa', 'ris"}')
+"""The arguments of its function calls, in pieces."""
 WORDS = [f"w{n} " for n in range(100)]
 
 
@@ -25,6 +27,8 @@ class OpenAiServer:
         self.breaks_after: int | None = None
         self.waits_after: int | None = None
         """Words after which it says nothing more."""
+        self.calls_break_after: int | None = None
+        """Pieces of an answer with function calls after which it breaks off."""
         self.usage: dict[str, int] | None = None
         """What it reports instead of what it counts."""
         self.keys: list[str] = []
@@ -51,6 +55,10 @@ class OpenAiServer:
         words = WORDS[_begun(body) :][:limit]
         self.open_streams += 1
         try:
+            if body.get("tools") and body.get("tool_choice") != "none":
+                for part in self.call(body):
+                    yield part
+                return
             for n, word in enumerate(words):
                 if n == breaks_after:
                     return
@@ -66,6 +74,26 @@ class OpenAiServer:
             yield event({"choices": [], "usage": self.usage or usage}) + "data: [DONE]\n\n"
         finally:
             self.open_streams -= 1
+
+    def call(self, body: dict[str, Any]) -> list[str]:
+        """A stream that calls the first two functions."""
+        deltas: list[dict[str, Any]] = [{"role": "assistant", "content": "I call. "}]
+        for index, tool in enumerate(body["tools"][:2]):
+            function = {"name": tool["function"]["name"], "arguments": ""}
+            head = {"index": index, "id": f"theirs-{index}", "type": "function"}
+            deltas.append({"tool_calls": [head | {"function": function}]})
+            for piece in CALLED:
+                part = {"index": index, "function": {"arguments": piece}}
+                deltas.append({"tool_calls": [part]})
+        choices = [{"delta": delta, "finish_reason": None} for delta in deltas]
+        choices = choices[: self.calls_break_after]
+        if self.calls_break_after is None:
+            choices.append({"delta": {}, "finish_reason": "tool_calls"})
+        self.calls_break_after = None
+        usage = {"prompt_tokens": 40, "completion_tokens": 9}
+        last = event({"choices": [], "usage": usage}) + "data: [DONE]\n\n"
+        ended = choices[-1]["finish_reason"] is not None
+        return [event({"choices": [one]}) for one in choices] + ([last] if ended else [])
 
 
 def _prompt(body: dict[str, Any]) -> str:

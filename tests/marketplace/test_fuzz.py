@@ -57,6 +57,8 @@ PARAMETERS = [
     "top_logprobs",
     "response_format",
     "tools",
+    "tool_choice",
+    "parallel_tool_calls",
     "n",
     "service_tier",
     "metadata",

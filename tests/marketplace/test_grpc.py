@@ -34,6 +34,7 @@ from tests.marketplace.site import (
     running_agent,
     running_app,
 )
+from tests.marketplace.tool_engines import CLOCK
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 STORY = {"messages": [{"role": "user", "content": "Tell me a story."}], "temperature": 0}
@@ -290,6 +291,7 @@ async def test_another_tenants_invocations_and_functions_do_not_exist(site: Site
     [
         ({"body": STORY | {"stream": True}}, "stream"),
         ({"body": STORY | {"logprobs": True}}, "logprobs"),
+        ({"body": STORY | {"tools": [CLOCK]}}, "tools"),
         ({"body": STORY | {"temperature": 9}}, "temperature"),
         ({"wait_s": 301}, "wait_s"),
         ({"wait_s": float("nan")}, "wait_s"),
@@ -303,6 +305,12 @@ async def test_what_is_wrong_is_named(site: Site, changes: dict[str, Any], field
     bad = details.BadRequest()
     assert any(one.Unpack(bad) for one in rpc_status.from_call(refused.value).details)
     assert [one.field for one in bad.field_violations] == [field]
+
+
+async def test_a_stream_offers_no_functions(site: Site) -> None:
+    with pytest.raises(grpc.aio.AioRpcError, match="not streamed here") as refused:
+        await site.stream(tools=[CLOCK]).read()
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_the_service_says_that_it_is_well(site: Site) -> None:

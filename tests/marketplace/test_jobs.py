@@ -119,7 +119,7 @@ def test_a_lease_carries_one_request_for_every_16_sms(sm_count: int, streams: in
     [
         ({"n": 2}, "n"),
         ({"logprobs": 1}, "logprobs"),
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function"),
         ({"response_format": {"type": "yaml"}}, "response_format"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"stop": ["a"] * 5}, "stop"),

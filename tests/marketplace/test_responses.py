@@ -142,7 +142,7 @@ async def test_a_background_stream_resumes_over_a_restart_without_loss(
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
         ({"background": True, "store": False}, "store"),
         ({"temperature": 7}, "temperature"),
         ({"conversation": "conv_1"}, "conversation"),

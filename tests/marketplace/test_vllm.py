@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -31,6 +32,7 @@ from tests.marketplace.site import (
     running_agent,
     running_gateway,
 )
+from tests.marketplace.tool_engines import WEATHER
 from tests.marketplace.vllm_server import MODEL, N_CONTEXT, ROOT
 
 STORY = [{"role": "user", "content": "Tell me a story about the sea."}]
@@ -101,6 +103,26 @@ async def test_a_json_schema_is_obeyed(engine: VllmEngine) -> None:
     )
     assert "".join(chunk.text for chunk in chunks).strip() in ('"fox"', '"sea"')
     assert chunks[-1].finish_reason == "stop"
+
+
+async def test_a_forced_function_call_keeps_to_its_schema(
+    vllm: VllmSettings, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {"model": MODEL, "messages": STORY, "temperature": 0}
+    tools = {"tools": [WEATHER], "tool_choice": "required"}
+    async with market(vllm, FakeControl(), tmp_path) as (_, client):
+        answer = await client.chat.completions.create(**asked, **tools)
+        choice = answer.choices[0]
+        assert choice.finish_reason == "tool_calls"
+        call = choice.message.tool_calls[0]
+        values = json.loads(call.function.arguments)
+        assert values["city"] in ("Paris", "Rome")
+        assert 1 <= values["days"] <= 9
+        said = choice.message.model_dump(exclude_none=True)
+        result = {"role": "tool", "tool_call_id": call.id, "content": "Sunny."}
+        after = asked | {"messages": [*STORY, said, result], "max_tokens": 4}
+        answer = await client.chat.completions.create(**after, tools=[WEATHER])
+        assert answer.usage.completion_tokens == 4
 
 
 async def test_what_the_server_refuses_is_the_requests_fault(engine: VllmEngine) -> None:
