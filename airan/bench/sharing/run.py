@@ -106,7 +106,7 @@ def measure(
     Raises:
         UnavailableError: there is no GPU.
     """
-    with tempfile.TemporaryDirectory(prefix="airan-sharing-", dir="/tmp") as name:  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="airan-sharing-", dir="/tmp") as name:
         folder = Path(name)
         out = SharingReport(_device(folder), datetime.now(UTC).isoformat("T", "seconds"), options)
         for run in runs(options.chosen()):

@@ -1,7 +1,7 @@
 """One side of a run, in a process of its own: `python -m airan.bench.sharing.side ORDER RESULT`.
 
-It prints `ready`, starts at a line on its input, and writes a JSON file when it is done. The AI side
-ends at the end of its input.
+It prints `ready`, starts at a line on its input, and writes a JSON file when it is done. The AI
+side ends at the end of its input.
 """
 
 from __future__ import annotations
