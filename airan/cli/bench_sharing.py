@@ -15,7 +15,10 @@ from airan.cli.bench import JsonFlag
 from airan.cli.output import console, emit_json, errors, table
 from airan.core.errors import InvalidInputError
 
-_TITLE = "Slots in DDDSU at 0.5 ms pace, us; late: over the budget or dropped"
+_TITLES = {
+    "kernels": "Slots in DDDSU at 0.5 ms pace, kernels on the GPU, us",
+    "latency": "The same slots from when they were due to their results on the host, us",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -83,30 +86,28 @@ def _print(report: dict[str, Any]) -> None:
         f"{escape(at['name'])}, driver {at['driver']}, {at['sm_mhz']} MHz; {report['started']}; "
         f"AI: {report['ai']}"
     )
-    lines = [line for one in report["results"] for line in _lines(one)]
-    columns = (
-        *("run", "channel", "slots", "kernels p50", "p99", "p99.9", "x alone"),
-        *("host p50", "p99", "p99.9", "dropped", "late, kernels", "late, host"),
-        *("tokens/s", "of alone"),
-    )
-    table(_TITLE, columns, lines)
-    for one in report["results"]:
+    results = report["results"]
+    for what, title in _TITLES.items():
+        lines = [_line(one, channel, what) for one in results for channel in one["channels"]]
+        columns = ("run", "channel", "p50", "p99", "p99.9", "max", "late", "dropped", "of")
+        table(title, columns, lines)
+    beside = [(one["name"], *_beside(one)) for one in results]
+    columns = ("run", "PUSCH", "PDSCH", "tokens/s", "of alone")
+    table("p99.9 of kernels, times the same slots alone on the same SMs; the AI", columns, beside)
+    for one in results:
         if one["error"]:
             errors.print(f"[red]{escape(one['name'])}: {escape(one['error'])}[/]")
 
 
-def _lines(one: dict[str, Any]) -> list[tuple[object, ...]]:
-    rate = (one["tokens_per_s"], one["ai_share"])
-    if not one["channels"]:
-        return [(one["name"], "failed" if one["error"] else None, *(None,) * 11, *rate)]
-    out = []
-    for channel in one["channels"]:
-        times = []
-        for what in ("kernels", "latency"):
-            found = channel[what] or {}
-            times.append([found.get(key) for key in ("p50_us", "p99_us", "p999_us")])
-        ratio = one["p999_ratio"].get(channel["channel"])
-        late = (channel["dropped"], channel["late_kernels"], channel["late_latency"])
-        head = (one["name"], channel["channel"], channel["slots"])
-        out.append((*head, *times[0], ratio, *times[1], *late, *rate))
-    return out
+def _line(one: dict[str, Any], channel: dict[str, Any], what: str) -> tuple[object, ...]:
+    found = channel[what] or {}
+    times = [found.get(key) for key in ("p50_us", "p99_us", "p999_us", "max_us")]
+    ends = (channel[f"late_{what}"], channel["dropped"], channel["slots"])
+    return (one["name"], channel["channel"], *times, *ends)
+
+
+def _beside(one: dict[str, Any]) -> tuple[object, ...]:
+    if one["error"]:
+        return ("failed", None, None, None)
+    ratios = [one["p999_ratio"].get(channel) for channel in ("pusch", "pdsch")]
+    return (*ratios, one["tokens_per_s"], one["ai_share"])

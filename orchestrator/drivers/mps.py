@@ -106,7 +106,7 @@ class MpsDaemon:
         for path in (self.pipe_dir, self.log_dir):
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
         with (self.log_dir / "daemon.out").open("wb") as out:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [self._binary, "-f"],
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
@@ -114,9 +114,10 @@ class MpsDaemon:
                 stderr=out,
                 start_new_session=True,
             )
+        self._process = process
         until_s = time.monotonic() + _START_S
         problem = "it does not answer"
-        while self.is_running and time.monotonic() < until_s:
+        while process.poll() is None and time.monotonic() < until_s:
             try:
                 self.servers()
                 return

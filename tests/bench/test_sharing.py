@@ -41,7 +41,8 @@ def slot(index: int, kernels_us: float, latency_us: float, channel: str = "pdsch
 
 def test_ways_are_read_from_their_names() -> None:
     assert not way("time-sliced").is_mps
-    assert way("mps").is_mps and not way("mps").is_limited
+    assert way("mps").is_mps
+    assert not way("mps").is_limited
     assert (way("mps-30-70").slots_percent, way("mps-30-70").ai_percent) == (30, 70)
     assert way("green-64").slots_sms == 64
 
@@ -68,9 +69,11 @@ def test_dropped_slots_are_late_and_have_no_times() -> None:
     (result,) = report.channel_results(slots)
     assert (result.slots, result.dropped) == (4, 1)
     assert (result.late_kernels, result.late_latency) == (2, 3)
-    assert result.kernels is not None and result.kernels.max_us == 400
+    assert result.kernels is not None
+    assert result.kernels.max_us == 400
     (nothing,) = report.channel_results(slots[3:])
-    assert nothing.kernels is None and nothing.late_latency == 1
+    assert nothing.kernels is None
+    assert nothing.late_latency == 1
 
 
 def test_the_ai_is_counted_while_slots_run_only() -> None:
