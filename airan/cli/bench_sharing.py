@@ -92,8 +92,12 @@ def _print(report: dict[str, Any]) -> None:
         columns = ("run", "channel", "p50", "p99", "p99.9", "max", "late", "dropped", "of")
         table(title, columns, lines)
     beside = [(one["name"], *_beside(one)) for one in results]
-    columns = ("run", "PUSCH", "PDSCH", "tokens/s", "of alone")
-    table("p99.9 of kernels, times the same slots alone on the same SMs; the AI", columns, beside)
+    beside_columns = ("run", "PUSCH", "PDSCH", "tokens/s", "of alone")
+    table(
+        "p99.9 of kernels, times the same slots alone on the same SMs; the AI",
+        beside_columns,
+        beside,
+    )
     for one in results:
         if one["error"]:
             errors.print(f"[red]{escape(one['name'])}: {escape(one['error'])}[/]")
