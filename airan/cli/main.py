@@ -15,6 +15,7 @@ from airan.cli import (
     bench_link,
     bench_orchestrator,
     bench_replay,
+    bench_sharing,
     control,
     economics,
     market,
@@ -60,6 +61,7 @@ bench_link.register(bench.bench_app)
 bench_orchestrator.register(bench.bench_app)
 bench_gateway.register(bench.bench_app)
 bench_replay.register(bench.bench_app)
+bench_sharing.register(bench.bench_app)
 
 
 @app.callback()

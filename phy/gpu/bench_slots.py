@@ -3,14 +3,14 @@
 Every cell has one UE over the whole carrier in each direction. The samples of a few simulated cells
 lie in pinned memory before the run, for as many cells as it takes, and are copied in every uplink
 slot; so do the transport blocks to be sent. The radio itself is not timed. All slots have the
-number in the frame that the samples were made for.
+number in the frame that the samples were made for, each in another frame.
 """
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -43,6 +43,7 @@ networks use about a third of their compute)."""
 _N_SIMULATED = 4
 _SLOT_US = 500.0
 _WARM_UP = 100
+_SLOTS_PER_FRAME = 20
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,27 @@ class SlotTimes:
     copied_out_bytes: int
 
 
+@dataclass(frozen=True)
+class TracedSlot:
+    """One slot of a run.
+
+    Attributes:
+        index: in the run, the slots to warm up not counted.
+        channel: "pusch" or "pdsch".
+        due_s: when it had to start, on the host's monotonic clock.
+        kernels_us: on the GPU, without copies; NaN if it was dropped.
+        with_copies_us: with what is copied in and out; NaN if it was dropped.
+        latency_us: from `due_s` to its results on the host; NaN if it was dropped.
+    """
+
+    index: int
+    channel: str
+    due_s: float
+    kernels_us: float
+    with_copies_us: float
+    latency_us: float
+
+
 def simulated(
     config: PuschConfig, snr_db: float, n: int = _N_SIMULATED, seed: int = 1
 ) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.complex64]]]:
@@ -163,6 +185,27 @@ def time_slots(run: SlotRun) -> list[SlotTimes]:
         work.group.close()
 
 
+def trace_slots(run: SlotRun, when_ready: Callable[[], None]) -> list[TracedSlot]:
+    """Runs slots at the radio's pace; returns each of them, in the order they were due.
+
+    Args:
+        run: what is run.
+        when_ready: called when all is prepared; the slots start when it returns.
+
+    Raises:
+        WrongResultError: a block that passed its CRC is not what was sent.
+        GpuUnavailableError: no CuPy or no GPU.
+    """
+    work = _Work(run)
+    try:
+        work.warm_up()
+        when_ready()
+        work.run_at_pace()
+        return work.traced()
+    finally:
+        work.group.close()
+
+
 class _Work:
     """A cell group, what it is given in every slot, and what came of it."""
 
@@ -187,6 +230,7 @@ class _Work:
         self.received: list[SlotOutcome] = []
         self.sent_slots: list[SentSlot] = []
         self.prepare_us: dict[str, list[float]] = {"pusch": [], "pdsch": []}
+        self.due_s: dict[str, list[float]] = {"pusch": [], "pdsch": []}
 
     def warm_up(self) -> None:
         """Fills both sides with samples, lets filters be learnt, and checks what comes out."""
@@ -224,6 +268,7 @@ class _Work:
                     self._collect(group)
                 channel = "pusch" if group.kind(index) == "U" else "pdsch"
                 if channel in self.channels:
+                    self.due_s[channel].append(due_s)
                     self._half(channel).start(due_s)
                     self._prepare(channel)
                     n_started += 1
@@ -237,10 +282,11 @@ class _Work:
 
     def _prepare(self, channel: str) -> None:
         begun_s = time.perf_counter()
+        frame = _SLOTS_PER_FRAME * len(self.due_s[channel])
         if channel == "pusch":
-            self.group.uplink.prepare(self.run.pusch.slot_number, self.grants)
+            self.group.uplink.prepare(frame + self.run.pusch.slot_number, self.grants)
         else:
-            _downlink(self.group).prepare(self.run.pdsch.slot_number, self.assignments)
+            _downlink(self.group).prepare(frame + self.run.pdsch.slot_number, self.assignments)
         self.prepare_us[channel].append((time.perf_counter() - begun_s) * 1e6)
 
     def _collect(self, group: CellGroup) -> None:
@@ -256,6 +302,19 @@ class _Work:
 
     def _half(self, channel: str) -> UplinkGroup | DownlinkGroup:
         return self.group.uplink if channel == "pusch" else _downlink(self.group)
+
+    def traced(self) -> list[TracedSlot]:
+        """Returns every slot after the warm-up, in the order they were due."""
+        first_s = min(due[0] for due in self.due_s.values() if due) + _WARM_UP * _SLOT_US * 1e-6
+        ended: list[tuple[str, SlotOutcome | SentSlot]] = [("pusch", one) for one in self.received]
+        ended += [("pdsch", one) for one in self.sent_slots]
+        out = []
+        for channel, one in ended:
+            due_s = self.due_s[channel][one.slot // _SLOTS_PER_FRAME]
+            index = round((due_s - first_s) / (_SLOT_US * 1e-6))
+            times = (one.kernels_us, one.with_copies_us, one.latency_us)
+            out.append(TracedSlot(index, channel, due_s, *times))
+        return sorted((one for one in out if one.index >= 0), key=lambda one: one.index)
 
     def times(self, channel: str) -> SlotTimes:
         """Summarises the slots of one direction."""

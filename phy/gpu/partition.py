@@ -80,6 +80,30 @@ def take_part(n_sms: int | None) -> SmPart:
     return SmPart(int(part.sm.smCount), context)
 
 
+def take_rest(n_sms: int) -> SmPart:
+    """Returns what `take_part(n_sms)` leaves over. In another process that is the same split only
+    under MPS, where both see the same multiprocessors.
+
+    Raises:
+        InvalidInputError: nothing is left.
+        UnavailableError: the driver refuses.
+    """
+    cp.cuda.Device().use()
+    cp.cuda.runtime.free(0)
+    device = driver_call(driver.cuDeviceGet(cp.cuda.Device().id))
+    kind = driver.CUdevResourceType.CU_DEV_RESOURCE_TYPE_SM
+    available = driver_call(driver.cuDeviceGetDevResource(device, kind))
+    if not 0 < n_sms < available.sm.smCount:
+        raise InvalidInputError("n_sms", f"must lie in [1, {available.sm.smCount}), got {n_sms}")
+    _, _, rest = driver_call(driver.cuDevSmResourceSplitByCount(1, available, 0, n_sms))
+    if rest.sm.smCount == 0:
+        raise InvalidInputError("n_sms", f"{n_sms}, rounded up, leaves none of the GPU over")
+    description = driver_call(driver.cuDevResourceGenerateDesc([rest], 1))
+    flags = driver.CUgreenCtxCreate_flags.CU_GREEN_CTX_DEFAULT_STREAM
+    context = driver_call(driver.cuGreenCtxCreate(description, device, flags))
+    return SmPart(int(rest.sm.smCount), context)
+
+
 def driver_call(answer: tuple[Any, ...]) -> Any:
     """Returns what a driver call gave besides its status: nothing, one value or a tuple.
 

@@ -1,0 +1,1 @@
+"""Layer 1 and a language model on one GPU, under every way to share it."""

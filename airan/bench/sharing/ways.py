@@ -1,0 +1,93 @@
+"""Ways in which two processes share a GPU, and the runs that compare them. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from airan.core.errors import InvalidInputError
+
+DEFAULT_WAYS = ("time-sliced", "mps", "mps-30-70", "mps-50-50", "green-64", "green-96")
+_REMEDY = "use time-sliced, mps, mps-30-70 (percent of SMs: slots, AI) or green-64 (slots' SMs)"
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to share.
+
+    Attributes:
+        name: as it was asked for.
+        is_mps: both sides are clients of one MPS daemon.
+        slots_percent, ai_percent: of the SMs that MPS gives each; None: no limit.
+        slots_sms: the slots run in a green context of so many SMs, and the AI in one of the rest.
+            Two processes only run at once under MPS, so that this is one of its clients too.
+    """
+
+    name: str
+    is_mps: bool = False
+    slots_percent: int | None = None
+    ai_percent: int | None = None
+    slots_sms: int | None = None
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the slots have less than the whole GPU."""
+        return self.slots_percent is not None or self.slots_sms is not None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What runs at once.
+
+    Attributes:
+        way: how the GPU is shared.
+        has_slots, has_ai: the sides that run; one side alone keeps the limits of its way.
+    """
+
+    way: Way
+    has_slots: bool = True
+    has_ai: bool = True
+
+    @property
+    def name(self) -> str:
+        """E.g. `mps-30-70` or `mps-30-70, slots alone`."""
+        if self.has_slots and self.has_ai:
+            return self.way.name
+        return f"{self.way.name}, {'slots' if self.has_slots else 'AI'} alone"
+
+
+WHOLE = Way("whole GPU")
+
+
+def way(name: str) -> Way:
+    """The way with that name.
+
+    Raises:
+        InvalidInputError: there is none, or its shares do not fit.
+    """
+    if name == "time-sliced":
+        return Way(name)
+    if name == "mps":
+        return Way(name, is_mps=True)
+    if limits := re.fullmatch(r"mps-(\d{1,3})-(\d{1,3})", name):
+        slots, ai = int(limits[1]), int(limits[2])
+        if not (1 <= slots <= 100 and 1 <= ai <= 100):
+            raise InvalidInputError("way", f"{name}: percentages must lie in [1, 100]")
+        return Way(name, is_mps=True, slots_percent=slots, ai_percent=ai)
+    if part := re.fullmatch(r"green-(\d{1,3})", name):
+        if int(part[1]) < 1:
+            raise InvalidInputError("way", f"{name}: must be at least one SM")
+        return Way(name, is_mps=True, slots_sms=int(part[1]))
+    raise InvalidInputError("way", f"unknown way {name!r}", remedy=_REMEDY)
+
+
+def runs(ways: Sequence[Way]) -> Iterator[Run]:
+    """Each side alone on the whole GPU, then every way; before one that limits the slots, they run
+    alone within the same limits."""
+    yield Run(WHOLE, has_ai=False)
+    yield Run(WHOLE, has_slots=False)
+    for one in ways:
+        if one.is_limited:
+            yield Run(one, has_ai=False)
+        yield Run(one)
