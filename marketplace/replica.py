@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import sys
+
 import httpx
 
 from marketplace.asgi import ServingThread, bind
@@ -9,6 +12,8 @@ from marketplace.gateway import GatewaySettings, build_app
 
 HEALTH_S = 10.0
 """For so long an answer is waited for."""
+_SWITCH_S = 0.0005
+"""Within this time Ray's threads give the interpreter back to the server; Python's own is 5 ms."""
 
 
 class Gateway:
@@ -17,16 +22,22 @@ class Gateway:
     def __init__(self, settings: GatewaySettings) -> None:
         self._serving: ServingThread | None = None
         self._url = f"http://{settings.host}:{settings.port}/healthz"
+        # One client for all checks: a new one each time would read the CA certificates again.
+        self._http = httpx.Client(timeout=HEALTH_S, trust_env=False, verify=False)
         # Of a replica that was given up, the port may not be free yet: Serve tries again then.
         listener = bind(settings.host, settings.port, "the gateway", "ports.gateway")
         self._serving = ServingThread(build_app(settings), listener)
         self._serving.start()
+        sys.setswitchinterval(_SWITCH_S)
+        # What was imported stays: the collector need not walk through it while streams wait.
+        gc.collect()
+        gc.freeze()
 
     def check_health(self) -> None:
         """Raises when the server has ended or does not answer; Serve starts another replica."""
         if self._serving is not None:
             self._serving.check()
-        httpx.get(self._url, timeout=HEALTH_S, trust_env=False).raise_for_status()
+        self._http.get(self._url).raise_for_status()
 
     def __del__(self) -> None:
         """Serve calls it when it wants the replica to end."""

@@ -13,7 +13,8 @@ from airan.bench.gateway import arms
 from airan.bench.gateway.client import Times, load
 from airan.bench.rows import Row, hardware, row
 
-_SETTLE_REQUESTS = 64
+_SETTLE_REQUESTS = 256
+"""Answered before anything is measured, by every arm."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _streams(
     arm: arms.Arm, measured: Measured, options: GatewayOptions, say: Callable[[str], None]
 ) -> None:
     say(f"{measured.name}: warming up")
-    asyncio.run(load(arm.target, 8, _SETTLE_REQUESTS, 2, stream=True))
+    asyncio.run(load(arm.target, 32, _SETTLE_REQUESTS, 2, stream=True))
     before_mib = arm.memory_mib()
     for concurrent in options.streams:
         say(f"{measured.name}: {concurrent} streams at once")
