@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -99,6 +100,8 @@ class Job:
     """The answer so far."""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     """Of every token generated, if they were asked for."""
+    _told: list[tuple[int, int]] = field(default_factory=list)
+    """After each piece of text: how many characters there were so far, and log probabilities."""
     n_withheld: int = 0
     """Tokens of a character that `max_tokens` cut in two: generated, but no text."""
     pauses: list[Pause] = field(default_factory=list)
@@ -179,6 +182,7 @@ class Job:
             self.setbacks = 0
         if chunk.text:
             self._take(chunk.text)
+            self._told.append((len(self.raw_text), len(self.logprobs)))
         if chunk.finish_reason == "length":
             self.n_withheld = max(0, self.max_tokens - len(self.token_ids))
         if chunk.finish_reason is not None and not self._stops.matched:
@@ -210,10 +214,16 @@ class Job:
         self.feed.put_nowait(WAITING)
 
     def answer_logprobs(self) -> list[TokenLogprob]:
-        """Those of the answer's tokens: what a stop sequence cut off is left out."""
-        kept, n_bytes, n_text = 0, 0, len(self.text.encode())
-        while kept < len(self.logprobs) and n_bytes < n_text:
-            n_bytes += len(self.logprobs[kept].data)
+        """Those of the answer's tokens: what a stop sequence cut off is left out.
+
+        Where the text ends within what came with several tokens, their bytes tell which are in it.
+        Whole pieces are not counted in bytes: of tokens that make no character, text has others.
+        """
+        n_whole = bisect_right(self._told, len(self.text), key=lambda told: told[0])
+        n_chars, kept = self._told[n_whole - 1] if n_whole else (0, 0)
+        n_left = len(self.text[n_chars:].encode())
+        while kept < len(self.logprobs) and n_left > 0:
+            n_left -= len(self.logprobs[kept].data)
             kept += 1
         return self.logprobs[:kept]
 
@@ -224,7 +234,7 @@ class Job:
     def _start_over(self) -> None:
         """An engine cannot take up a JSON schema in the middle, and nothing was delivered yet."""
         self.token_ids, self.raw_text, self.text = [], "", ""
-        self.logprobs = []
+        self.logprobs, self._told = [], []
         self.n_withheld = 0
         self.resumed = "none"
         if self.tally is not None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from airan.core.errors import InvalidInputError
 from marketplace.chat import parse_chat_request
-from marketplace.engines.base import TokenChunk, allowed_streams
+from marketplace.engines.base import TokenChunk, TokenLogprob, allowed_streams
 from marketplace.jobs import Job, StopMatcher
 from marketplace.store.accounts import Principal
 
@@ -47,6 +47,37 @@ def test_a_stop_sequence_cuts_alike_however_the_text_is_divided(
     else:
         assert not cuts
         assert out + matcher.flush() == text
+
+
+def shown(job: Job) -> list[str]:
+    return [token.text for token in job.answer_logprobs()]
+
+
+def logprob(text: str, data: bytes | None = None) -> TokenLogprob:
+    return TokenLogprob(text, text.encode() if data is None else data, -0.5)
+
+
+def test_tokens_that_make_no_character_are_shown_with_the_others() -> None:
+    # Two of the bytes are no text: what came for them is shorter, or longer, than they are.
+    job = new_job(logprobs=True)
+    job.begin_turn()
+    job.record(TokenChunk("a", (1,), 1, logprobs=(logprob("a"),)))
+    broken = tuple(logprob("\ufffd", b"\xf0\xf0\xf0\xf0") for _ in range(3))
+    job.record(TokenChunk("?", (2, 3, 4), 4, logprobs=broken))
+    assert shown(job) == ["a", *["\ufffd"] * 3]
+    job.record(TokenChunk("b", (5,), 5, logprobs=(logprob("b"),)))
+    assert shown(job)[-1] == "b"
+    job.record(TokenChunk("", (6,), 6, "stop", logprobs=(logprob("<end>"),)))
+    assert shown(job)[-1] == "b"
+
+
+def test_tokens_that_a_stop_sequence_cut_off_are_not_shown() -> None:
+    job = new_job(logprobs=True, stop="END")
+    job.begin_turn()
+    job.record(TokenChunk("one", (1,), 1, logprobs=(logprob("one"),)))
+    job.record(TokenChunk(" two E", (2, 3), 3, logprobs=(logprob(" two"), logprob(" E"))))
+    assert job.record(TokenChunk("ND", (4,), 4, logprobs=(logprob("ND"),)))
+    assert (job.text, shown(job)) == ("one two ", ["one", " two", " E"])
 
 
 def test_a_stop_sequence_is_found_over_a_pause() -> None:
