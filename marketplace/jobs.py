@@ -109,6 +109,10 @@ class Job:
     ttft_ms: float | None = None
     predicted_ttft_s: float | None = None
     """What it was accepted on; None: nothing was measured then."""
+    predicted_slot_s: float = 0.0
+    """How long it would take an engine's slot."""
+    slot_s: float = 0.0
+    """How long it did until now."""
     predicted_wait_s: float = 0.0
     """The part of it in line."""
     prediction_factor: float = 1.0

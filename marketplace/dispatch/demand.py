@@ -2,44 +2,36 @@
 
 from __future__ import annotations
 
-import math
-
 from marketplace.dispatch.queue import TIERS, Tier
+from marketplace.dispatch.rates import MEMORY_S, Rate
 
-_MEMORY_S = 60.0
-"""Time constant with which what came earlier is forgotten."""
 _MOST = 0.95
 """Higher tiers never take all: a tier that waits gets its turn."""
+
+
+_FLEX_MEMORY_S = 300.0
+"""Flex work has half an hour: a busy minute of the higher tiers does not take it from it."""
 
 
 class Demand:
     """Slot seconds that accepted work takes, for each second that passes, by model and tier."""
 
     def __init__(self) -> None:
-        self._came: dict[tuple[str, Tier], tuple[float, float, float]] = {}
-        """Decayed slot seconds, when they were decayed last, and when the first came."""
+        self._came: dict[tuple[str, Tier, float], Rate] = {}
 
     def note(self, model: str, tier: Tier, slot_s: float, now_s: float) -> None:
         """Work was accepted that will take so many slot seconds."""
-        came_s, last_s, first_s = self._came.get((model, tier), (0.0, now_s, now_s))
-        kept_s = came_s * math.exp((last_s - now_s) / _MEMORY_S)
-        self._came[model, tier] = (kept_s + slot_s, now_s, first_s)
+        for memory_s, seen in ((MEMORY_S, 0.25), (_FLEX_MEMORY_S, 1.0)):
+            rate = self._came.setdefault((model, tier, memory_s), Rate(now_s, memory_s, seen))
+            rate.add(slot_s, now_s)
 
     def slots_taken_above(self, model: str, tier: Tier, now_s: float) -> float:
         """Slots that work of higher tiers keeps busy on average, as it comes in."""
-        higher = TIERS[: TIERS.index(tier)]
-        return sum(self._rate(self._came.get((model, one)), now_s) for one in higher)
+        memory_s = _FLEX_MEMORY_S if tier == "flex" else MEMORY_S
+        higher = (self._came.get((model, one, memory_s)) for one in TIERS[: TIERS.index(tier)])
+        return sum(came.per_s(now_s) for came in higher if came is not None)
 
-    def share_left(self, model: str, tier: Tier, n_slots: int, now_s: float) -> float:
+    def share_left(self, model: str, tier: Tier, n_slots: float, now_s: float) -> float:
         """The part of the model's slots that is left to that tier."""
-        return 1.0 - min(_MOST, self.slots_taken_above(model, tier, now_s) / max(1, n_slots))
-
-    @staticmethod
-    def _rate(came: tuple[float, float, float] | None, now_s: float) -> float:
-        if came is None:
-            return 0.0
-        slot_s, last_s, first_s = came
-        kept_s = slot_s * math.exp((last_s - now_s) / _MEMORY_S)
-        # Of a short time nothing can be said: it counts as a good part of the memory.
-        seen_s = max(now_s - first_s, 0.25 * _MEMORY_S)
-        return kept_s / (_MEMORY_S * (1.0 - math.exp(-seen_s / _MEMORY_S)))
+        taken = self.slots_taken_above(model, tier, now_s)
+        return 1.0 - min(_MOST, taken / n_slots if n_slots else 0.0)

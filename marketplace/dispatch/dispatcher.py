@@ -52,6 +52,8 @@ _CHECKPOINT_S = 1.0
 _KEEP_ALIVE_S = 2.0
 _AVOID_S = 0.3
 _MAX_SETBACKS = 8
+_MOST_MARGIN = 1.0 / 3.0
+"""Of a tier's time."""
 _COLD_START_S = 60.0
 """How long a client's request waits, at least, until a cold engine has loaded its model."""
 
@@ -83,10 +85,10 @@ class Dispatcher:
         self._journal = Journal(database, clock)
         self._turns = Turns()
         self._lengths = Lengths()
-        self._foresight = Foresight(self._lengths, self._turns)
         list_prices = {name: offer.price for name, offer in offers.items()}
         self.desk = Desk(database, list_prices, clock, SpotPrice(self.free_share))
         weights = self.desk.weights
+        self._foresight = Foresight(self._lengths, self._turns, weights)
         self._lines = WaitingLines(list(offers), self._lengths, weights, max_waiting)
         federation = federation or Federation()
         self._overflow = Overflow(federation, database, self._turns, self._foresight)
@@ -196,12 +198,13 @@ class Dispatcher:
         peer may take."""
         now_s = self._clock.monotonic_s()
         check_guest(job, self.pool.engines, self._turns, self._lines.n_before(job))
+        self._foresight.asked(job, self.pool.engines, now_s)
         found = self._foresight.first_token(job, self._lines, self.pool.engines, now_s)
         if found is None:
             return
         spent_s = now_s - job.started_s
         try:
-            self._check_tier(job, found, spent_s)
+            self._check_tier(job, found, spent_s + self._margin_s(job, found))
         except TierUnreachableError:
             if await self._overflow.find(job, now_s):
                 return
@@ -226,6 +229,12 @@ class Dispatcher:
     def _check_tier(self, job: Job, found: FirstToken, spent_s: float) -> None:
         tier = job.request.service_tier
         check_admission(tier, found, spent_s, self._targets.of(tier))
+
+    def _margin_s(self, job: Job, found: FirstToken) -> float:
+        """What predictions of waits are short by."""
+        tier = job.request.service_tier
+        late_s = self._foresight.calibration.margin_s(job.request.model, tier)
+        return min(late_s, _MOST_MARGIN * self._targets.of(tier)) if found.wait_s else 0.0
 
     async def _refused(self, job: Job) -> None:
         self._meter.refused(job.request.service_tier)
@@ -291,7 +300,9 @@ class Dispatcher:
 
     def _note_absence(self, model: str) -> None:
         now_s, states = self._clock.monotonic_s(), self.pool.states_of(model)
-        self._foresight.outages.note(model, self._is_served(model), now_s)
+        n_slots = max((state.max_concurrent for state in states), default=0)
+        waited_for = bool(self._lines.of(model))
+        self._foresight.served(model, self._is_served(model), n_slots, waited_for, now_s)
         if is_cold(states):
             self._foresight.outages.forget(model)
         self._foresight.cold.note(model, states, now_s)
@@ -377,7 +388,7 @@ class Dispatcher:
             failure = AiranError("the marketplace failed to run this request")
         finally:
             self._turns.end(job)
-            self._foresight.end(turn)
+            self._foresight.end(turn, self._clock.monotonic_s())
             self._overflow.ended(turn, self._clock)
         # From here on no cut can reach the job: it is not on an engine any more.
         self._pump()
@@ -493,6 +504,7 @@ class Dispatcher:
         outcome = outcome_of(job, state, reason, error)
         price = self._offers[job.request.model].price
         job.state = state
+        self._foresight.ended(job, self._clock.monotonic_s())
         if state == "completed":
             self._lengths.note(job)
         try:

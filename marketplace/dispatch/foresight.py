@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from marketplace.dispatch.admission import FirstToken, SlotForecast, Work, predict
 from marketplace.dispatch.calibration import Calibration
 from marketplace.dispatch.cold import ColdStarts, is_cold
 from marketplace.dispatch.demand import Demand
+from marketplace.dispatch.entitlement import Entitlement
 from marketplace.dispatch.lengths import Lengths
 from marketplace.dispatch.lines import WaitingLines
 from marketplace.dispatch.outages import Outages
 from marketplace.dispatch.places import Place, Room, choose_place, rooms_for
 from marketplace.dispatch.prefixes import PrefixTable, SlotKey, blocks_of
+from marketplace.dispatch.progress import Progress
 from marketplace.dispatch.speeds import Speeds
 from marketplace.dispatch.turns import Turn, Turns, can_yield
 from marketplace.jobs import Job
@@ -22,15 +24,18 @@ from marketplace.pool import PooledEngine
 class Foresight:
     """Notes what engines do with their turns, and predicts times to first token from it."""
 
-    def __init__(self, lengths: Lengths, turns: Turns) -> None:
+    def __init__(self, lengths: Lengths, turns: Turns, weights: Mapping[str, int]) -> None:
         self.speeds = Speeds()
         self.prefixes = PrefixTable()
         self.outages = Outages()
         self.cold = ColdStarts()
         self.demand = Demand()
+        self.entitlement = Entitlement()
         self.calibration = Calibration()
+        self.progress = Progress()
         self._lengths = lengths
         self._turns = turns
+        self._weights = weights
 
     def begin(self, turn: Turn, now_s: float) -> None:
         """An engine is asked to work on the turn."""
@@ -54,10 +59,13 @@ class Foresight:
             self.speeds.note_tokens(state, self._turns.count(turn.engine), seconds)
         turn.last_token_s = now_s
 
-    def end(self, turn: Turn) -> None:
+    def end(self, turn: Turn, now_s: float) -> None:
         """The engine works on the turn no more; its slot keeps what it saw."""
+        job = turn.job
+        if turn.began_s and turn.engine.peer is None:
+            job.slot_s += now_s - turn.began_s
+            self.progress.took(job.request.model, now_s - turn.began_s, now_s)
         if turn.last_token_s is not None:
-            job = turn.job
             tokens = [*(job.prompt_ids or ()), *job.token_ids]
             blocks = blocks_of(tokens, job.principal.tenant_id)
             self.prefixes.note((turn.engine.state.url, turn.slot), blocks)
@@ -76,9 +84,40 @@ class Foresight:
         ahead = line.ahead_of(lines.ticket(job)) if line else []
         before = [*(ticket.item for ticket in ahead), *coming]
         tier = job.request.service_tier
-        share_left = self.demand.share_left(model, tier, len(slots), now_s)
-        found = predict(slots, [self.work(one) for one in before], self.work(job), share_left)
-        return found and found.corrected(self.calibration.factor(model, tier))
+        n_slots = self.progress.rate(model, now_s) * len(slots)
+        share_left = self.demand.share_left(model, tier, n_slots, now_s)
+        n_left = n_slots * share_left
+        works = [self.work(one) for one in before]
+        found = predict(slots, works, self.work(job), n_left / max(1, len(slots)))
+        if found is None:
+            return None
+        wait_s = self._share_s(job, lines, slots, n_left, now_s)
+        found = FirstToken(max(found.wait_s, wait_s), found.prefill_s)
+        return found.corrected(self.calibration.factor(model, tier))
+
+    def _share_s(
+        self,
+        job: Job,
+        lines: WaitingLines,
+        slots: Sequence[SlotForecast],
+        n_left: float,
+        now_s: float,
+    ) -> float:
+        """Seconds until all of its tenant's that wait before it have had their turn.
+
+        The other tenants' work to come goes between them: the tenant has its share of the slots.
+        """
+        model, tier = job.request.model, job.request.service_tier
+        tenant_id = job.principal.tenant_id
+        before = [one for one in lines.of_tenant(model, tier, tenant_id) if one is not job]
+        if not before:
+            return 0.0
+        *before_s, own_s = (
+            min(slot.seconds(self.work(one)) or 0.0 for slot in slots) for one in (*before, job)
+        )
+        own = self.entitlement.slots_of(model, tier, tenant_id, n_left, self._weights, now_s)
+        # In the round in which it is the tenant's turn, the others may go first.
+        return (sum(before_s) + own_s) / own - own_s / n_left
 
     def came(self, job: Job, ttft_s: float) -> None:
         """The job had its first token so many seconds after its arrival."""
@@ -89,14 +128,38 @@ class Foresight:
         model, tier = job.request.model, job.request.service_tier
         self.calibration.note(model, tier, uncorrected_s, came_s)
 
+    def asked(self, job: Job, engines: Sequence[PooledEngine], now_s: float) -> None:
+        """A tenant asks for the job, whether it is accepted or not."""
+        tenant_id, slot_s = job.principal.tenant_id, self._slot_s(job, engines)
+        self.entitlement.note(job.request.model, job.request.service_tier, tenant_id, slot_s, now_s)
+
     def accepted(self, job: Job, engines: Sequence[PooledEngine], now_s: float) -> None:
         """The job will take its time on some slot."""
+        job.predicted_slot_s = self._slot_s(job, engines)
         model, tier = job.request.model, job.request.service_tier
+        self.demand.note(model, tier, job.predicted_slot_s, now_s)
+
+    def ended(self, job: Job, now_s: float) -> None:
+        """The job has its outcome; what was cut short tells nothing of predictions."""
+        whole = job.state == "completed" and job.predicted_slot_s
+        self.progress.did(job.request.model, whole or job.slot_s, now_s)
+
+    def served(
+        self, model: str, is_served: bool, n_slots: int, waited_for: bool, now_s: float
+    ) -> None:
+        """Whether the model has an engine from now on, and whether work waits for it."""
+        lasted_s = self.outages.note(model, is_served, now_s)
+        if waited_for:
+            self.progress.took(model, lasted_s * n_slots, now_s)
+
+    def _slot_s(self, job: Job, engines: Sequence[PooledEngine]) -> float:
+        """How long the job takes a slot; 0 where nothing was measured yet."""
+        model = job.request.model
         state = next((one.state for one in engines if one.state.model == model), None)
         speed = None if state is None else self.speeds.of(state)
-        if state is not None and speed is not None:
-            slot_s = SlotForecast(0.0, speed, state.max_concurrent or 1).seconds(self.work(job))
-            self.demand.note(model, tier, slot_s or 0.0, now_s)
+        if state is None or speed is None:
+            return 0.0
+        return SlotForecast(0.0, speed, state.max_concurrent or 1).seconds(self.work(job)) or 0.0
 
     def choose(self, job: Job, rooms: list[Room], kept: Collection[SlotKey]) -> Place:
         """Where the job should run."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import takewhile
 
 from marketplace.dispatch.lengths import Lengths
-from marketplace.dispatch.queue import TIERS, FairQueue, Ticket
+from marketplace.dispatch.queue import TIERS, FairQueue, Ticket, Tier
 from marketplace.jobs import Job
 
 JobTicket = Ticket[Job]
@@ -79,6 +79,14 @@ class WaitingLines:
         others = self._entering.get(job.request.model, {})
         before = takewhile(lambda other: other is not job, others)
         return [other for other in before if TIERS.index(other.request.service_tier) <= rank]
+
+    def of_tenant(self, model: str, tier: Tier, tenant_id: str) -> list[Job]:
+        """What the tenant has waiting in that tier of the model's line, the oldest first."""
+        return [
+            ticket.item
+            for ticket in self.of(model)
+            if ticket.tier == tier and ticket.tenant_id == tenant_id
+        ]
 
     def n_before(self, job: Job) -> int:
         """Jobs for the same model that wait, or came before it and are being accepted."""

@@ -13,8 +13,12 @@ class Outages:
         self._mean_s: dict[str, float] = {}
         self._seen: set[str] = set()
 
-    def note(self, model: str, ready: bool, now_s: float) -> None:
-        """Whether the model has an engine from now on. The time before its first is no outage."""
+    def note(self, model: str, ready: bool, now_s: float) -> float:
+        """Whether the model has an engine from now on. The time before its first is no outage.
+
+        Returns the seconds that an outage lasted which ends with this, or 0.
+        """
+        lasted_s = 0.0
         if ready:
             self._seen.add(model)
             since_s = self._since_s.pop(model, None)
@@ -24,6 +28,7 @@ class Outages:
                 self._mean_s[model] = kept_s
         elif model in self._seen:
             self._since_s.setdefault(model, now_s)
+        return lasted_s
 
     def forget(self, model: str) -> None:
         """The model is without an engine because nobody wants it: that is no outage."""

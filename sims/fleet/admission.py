@@ -26,8 +26,8 @@ from marketplace.dispatch.speeds import EngineSpeed
 _MODEL = "simulated"
 _NOTE_S = 15.0
 """Accepted work is told to the live account of the tiers' demand in pieces of so long."""
-_MOST_NOTES = 24
-"""Of a step: what came earlier is forgotten."""
+_MOST_NOTES = 60
+"""Of a step, which makes the pieces of a long one longer."""
 
 
 @dataclass(frozen=True)
@@ -166,10 +166,10 @@ class Admission:
     def _tell(self, now_s: float) -> None:
         """What was accepted in steps that are over came spread over them."""
         step_s = self._step_s / self._clock_speed
-        pieces = max(1, round(step_s / _NOTE_S))
+        pieces = max(1, min(round(step_s / _NOTE_S), _MOST_NOTES))
         later = [one for one in self._accepted if one[2] >= now_s / self._clock_speed]
         for tier, slot_s, begun_s in self._accepted[: len(self._accepted) - len(later)]:
-            for piece in range(max(0, pieces - _MOST_NOTES), pieces):
+            for piece in range(pieces):
                 at_s = begun_s + step_s * (piece + 0.5) / pieces
                 self._demand.note(_MODEL, tier, slot_s / pieces, at_s)
         self._accepted = later

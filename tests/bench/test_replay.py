@@ -141,6 +141,18 @@ def test_a_stream_is_read_token_by_token() -> None:
     assert seen.n_tokens == 4
 
 
+def test_a_character_of_several_tokens_is_no_lost_token() -> None:
+    seen = Seen(Planned(0, 1.0, LIGHT, 10, 3, False), status=200)
+    for text in ("a", "\u3053", "\u308c"):
+        content = [{"token": text, "bytes": list(text.encode())}]
+        choice = {"delta": {}, "logprobs": {"content": content}, "finish_reason": None}
+        take_event(seen, {"id": "chatcmpl-abc", "choices": [choice]}, 2.0)
+    missing = []
+    for seen.usage_answer in (2, 3, 5, 7, 10, 11):
+        missing.append(seen.n_missing)
+    assert missing == [1, 0, 0, 0, 0, 8]
+
+
 def test_goodput_counts_whole_answers_that_began_within_their_tiers_time() -> None:
     targets = TtftTargets(default=5.0)
     assert in_time(_seen(1, token_s=(5.0,)), targets)

@@ -27,6 +27,7 @@ from marketplace.dispatch.admission import (
 from marketplace.dispatch.calibration import Calibration
 from marketplace.dispatch.demand import Demand
 from marketplace.dispatch.outages import Outages
+from marketplace.dispatch.progress import Progress
 from marketplace.dispatch.queue import TIERS
 from marketplace.dispatch.speeds import DecayedLine, EngineSpeed, Speeds
 from marketplace.engines.base import EngineState
@@ -109,17 +110,62 @@ def test_those_ahead_share_the_slots() -> None:
 
 
 def test_work_of_higher_tiers_to_come_makes_the_line_slower() -> None:
-    demand = Demand()
-    for second in range(300):
+    demand, end = Demand(), 1500
+    for second in range(end):
         demand.note("m", "priority", 1.0, second)
         demand.note("m", "default", 0.5, second)
-    found = [demand.slots_taken_above("m", tier, 300) for tier in TIERS]
+    found = [demand.slots_taken_above("m", tier, end) for tier in TIERS]
     assert found == pytest.approx([0.0, 1.0, 1.5], rel=0.05)
-    assert demand.share_left("m", "flex", 4, 300) == pytest.approx(1 - 1.5 / 4, rel=0.05)
-    assert demand.share_left("m", "flex", 1, 300) == pytest.approx(0.05)
-    assert demand.share_left("m", "flex", 4, 900) == pytest.approx(1.0, abs=1e-3)
+    assert demand.share_left("m", "flex", 4, end) == pytest.approx(1 - 1.5 / 4, rel=0.05)
+    assert demand.share_left("m", "flex", 1, end) == pytest.approx(0.05)
+    assert demand.share_left("m", "flex", 4, end + 3000) == pytest.approx(1.0, abs=1e-3)
     slots = [SlotForecast(2.0, measured(), 1)]
     assert predict(slots, [], Work(100, 1), 0.5) == FirstToken(4.0, pytest.approx(1.0))
+
+
+def test_a_busy_minute_is_soon_over_for_the_default_tier_and_no_load_for_flex() -> None:
+    demand = Demand()
+    for second in range(60):
+        demand.note("m", "priority", 4.0, second)
+    assert demand.share_left("m", "default", 4, 60) == pytest.approx(0.05)
+    assert demand.share_left("m", "flex", 4, 60) > 0.6
+    assert demand.share_left("m", "default", 4, 360) > 0.98
+
+
+def test_what_gets_done_in_a_slots_time_is_believed_within_a_minute() -> None:
+    progress = Progress()
+    assert progress.rate("m", 0.0) == 1.0
+    for second in range(120):
+        # Four slots do half of what was predicted for them.
+        progress.took("m", 4.0, second)
+        progress.did("m", 2.0, second)
+    assert progress.rate("m", 120) == pytest.approx(0.5, abs=0.03)
+    assert progress.rate("other", 120) == 1.0
+    for second in range(120, 240):
+        progress.took("m", 4.0, second)
+        progress.did("m", 8.0, second)
+    assert progress.rate("m", 240) == 1.0
+    assert progress.rate("m", 2000) == pytest.approx(1.0)
+
+
+def test_an_outage_counts_as_time_where_work_waits() -> None:
+    outages = Outages()
+    assert outages.note("m", True, 0.0) == 0.0
+    assert outages.note("m", False, 10.0) == 0.0
+    assert outages.note("m", True, 12.5) == 2.5
+    assert outages.note("m", True, 20.0) == 0.0
+
+
+def test_what_waits_come_late_by_is_kept_free() -> None:
+    calibration = Calibration()
+    for _ in range(60):
+        calibration.note("m", "default", 10.0, 10.0)
+    assert calibration.margin_s("m", "default") == 0.0
+    for late_s in (10.0, -10.0) * 60:
+        calibration.note("m", "default", 10.0, 10.0 + late_s)
+    # Right on average, and half of them 10 s late.
+    assert calibration.margin_s("m", "default") == pytest.approx(5.0, abs=0.8)
+    assert calibration.margin_s("m", "flex") == 0.0
 
 
 def test_waits_that_come_out_longer_correct_the_next_prediction() -> None:

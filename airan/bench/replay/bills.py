@@ -74,8 +74,8 @@ def compare(all_seen: Iterable[Seen], transactions: Iterable[Mapping[str, Any]])
             problems.append(f"request {seen.planned.number} did not end: {seen.problem}")
         if not seen.complete:
             continue
-        if seen.n_tokens != seen.usage_answer:
-            lost += abs(seen.n_tokens - seen.usage_answer)
+        if seen.n_missing:
+            lost += seen.n_missing
             got = f"request {seen.planned.number}: {seen.n_tokens} tokens came"
             problems.append(f"{got}, {seen.usage_answer} were billed")
         due = cost_micro_usd(seen)

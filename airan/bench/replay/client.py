@@ -24,6 +24,8 @@ _TEXT = (
 )
 _WORDS = _TEXT.split()
 _ASK = "Go on with this text: "
+_N_CUT = 3
+"""Bytes of a character that is not whole, at most."""
 
 
 @dataclass
@@ -37,6 +39,8 @@ class Seen:
     """The answer's id, without its prefix."""
     token_s: list[float] = field(default_factory=list)
     """When each token came that the stream told of."""
+    n_spelled: int = 0
+    """Tokens that may have come in one with others, as bytes of a character."""
     finish_reason: str = ""
     usage_prompt: int = 0
     usage_answer: int = 0
@@ -64,6 +68,18 @@ class Seen:
         is generated and billed, and does not show in the stream. We send no stop sequences.
         """
         return len(self.token_s) + (self.finish_reason == "stop")
+
+    @property
+    def n_missing(self) -> int:
+        """Tokens that were billed and did not come, or the other way round.
+
+        llama.cpp sends a character that takes several tokens at once, with the log probabilities
+        of the last, and one that `max_tokens` cut in two not at all: where there are characters
+        outside of ASCII, a token for each of their bytes may have come unseen.
+        """
+        n_more = self.usage_answer - self.n_tokens
+        n_unseen = self.n_spelled + (_N_CUT if self.n_spelled else 0)
+        return 0 if 0 <= n_more <= n_unseen else abs(n_more)
 
     @property
     def ttft_s(self) -> float | None:
@@ -159,6 +175,11 @@ class Client:
             seen.problem = "the stream ended early"
 
 
+def _spelled(token: dict[str, Any]) -> int:
+    """Further tokens that may have gone into what a log probability was reported for."""
+    return 0 if str(token["token"]).isascii() else len(str(token["token"]).encode()) - 1
+
+
 def take_event(seen: Seen, event: dict[str, Any], now_s: float) -> None:
     """Adds an event of the stream."""
     if "error" in event:
@@ -172,4 +193,5 @@ def take_event(seen: Seen, event: dict[str, Any], now_s: float) -> None:
     for choice in event["choices"]:
         tokens = (choice.get("logprobs") or {}).get("content") or ()
         seen.token_s += [now_s] * len(tokens)
+        seen.n_spelled += sum(map(_spelled, tokens))
         seen.finish_reason = choice["finish_reason"] or seen.finish_reason

@@ -1,0 +1,31 @@
+"""How much comes in a second, as of late."""
+
+from __future__ import annotations
+
+import math
+
+MEMORY_S = 60.0
+
+
+class Rate:
+    """A sum that fades with time, as a rate.
+
+    `memory_s`: time constant with which what came earlier is forgotten. Of less than `seen` of it
+    nothing can be said: what came in it counts as if it had come in so long.
+    """
+
+    def __init__(self, now_s: float, memory_s: float = MEMORY_S, seen: float = 0.25) -> None:
+        self._memory_s, self._least_s = memory_s, seen * memory_s
+        self._sum = 0.0
+        self._first_s = self._last_s = now_s
+
+    def add(self, amount: float, now_s: float) -> None:
+        """So much came."""
+        self._sum = self._sum * math.exp((self._last_s - now_s) / self._memory_s) + amount
+        self._last_s = now_s
+
+    def per_s(self, now_s: float) -> float:
+        """What comes each second."""
+        kept = self._sum * math.exp((self._last_s - now_s) / self._memory_s)
+        seen_s = max(now_s - self._first_s, self._least_s)
+        return kept / (self._memory_s * (1.0 - math.exp(-seen_s / self._memory_s)))
