@@ -10,7 +10,8 @@ from airan.site.main import run_until_signal, service_main
 from airan.site.runtime import HOST, SiteRuntime
 from marketplace import models
 from marketplace.catalogue.precache import Precacher
-from marketplace.engines.agent import EngineAgentSettings, run_agent
+from marketplace.engines.agent import EngineAgentSettings
+from marketplace.engines.agent_server import run_agent
 from marketplace.engines.replicas import run_replicas
 from marketplace.engines.shelf import FurtherModel, run_shelf
 from marketplace.engines.vllm_host import VllmSettings

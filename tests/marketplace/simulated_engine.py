@@ -26,7 +26,8 @@ from starlette.routing import Route
 
 from airan.core.clock import SystemClock
 from marketplace.asgi import QuietServer, bind
-from marketplace.engines.agent import EngineAgent, EngineAgentSettings, serve_agent
+from marketplace.engines.agent import EngineAgent, EngineAgentSettings
+from marketplace.engines.agent_server import serve_agent
 from marketplace.gateway import ModelOffer, Price
 from orchestrator.api.client import ControlClient
 from tests.marketplace.site import FakeControl, eventually, gateway_settings, running_gateway

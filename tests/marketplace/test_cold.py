@@ -17,7 +17,8 @@ from airan.core.clock import ManualClock, SystemClock
 from airan.core.errors import ModelFileError
 from marketplace.dispatch import TtftTargets
 from marketplace.dispatch.cold import ColdStarts
-from marketplace.engines.agent import EngineAgent, EngineAgentSettings, serve_agent
+from marketplace.engines.agent import EngineAgent, EngineAgentSettings
+from marketplace.engines.agent_server import serve_agent
 from marketplace.engines.base import EngineState
 from marketplace.engines.rest import Rest
 from marketplace.gateway import ModelOffer, Price
