@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 
 from airan.core.errors import InvalidInputError, UnavailableError
+from marketplace.adapters.adapter import AdapterFile
 from marketplace.engines.base import FinishReason, Message, SamplingParams, TokenChunk, TokenLogprob
 
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30.0, sock_read=120.0)
@@ -43,11 +44,17 @@ class VllmEngine:
         self._closed = False
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], params: SamplingParams, *, slot: int
+        self,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        slot: int,
+        adapter: str = "",
     ) -> AsyncIterator[TokenChunk]:
-        """See Engine.generate."""
+        """See Engine.generate. vLLM keeps the prefixes of its adapters apart by itself."""
         del slot
-        body = _sampling(params) | {"prompt": list(prompt_token_ids), "model": self._model}
+        body = _sampling(params) | {"prompt": list(prompt_token_ids)}
+        body |= {"model": adapter or self._model}
         body |= {"stream": True, "return_token_ids": True, "add_special_tokens": False}
         pending = _Pending()
         try:
@@ -82,6 +89,33 @@ class VllmEngine:
         del parse_special
         body = {"prompt": text, "add_special_tokens": add_special}
         return [int(token) for token in (await self._post("/tokenize", body))["tokens"]]
+
+    async def load_adapter(self, adapter: AdapterFile) -> None:
+        """Has the server load a LoRA adapter, which it then serves under its id.
+
+        Raises:
+            InvalidInputError: it cannot.
+            UnavailableError: the server does not answer.
+        """
+        body = {"lora_name": adapter.id, "lora_path": str(adapter.path)}
+        await self._tell("/v1/load_lora_adapter", body)
+
+    async def unload_adapter(self, adapter_id: str) -> None:
+        """Has the server forget it.
+
+        Raises:
+            InvalidInputError: it does not have it.
+            UnavailableError: the server does not answer.
+        """
+        await self._tell("/v1/unload_lora_adapter", {"lora_name": adapter_id})
+
+    async def _tell(self, path: str, body: Mapping[str, Any]) -> None:
+        try:
+            async with self._http.post(path, json=body) as response:
+                if response.status != _OK:
+                    raise _refusal(response.status, await response.read())
+        except _FAILURES as error:
+            raise self._lost(error) from error
 
     async def embed(self, token_ids: Sequence[int]) -> list[float]:
         """See Engine.embed."""
