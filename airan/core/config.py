@@ -226,6 +226,9 @@ class VllmConfig(_Section):
     env: dict[str, str] = Field(default_factory=dict)
     """Further environment variables of the server."""
     start_timeout_s: float = Field(default=600.0, gt=0.0)
+    max_adapters: int = Field(default=0, ge=0, le=64)
+    """LoRA adapters of tenants that may be loaded at once; 0: none, which costs no memory."""
+    max_adapter_rank: int = Field(default=16, ge=1, le=256)
 
 
 class ModelConfig(_Section):

@@ -35,6 +35,7 @@ def settings_of(runtime: SiteRuntime) -> EngineAgentSettings:
         max_concurrent=config.model.max_concurrent,
         n_threads=config.model.n_threads,
         idle_s=config.model.idle_s,
+        adapters_dir=config.state_dir / "adapters",
     )
 
 
@@ -54,6 +55,8 @@ def vllm_settings(runtime: SiteRuntime) -> VllmSettings | None:
         vllm.args,
         vllm.env,
         vllm.start_timeout_s,
+        vllm.max_adapters,
+        vllm.max_adapter_rank,
     )
 
 
@@ -73,6 +76,7 @@ def further_models(runtime: SiteRuntime) -> list[FurtherModel]:
                 embeddings=model.kind == "embeddings",
                 pooling=model.pooling,
                 idle_s=model.idle_s,
+                adapters_dir=None if model.kind == "embeddings" else config.state_dir / "adapters",
             ),
             source,
             model.sm_count,

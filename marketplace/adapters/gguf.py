@@ -96,7 +96,9 @@ def check_base(head: GgufHead, base: GgufHead) -> None:
     """
     mine, theirs = (one.values.get("general.architecture") for one in (head, base))
     if mine != theirs:
-        raise ModelFileError(f"the adapter is for the architecture {mine!r}, the model's {theirs!r}")
+        raise ModelFileError(
+            f"the adapter is for the architecture {mine!r}, the model's {theirs!r}"
+        )
     for name in _adapted(head.shapes):
         (n_in, _), (_, n_out) = head.shapes[name + _A], head.shapes[name + _B]
         if base.shapes.get(name) != (n_in, n_out):

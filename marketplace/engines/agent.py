@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from airan.core.clock import Clock
 from airan.core.errors import AiranError, UnavailableError
+from marketplace.adapters.folder import AdapterFolder
+from marketplace.engines.adapted import AdapterSet, EngineHost
 from marketplace.engines.base import EngineState, allowed_streams
 from marketplace.engines.host import LlamaHost, LlamaSettings, Pooling
 from marketplace.engines.leases import Lease, LeaseKeeper, LeaseSource
@@ -60,28 +62,12 @@ class EngineAgentSettings:
     """Serves with vLLM instead of llama.cpp."""
     idle_s: float = 0.0
     """After so many seconds without work the model is unloaded until it is wanted; 0: never."""
+    adapters_dir: Path | None = None
+    """Where the gateway says which LoRA adapters the engine is to have; None: it has none."""
+    adapters_patience_s: float = 5.0
+    """How long a restart for other adapters waits for the requests that are being worked on."""
     background: bool = True
     """Run at the lowest CPU priority, so that Layer 1 always goes first."""
-
-
-class EngineHost(Protocol):
-    """What an agent starts and stops on its lease; see LlamaHost."""
-
-    @property
-    def url(self) -> str:
-        """Where the server listens; empty while it does not run."""
-
-    async def start(self) -> None:
-        """Returns when it listens."""
-
-    def disconnect(self) -> None:
-        """Breaks every connection to it."""
-
-    async def stop(self) -> None:
-        """Ends it; does nothing if it does not run."""
-
-    async def running(self) -> int:
-        """Requests that it works on now."""
 
 
 class EngineAgent:
@@ -97,6 +83,11 @@ class EngineAgent:
         self._settings = settings
         self._clock = clock
         self._host = host or _host_of(settings)
+        folder = None if settings.adapters_dir is None else AdapterFolder(settings.adapters_dir)
+        self._adapters = AdapterSet(
+            self._host, folder, settings.model, settings.name, settings.model_path
+        )
+        self._stale_since_s: float | None = None
         self._changed = asyncio.Condition()
         self._state = EngineState(
             settings.name,
@@ -131,8 +122,8 @@ class EngineAgent:
         Raises:
             ModelFileError: llama.cpp cannot load the model.
         """
-        await self._host.start()
-        await self._publish(url=self._host.url)
+        await self._adapters.start()
+        await self._publish(**self._served())
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keeper.run())
@@ -170,7 +161,7 @@ class EngineAgent:
 
     async def _granted(self, lease: Lease) -> None:
         if not self._host.url:
-            await self._host.start()
+            await self._adapters.start()
             if self._keeper.lease is not lease:
                 # Revoked while the model was being loaded.
                 return
@@ -184,8 +175,14 @@ class EngineAgent:
             sm_count=lease.sm_count,
             max_concurrent=self._streams(lease),
             deadline_s=0.0,
-            url=self._host.url,
+            **self._served(),
         )
+
+    def _served(self) -> dict[str, Any]:
+        """Where the server listens, and with which adapters."""
+        url, adapters = self._host.url, self._adapters
+        loaded = adapters.loaded if url else ()
+        return {"url": url, "adapters": loaded, "refused": adapters.refused}
 
     async def _resized(self, lease: Lease) -> None:
         """More or fewer requests at once; the dispatchers pause what is too much."""
@@ -224,12 +221,12 @@ class EngineAgent:
     async def _warm(self) -> None:
         await self._publish(phase="warming")
         try:
-            await self._host.start()
+            await self._adapters.start()
         except AiranError:
             await self._publish(phase="cold")
             raise
         # Prompts can be counted from now on; the phase changes with the lease.
-        await self._publish(url=self._host.url)
+        await self._publish(**self._served())
         self._keeper.want()
 
     async def _idle_by(self, until_s: float) -> bool:
@@ -251,6 +248,7 @@ class EngineAgent:
             await asyncio.sleep(_POLL_S)
             if not self._host.url and self._state.phase in ("no_lease", "ready"):
                 await self._start_again()
+            await self._follow_adapters()
             try:
                 running = await self._host.running()
             except UnavailableError:
@@ -266,15 +264,44 @@ class EngineAgent:
                 await self._keeper.report_use(now_s - reported_s, min(busy_s, now_s - reported_s))
                 reported_s, busy_s = now_s, 0.0
 
+    async def _follow_adapters(self) -> None:
+        """Has the server take over other adapters: at once if it can, else by a restart, as soon
+        as it is idle or the requests in work have had their time. They go on afterwards."""
+        if self._stale_since_s is None and not self._adapters.is_stale:
+            return
+        if not self._host.url or self._state.phase not in ("ready", "no_lease"):
+            # With its next start it has them.
+            return
+        now_s = self._clock.monotonic_s()
+        if self._stale_since_s is None or self._adapters.is_stale:
+            if await self._adapters.follow():
+                self._stale_since_s = None
+                await self._publish(**self._served())
+                return
+            self._stale_since_s = self._stale_since_s or now_s
+        patience_s = self._settings.adapters_patience_s
+        if self._state.running and now_s - self._stale_since_s < patience_s:
+            return
+        self._stale_since_s = None
+        await self._restart()
+
+    async def _restart(self) -> None:
+        """Sends the dispatchers away, and starts the server anew on the same lease."""
+        await self._publish(phase="no_lease", max_concurrent=0, running=0)
+        if not await self._idle_by(self._clock.now_s() + _REST_S):
+            self._host.disconnect()
+        await self._host.stop()
+        await self._start_again()
+
     async def _start_again(self) -> None:
         """After the server was stopped, or died by itself."""
         await self._publish(phase="no_lease", url="", max_concurrent=0, running=0)
-        await self._host.start()
+        await self._adapters.start()
         lease = self._keeper.lease
         if lease is not None and self._host.url:
             await self._granted(lease)
         else:
-            await self._publish(url=self._host.url)
+            await self._publish(**self._served())
 
 
 def _host_of(settings: EngineAgentSettings) -> EngineHost:

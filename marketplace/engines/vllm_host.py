@@ -8,11 +8,12 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from airan.core.errors import ModelFileError, UnavailableError
+from airan.core.errors import InvalidInputError, ModelFileError, UnavailableError
+from marketplace.adapters.adapter import AdapterFile
 from marketplace.engines.vllm import VllmEngine
 
 _POLL_S = 0.2
@@ -38,6 +39,9 @@ class VllmSettings:
     env: Mapping[str, str] = field(default_factory=dict)
     """Further variables, e.g. CUDA_VISIBLE_DEVICES with the partition's UUID."""
     start_timeout_s: float = 600.0
+    max_adapters: int = 0
+    """LoRA adapters that may be loaded at once; 0: none, which costs no memory."""
+    max_adapter_rank: int = 16
 
 
 class VllmHost:
@@ -57,16 +61,44 @@ class VllmHost:
             return ""
         return "" if self._client is None else self._client.url
 
-    async def start(self) -> None:
+    @property
+    def takes_adapters(self) -> bool:
+        """See EngineHost."""
+        return True
+
+    async def start(self, adapters: Sequence[AdapterFile] = ()) -> None:
         """Loads the model and listens on a free loopback port, unless it is stopped meanwhile.
 
         Raises:
             ModelFileError: vLLM is not installed there, or cannot load the model.
+            InvalidInputError: it cannot load an adapter.
         """
         async with self._starting:
             if not self.url:
                 await self.stop()
                 await self._start()
+                for one in adapters:
+                    await self.add_adapter(one)
+
+    async def add_adapter(self, adapter: AdapterFile) -> None:
+        """See EngineHost."""
+        if adapter.rank > self._settings.max_adapter_rank:
+            raise InvalidInputError(
+                "adapter",
+                f"its rank is {adapter.rank}, and the engine was started for"
+                f" {self._settings.max_adapter_rank}",
+                remedy="raise model.vllm.max_adapter_rank",
+            )
+        await self._running().load_adapter(adapter)
+
+    async def drop_adapter(self, adapter: AdapterFile) -> None:
+        """See EngineHost."""
+        await self._running().unload_adapter(adapter.id)
+
+    def _running(self) -> VllmEngine:
+        if self._client is None:
+            raise UnavailableError("the vLLM server does not run")
+        return self._client
 
     async def _start(self) -> None:
         settings, port = self._settings, _free_port()
@@ -79,7 +111,12 @@ class VllmHost:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env={**os.environ, "VLLM_NO_USAGE_STATS": "1", **settings.env},
+                    env={
+                        **os.environ,
+                        "VLLM_NO_USAGE_STATS": "1",
+                        **self._adapter_env(),
+                        **settings.env,
+                    },
                     start_new_session=True,
                     pass_fds=(read,),
                 )
@@ -123,7 +160,14 @@ class VllmHost:
             "max-num-seqs": str(settings.n_slots),
         }
         given = [f"--{name}={value}" for name, value in options.items()]
+        if settings.max_adapters:
+            given += ["--enable-lora", f"--max-loras={settings.max_adapters}"]
+            given += [f"--max-lora-rank={settings.max_adapter_rank}"]
         return [str(settings.python), "-m", _MODULE, *given, *settings.args]
+
+    def _adapter_env(self) -> dict[str, str]:
+        """Without it the server has no routes to load adapters by; it listens on loopback only."""
+        return {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"} if self._settings.max_adapters else {}
 
     def _failure(self, what: str) -> ModelFileError:
         with self._settings.log_path.open("rb") as log:
@@ -158,10 +202,7 @@ class VllmHost:
         Raises:
             UnavailableError: the server does not run or does not answer.
         """
-        client = self._client
-        if client is None:
-            raise UnavailableError("the vLLM server does not run")
-        return await client.running()
+        return await self._running().running()
 
 
 def _free_port() -> int:

@@ -100,9 +100,7 @@ class AdapterRows:
         with writing(self._engine) as db:
             db.execute(query.values(state="pending"))
 
-    def _change(
-        self, adapter_id: str, where: sa.ColumnElement[bool], **values: object
-    ) -> bool:
+    def _change(self, adapter_id: str, where: sa.ColumnElement[bool], **values: object) -> bool:
         query = sa.update(adapters).where(adapters.c.id == adapter_id, where).values(**values)
         with writing(self._engine) as db:
             return db.execute(query).rowcount > 0

@@ -66,7 +66,7 @@ class SimulatedHost:
         self._n_cuts = 0
         self._server: QuietServer | None = None
 
-    async def start(self) -> None:
+    async def start(self, adapters: Sequence[object] = ()) -> None:
         listener = bind("127.0.0.1", 0, "the simulated engine", "port")
         routes = [
             Route("/apply-template", self._template, methods=["POST"]),

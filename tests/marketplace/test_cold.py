@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,7 +45,7 @@ class SlowHost(SimulatedHost):
         self.n_starts = 0
         self.broken = False
 
-    async def start(self) -> None:
+    async def start(self, adapters: Sequence[object] = ()) -> None:
         if self.url:
             return
         self.n_starts += 1
