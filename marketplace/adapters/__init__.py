@@ -1,1 +1,1 @@
-"""LoRA adapters: small changes to a model's weights, one tenant's each, asked for as `base:adapter`."""
+"""LoRA adapters: small changes to a model's weights, asked for as `base:adapter`."""
