@@ -28,7 +28,10 @@ CONFIG: dict[str, Any] = {
     "target_modules": ["o_proj"],
 }
 MODULE = "base_model.model.model.layers.0.self_attn.o_proj"
-PEFT_PAIR = {f"{MODULE}.lora_A.weight": np.ones((4, 32)), f"{MODULE}.lora_B.weight": np.ones((64, 4))}
+PEFT_PAIR = {
+    f"{MODULE}.lora_A.weight": np.ones((4, 32)),
+    f"{MODULE}.lora_B.weight": np.ones((64, 4)),
+}
 
 
 @pytest.fixture
