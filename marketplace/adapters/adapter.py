@@ -172,11 +172,12 @@ class Adapters:
         return None
 
     def of_tenant(self, tenant_id: str | None) -> list[Adapter]:
-        """Those that the tenant may use now, by name; None: those that all may."""
+        """Those that are ready and that the tenant may use, by name; None: those that all may."""
         mine = [
             one
             for one in self
             if one.removed_s is None
+            and one.state == "ready"
             and (one.tenant_id is None or (tenant_id is not None and one.is_of(tenant_id)))
         ]
         return sorted(mine, key=lambda one: one.model)
