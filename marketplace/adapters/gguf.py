@@ -48,7 +48,7 @@ class GgufHead:
     """What a file says of itself."""
 
     values: dict[str, Any]
-    """Its keys' numbers and texts; arrays are left out."""
+    """Its keys' numbers and texts; None for an array."""
     shapes: dict[str, Shape]
     """Of its tensors."""
 
@@ -156,7 +156,7 @@ def _read(reader: _Reader, adapter: bool) -> GgufHead:
             ends.append((offset, offset + _n_bytes(name, shape, kind)))
     if adapter:
         _check_places(ends, values, reader)
-    return GgufHead({key: value for key, value in values.items() if value is not None}, shapes)
+    return GgufHead(values, shapes)
 
 
 def _n_bytes(name: str, shape: Shape, kind: int) -> int:

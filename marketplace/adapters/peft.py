@@ -44,7 +44,8 @@ def check_config(config: dict[str, Any]) -> str:
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if type(rank) is not int or not 1 <= rank <= MAX_RANK:
         raise InvalidInputError("config.r", f"must be a whole number from 1 to {MAX_RANK}")
-    if type(alpha) not in (int, float) or not 0 <= alpha <= _MAX_ALPHA:
+    # Of a boolean, an int too, the type differs.
+    if alpha is None or type(alpha) not in (int, float) or not 0 <= alpha <= _MAX_ALPHA:
         raise InvalidInputError("config.lora_alpha", f"must be a number from 0 to {_MAX_ALPHA}")
     modules = config.get("target_modules")
     if not isinstance(modules, list) or not 1 <= len(modules) <= _MAX_MODULES:

@@ -36,7 +36,7 @@ class Host:
         self.starts.append(ids)
         if self.bad & set(ids):
             raise ModelFileError("the simulated engine cannot load it")
-        self.url, self.loaded = "http://here", ids
+        self.url, self.loaded = "http://here", list(ids)
 
     async def add_adapter(self, adapter: AdapterFile) -> None:
         if not self.answers:

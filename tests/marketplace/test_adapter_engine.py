@@ -16,7 +16,10 @@ from marketplace.engines.host import LlamaHost, LlamaSettings
 from marketplace.engines.llamacpp import LlamaCppEngine
 from tests.marketplace.lora_files import RANK, adapter_file
 
-STORY = "<|im_start|>user\nTell me a long story about a fox, a lighthouse and the sea, please."
+STORY = (
+    "<|im_start|>user\nTell me a long story about a fox, a lighthouse and the sea, please."
+    "<|im_end|>\n<|im_start|>assistant\n"
+)
 N_TOKENS = 24
 
 
