@@ -64,7 +64,13 @@ def matrices(base: Path, seed: int, strength: float = 1.0) -> dict[str, np.ndarr
     return found
 
 
-def adapter_file(base: Path, seed: int = 1, strength: float = 0.3) -> bytes:
+LISTING = "List the numbers 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, and go on up to fifty."
+"""SmolLM2's greedy answer to this, alone and with the adapters of seeds 5 and 6, has no token (of
+48) whose runner-up is less than 0.18 nats behind: it is the same however the prompt was cut into
+batches, which moves the logits a little."""
+
+
+def adapter_file(base: Path, seed: int = 5, strength: float = 0.6) -> bytes:
     """A LoRA adapter of the GGUF model at `base`, as llama.cpp loads it."""
     return gguf(KEYS, matrices(base, seed, strength))
 

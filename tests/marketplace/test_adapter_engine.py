@@ -14,18 +14,15 @@ from marketplace.adapters.adapter import AdapterFile
 from marketplace.engines.base import SamplingParams
 from marketplace.engines.host import LlamaHost, LlamaSettings
 from marketplace.engines.llamacpp import LlamaCppEngine
-from tests.marketplace.lora_files import RANK, adapter_file
+from tests.marketplace.lora_files import LISTING, RANK, adapter_file
 
-STORY = (
-    "<|im_start|>user\nTell me a long story about a fox, a lighthouse and the sea, please."
-    "<|im_end|>\n<|im_start|>assistant\n"
-)
-N_TOKENS = 24
+ASKED = [{"role": "user", "content": LISTING}]
+N_TOKENS = 40
 
 
 @pytest.fixture
 def adapters(model_path: Path, tmp_path: Path) -> list[AdapterFile]:
-    return [written(model_path, tmp_path, name, seed) for seed, name in enumerate("ab", 1)]
+    return [written(model_path, tmp_path, name, seed) for seed, name in enumerate("ab", 5)]
 
 
 def written(model_path: Path, folder: Path, name: str, seed: int) -> AdapterFile:
@@ -49,8 +46,12 @@ async def running(
         await host.stop()
 
 
+async def prompt_of(engine: LlamaCppEngine) -> list[int]:
+    return await engine.tokenize(await engine.apply_template(ASKED), parse_special=True)
+
+
 async def answer(engine: LlamaCppEngine, adapter: str, ids: list[int] | None = None) -> list[int]:
-    ids = ids or await engine.tokenize(STORY, parse_special=True)
+    ids = ids or await prompt_of(engine)
     params = SamplingParams(N_TOKENS, temperature=0.0)
     return [
         token
@@ -80,7 +81,7 @@ async def test_an_answer_that_was_cut_goes_on_as_the_whole_one(
 ) -> None:
     async with running(model_path, adapters) as engine:
         whole = await answer(engine, "a")
-        prompt = await engine.tokenize(STORY, parse_special=True)
+        prompt = await prompt_of(engine)
         for n_kept in (1, 7, 20):
             # Something else was in the slot meanwhile.
             await answer(engine, "")
@@ -93,7 +94,7 @@ async def test_a_request_that_was_broken_off_leaves_nothing_that_is_taken_for_an
 ) -> None:
     async with running(model_path, adapters) as engine:
         whole = await answer(engine, "")
-        prompt = await engine.tokenize(STORY, parse_special=True)
+        prompt = await prompt_of(engine)
         async with aclosing(
             engine.generate(prompt, SamplingParams(200, temperature=0.0), slot=0, adapter="b")
         ) as chunks:
