@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from airan.core.errors import ModelFileError
@@ -127,9 +128,17 @@ def check_file(adapter: AdapterFile, base: Path) -> None:
     if adapter.format == "gguf":
         head = gguf.read_head(adapter.path, adapter=True)
         gguf.check_adapter(head)
-        gguf.check_base(head, gguf.read_head(base))
+        changed = base.stat().st_mtime_ns if base.exists() else 0
+        gguf.check_base(head, _head_of_base(base, changed))
     else:
         peft.check_tensors(adapter.tensors, adapter.rank)
+
+
+@lru_cache(maxsize=8)
+def _head_of_base(path: Path, changed_ns: int) -> gguf.GgufHead:
+    """Read once for all adapters of a model: its vocabulary takes a while."""
+    del changed_ns
+    return gguf.read_head(path)
 
 
 def _check_bytes(path: Path, sha256: str, size_bytes: int | None = None) -> None:

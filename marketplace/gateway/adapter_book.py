@@ -6,10 +6,11 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 from airan.core.clock import Clock
-from airan.core.errors import AiranError, InvalidInputError, ModelFileError
+from airan.core.errors import AiranError, InvalidInputError, ModelFileError, UnavailableError
 from marketplace.adapters.adapter import Adapter, Adapters
 from marketplace.adapters.folder import AdapterFolder
 from marketplace.dispatch import Dispatcher
@@ -89,21 +90,26 @@ class AdapterBook(Adapters):
             await self._db.call(rows.end, adapter.id, "failed", error.message)
             raise InvalidInputError("content", error.message, remedy=error.remedy) from error
         except BaseException as error:
-            reason = error.message if isinstance(error, AiranError) else "it did not come in whole"
-            self._db.post(rows.end, adapter.id, "failed", reason)
+            self._db.post(rows.end, adapter.id, "failed", "it did not come in whole")
+            if isinstance(error, OSError):
+                text = f"the adapter's file cannot be kept: {error.strerror}"
+                raise UnavailableError(text, remedy="tell the operator") from error
             raise
         finally:
             if new is not None:
                 await asyncio.to_thread(new.unlink, missing_ok=True)
             await self.refresh()
-        await self.publish()
+        with suppress(OSError):
+            # Else it is done soon, by whoever looks regularly.
+            await self.publish()
         return await self._db.call(rows.get, adapter.id)
 
     async def remove(self, adapter: Adapter) -> None:
         """Takes it away; requests that have begun with it go on."""
         await self._db.call(self._db.adapters.remove, adapter.id, self._clock.now_s())
         await self.refresh()
-        await self.publish()
+        with suppress(OSError):
+            await self.publish()
 
     async def publish(self) -> None:
         """Tells the engines which adapters to have, where that has changed."""
@@ -155,6 +161,8 @@ class AdapterBook(Adapters):
     async def _end_hopeless(self) -> None:
         """Jobs that were accepted for it would wait for ever."""
         failed = {one.id: one for one in self if one.state == "failed"}
+        if not failed:
+            return
         for job in list(self._dispatcher.waiting):
             if job.adapter is not None and job.adapter.id in failed:
                 reason = failed[job.adapter.id].reason
