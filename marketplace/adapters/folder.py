@@ -119,7 +119,7 @@ class AdapterFolder:
 def check_file(adapter: AdapterFile, base: Path) -> None:
     """Checks an adapter's file before an engine loads it: unchanged, and made for that model.
 
-    `base`: the model's file; of a PEFT adapter's model the engine checks the tensors itself.
+    `base`: the model's file, or its folder.
 
     Raises:
         ModelFileError: it is not, or cannot be read.
@@ -128,10 +128,11 @@ def check_file(adapter: AdapterFile, base: Path) -> None:
     if adapter.format == "gguf":
         head = gguf.read_head(adapter.path, adapter=True)
         gguf.check_adapter(head)
-        changed = base.stat().st_mtime_ns if base.exists() else 0
-        gguf.check_base(head, _head_of_base(base, changed))
+        changed_ns = base.stat().st_mtime_ns if base.exists() else 0
+        gguf.check_base(head, _head_of_base(base, changed_ns))
     else:
-        peft.check_tensors(adapter.tensors, adapter.rank)
+        changed = peft.check_tensors(adapter.tensors, adapter.rank)
+        peft.check_base(changed, peft.shapes_of_model(base))
 
 
 @lru_cache(maxsize=8)

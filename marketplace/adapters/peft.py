@@ -15,11 +15,13 @@ from typing import Any
 from airan.core.errors import InvalidInputError, ModelFileError
 from marketplace.adapters.adapter import MAX_RANK
 
-_MAX_HEAD_BYTES = 4 << 20
+_MAX_HEAD_BYTES, _MAX_MODEL_HEAD_BYTES = 4 << 20, 64 << 20
+Shape = tuple[int, ...]
 _BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 _MAX_SIDE = 1 << 31
 _MAX_ALPHA = 1_000_000
-_TENSOR = re.compile(r"[A-Za-z0-9_.]{1,200}\.lora_(A|B)\.weight")
+_PREFIX = "base_model.model."
+_TENSOR = re.compile(re.escape(_PREFIX) + r"([A-Za-z0-9_.]{1,200})\.lora_(A|B)\.weight")
 _MODULE = re.compile(r"[A-Za-z0-9_.]{1,100}")
 _MAX_MODULES = 64
 _SAME = {
@@ -65,24 +67,15 @@ def check_config(config: dict[str, Any]) -> str:
     return json.dumps(kept)
 
 
-def check_tensors(path: Path, rank: int) -> None:
+def check_tensors(path: Path, rank: int) -> dict[str, Shape]:
     """Lets a file through whose tensors are pairs of a LoRA of that rank, all within the file.
+
+    Gives the shapes, outputs and inputs, of what it changes, by the names of the model's tensors.
 
     Raises:
         ModelFileError: it is something else, or cannot be read.
     """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head_bytes = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))[0]
-            if head_bytes > min(_MAX_HEAD_BYTES, size - 8):
-                raise ModelFileError("the file is no safetensors file")
-            head = json.loads(file.read(head_bytes))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelFileError(f"the file's head cannot be read: {error}") from error
-    if not isinstance(head, dict):
-        raise ModelFileError("the file is no safetensors file")
-    head.pop("__metadata__", None)
+    head, start, size = _read_head(path, _MAX_HEAD_BYTES)
     if not head:
         raise ModelFileError("the adapter has no tensors")
     end = 0
@@ -91,9 +84,57 @@ def check_tensors(path: Path, rank: int) -> None:
         if begin != end:
             raise ModelFileError("the tensors' data has gaps or overlaps")
         end = after
-    if 8 + head_bytes + end != size:
+    if start + end != size:
         raise ModelFileError("the tensors' data is not the rest of the file")
-    _check_pairs({name: tensor["shape"] for name, tensor in head.items()}, rank)
+    return _pairs({name: tensor["shape"] for name, tensor in head.items()}, rank)
+
+
+def shapes_of_model(folder: Path) -> dict[str, Shape]:
+    """The shapes of a model's tensors, of a folder in Hugging Face's form.
+
+    Raises:
+        ModelFileError: its safetensors cannot be read.
+    """
+    found: dict[str, Shape] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        head = _read_head(path, _MAX_MODEL_HEAD_BYTES)[0]
+        found |= {name: tuple(tensor["shape"]) for name, tensor in head.items()}
+    return found
+
+
+def check_base(changed: dict[str, Shape], base: dict[str, Shape]) -> None:
+    """Lets an adapter through that changes tensors which the base model has, of their shapes.
+
+    vLLM itself loads others without a word.
+
+    Raises:
+        ModelFileError: it was made for another model.
+    """
+    for name, shape in changed.items():
+        if base.get(name) != shape:
+            n_out, n_in = shape
+            raise ModelFileError(
+                f"the adapter changes {name} of {n_out} x {n_in}, which is {base.get(name)} in the"
+                " model",
+                remedy="use an adapter that was made from this very model",
+            )
+
+
+def _read_head(path: Path, most_bytes: int) -> tuple[dict[str, Any], int, int]:
+    """The tensors' descriptions by name, where their data begins, and the file's size."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head_bytes = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))[0]
+            if head_bytes > min(most_bytes, size - 8):
+                raise ModelFileError("the file is no safetensors file")
+            head = json.loads(file.read(head_bytes))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelFileError(f"the file's head cannot be read: {error}") from error
+    if not isinstance(head, dict):
+        raise ModelFileError("the file is no safetensors file")
+    head.pop("__metadata__", None)
+    return head, 8 + head_bytes, size
 
 
 def _place(name: str, tensor: Any) -> tuple[int, int]:
@@ -112,13 +153,16 @@ def _place(name: str, tensor: Any) -> tuple[int, int]:
     return begin, end
 
 
-def _check_pairs(shapes: dict[str, list[int]], rank: int) -> None:
+def _pairs(shapes: dict[str, list[int]], rank: int) -> dict[str, Shape]:
+    found: dict[str, Shape] = {}
     for name, shape in shapes.items():
-        found = _TENSOR.fullmatch(name)
-        if found is None:
+        parts = _TENSOR.fullmatch(name)
+        if parts is None:
             raise ModelFileError(f"the tensor {name[:80]!r} is not supported in an adapter")
-        pair = f"{name.rsplit('.lora_', 1)[0]}.lora_{'B' if found[1] == 'A' else 'A'}.weight"
-        if pair not in shapes:
+        a, b = (f"{_PREFIX}{parts[1]}.lora_{one}.weight" for one in "AB")
+        if a not in shapes or b not in shapes:
             raise ModelFileError(f"the tensor {name[:80]!r} has no counterpart")
-        if shape[0 if found[1] == "A" else 1] != rank:
+        if shape[0 if parts[2] == "A" else 1] != rank:
             raise ModelFileError(f"the tensor {name[:80]!r} is not of the rank {rank}")
+        found[f"{parts[1]}.weight"] = (shapes[b][0], shapes[a][1])
+    return found

@@ -112,10 +112,12 @@ class VllmEngine:
     async def _tell(self, path: str, body: Mapping[str, Any]) -> None:
         try:
             async with self._http.post(path, json=body) as response:
-                if response.status != _OK:
-                    raise _refusal(response.status, await response.read())
+                answer = await response.read()
         except _FAILURES as error:
             raise self._lost(error) from error
+        if response.status != _OK:
+            # What it cannot load it answers with 500, too.
+            raise InvalidInputError("adapter", f"vLLM refuses it: {_message(answer)}")
 
     async def embed(self, token_ids: Sequence[int]) -> list[float]:
         """See Engine.embed."""
@@ -268,9 +270,14 @@ def _finish_reason(choice: Mapping[str, Any]) -> FinishReason | None:
 
 def _refusal(status: int, body: bytes) -> Exception:
     """The engine's HTTP error as one of ours: 4xx is the request's fault, all else passes."""
-    message = body[:200].decode(errors="replace")
-    with suppress(ValueError, KeyError, TypeError):
-        message = str(json.loads(body)["error"]["message"])
+    message = _message(body)
     if status in _REFUSED:
         return InvalidInputError("prompt", f"the engine refuses it: {message}")
     return UnavailableError(f"the engine answers {status}: {message}")
+
+
+def _message(body: bytes) -> str:
+    """What the error in that answer says."""
+    with suppress(ValueError, KeyError, TypeError):
+        return str(json.loads(body)["error"]["message"])
+    return body[:200].decode(errors="replace")
