@@ -58,6 +58,21 @@ class MpsShare:
         return out
 
 
+@dataclass(frozen=True)
+class MpsFolders:
+    """Where a daemon is reached, and where it logs."""
+
+    pipe_dir: Path
+    log_dir: Path
+
+    def variables(self) -> dict[str, str]:
+        """What a client's environment says of them."""
+        return {
+            "CUDA_MPS_PIPE_DIRECTORY": str(self.pipe_dir),
+            "CUDA_MPS_LOG_DIRECTORY": str(self.log_dir),
+        }
+
+
 def without_mps(environment: Mapping[str, str], empty_dir: Path) -> dict[str, str]:
     """The environment of a process that is no MPS client, even if the host runs a daemon: it looks
     for one in `empty_dir`, where there is none."""
@@ -75,7 +90,8 @@ class MpsDaemon:
             InvalidInputError: the folder's path is too long for sockets.
             NotFoundError: there is no such binary.
         """
-        self.pipe_dir, self.log_dir = folder / "pipe", folder / "log"
+        self.folders = MpsFolders(folder / "pipe", folder / "log")
+        self.pipe_dir, self.log_dir = self.folders.pipe_dir, self.folders.log_dir
         if len(str(self.pipe_dir)) > _MAX_PIPE_PATH:
             raise InvalidInputError(
                 "folder", f"{folder} is too long for sockets", remedy="choose a shorter path"
@@ -156,7 +172,7 @@ class MpsDaemon:
     def client(self, environment: Mapping[str, str], share: MpsShare) -> dict[str, str]:
         """The environment of a client with that share."""
         kept = {key: value for key, value in environment.items() if not key.startswith(_VARIABLES)}
-        return {**kept, **self._folders(), **share.variables()}
+        return {**kept, **self.folders.variables(), **share.variables()}
 
     def servers(self) -> list[int]:
         """Pids of its servers: none before the first client.
@@ -214,12 +230,6 @@ class MpsDaemon:
             said = (answer.stderr or answer.stdout).strip()
             raise UnavailableError(f"the MPS daemon refused {line!r}: {said}")
         return answer.stdout
-
-    def _folders(self) -> dict[str, str]:
-        return {
-            "CUDA_MPS_PIPE_DIRECTORY": str(self.pipe_dir),
-            "CUDA_MPS_LOG_DIRECTORY": str(self.log_dir),
-        }
 
     def _environment(self) -> dict[str, str]:
         return self.client(os.environ, MpsShare())
