@@ -32,6 +32,9 @@ class FakeLease:
     sm_count: int = 64
     state: str = "active"
     pid: int = 0
+    partition_id: str = "MIG-1"
+    gpu_uuid: str = "GPU-1"
+    profile: str = "3g.40gb"
 
 
 @dataclass(frozen=True)
