@@ -110,6 +110,11 @@ class MpsDaemon:
         """Whether the daemon lives."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """Of the daemon's process; 0: it was not started."""
+        return 0 if self._process is None else self._process.pid
+
     def start(self) -> None:
         """Starts it and waits until it answers; again is no error.
 
