@@ -122,6 +122,11 @@ class FastPath:
         """The gear ordered now."""
         return self._gear
 
+    @property
+    def top(self) -> int:
+        """The highest gear there is."""
+        return len(self._settings.gears) - 1
+
     def order(self, now_s: float) -> FastOrder:
         """What holds now."""
         alarm = now_s < self._lost_s + self._settings.alarm_s

@@ -53,6 +53,16 @@ class MeasuredSizing:
     model: CellDemand
     n_gpus: int
     size: CellSizeConfig
+    all_live: bool = False
+    """Every cell's slots are decoded, and not the first one's only."""
+
+    @property
+    def config(self) -> CellConfig:
+        """Every cell's carrier."""
+        size = self.size
+        return CellConfig(
+            size.n_prb, size.n_layers, size.n_rx, size.uplink_mcs, size.downlink_mcs
+        )
 
     def cells(self, loads: tuple[float, ...]) -> tuple[CellView, ...]:
         """See Sizing."""
@@ -60,7 +70,7 @@ class MeasuredSizing:
         return tuple(
             CellView(
                 cell_id(number),
-                number == 0,
+                self.all_live or number == 0,
                 load,
                 size.n_prb,
                 size.n_layers,
@@ -74,10 +84,7 @@ class MeasuredSizing:
 
     def demand_share(self, loads: tuple[float, ...]) -> float:
         """See Sizing. On the fewest GPUs that carry them, dealt out evenly."""
-        size = self.size
-        config = CellConfig(
-            size.n_prb, size.n_layers, size.n_rx, size.uplink_mcs, size.downlink_mcs
-        )
+        config = self.config
         for used in range(1, self.n_gpus + 1):
             with contextlib.suppress(CapacityError):
                 sms = sum(
@@ -96,10 +103,20 @@ def sizing(config: SiteConfig, group: CellGroup, cost: CostModel) -> Sizing:
     """
     if config.ran.sizing == "published":
         return PublishedSizing(group, cost)
+    return measured_sizing(config)
+
+
+def measured_sizing(config: SiteConfig) -> MeasuredSizing:
+    """By the cost model of the site's GPU.
+
+    Raises:
+        ConfigError: none fits it, or the carrier was not measured.
+    """
     product = config.node.gpu
     try:
         model = CellDemand.of(product, MigGeometry.load(product).sm_count)
-        measured = MeasuredSizing(model, config.node.n_gpus, config.ran.sized_as)
+        all_live = config.gpu.layer1 == "gpu"
+        measured = MeasuredSizing(model, config.node.n_gpus, config.ran.sized_as, all_live)
         measured.demand_share((1.0,))
     except InvalidInputError as error:
         raise ConfigError(

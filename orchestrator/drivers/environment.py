@@ -65,10 +65,14 @@ def environment(
             remedy="start the site with `airan up --gpu`, or set node.partition to whole",
         )
     percent = 100.0 * part.sm_count / total_sms if part.kind == "mps" else None
-    share = MpsShare(percent, side.memory_mib)
-    # A client's devices are counted anew from 0: it sees one.
+    return visible | client(side, folders, percent)
+
+
+def client(side: Side, folders: MpsFolders, sm_percent: float | None = None) -> dict[str, str]:
+    """The variables for one side's client of the daemon, which sees one GPU."""
     priority = {"CUDA_MPS_CLIENT_PRIORITY": str(ROLES.index(side.role))}
-    return visible | folders.variables() | share.variables() | priority
+    share = MpsShare(sm_percent, side.memory_mib)
+    return folders.variables() | share.variables() | priority
 
 
 def folders_in(state_dir: Path) -> MpsFolders:
