@@ -4,7 +4,7 @@ What MPS does not isolate: L2 cache and memory bandwidth are shared, and a fatal
 (an illegal address) can end every client of the same server. A client that is killed does not.
 
 NVIDIA, Multi-Process Service: CUDA_MPS_PIPE_DIRECTORY, CUDA_MPS_LOG_DIRECTORY,
-CUDA_MPS_ACTIVE_THREAD_PERCENTAGE, CUDA_MPS_PINNED_DEVICE_MEM_LIMIT.
+CUDA_MPS_ACTIVE_THREAD_PERCENTAGE, CUDA_MPS_PINNED_DEVICE_MEM_LIMIT, CUDA_MPS_CLIENT_PRIORITY.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class MpsShare:
     Attributes:
         sm_percent: of the SMs, above 0 and at most 100; None: all.
         memory_mib: of the device's memory; None: no limit.
+        is_lower: its kernels' blocks are put on the SMs behind those of other clients.
 
     Raises:
         InvalidInputError: out of range.
@@ -41,6 +42,7 @@ class MpsShare:
 
     sm_percent: float | None = None
     memory_mib: int | None = None
+    is_lower: bool = False
 
     def __post_init__(self) -> None:
         if self.sm_percent is not None and not 0 < self.sm_percent <= 100:
@@ -55,6 +57,8 @@ class MpsShare:
             out["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = f"{self.sm_percent:g}"
         if self.memory_mib is not None:
             out["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] = f"{device}={self.memory_mib}M"
+        if self.is_lower:
+            out["CUDA_MPS_CLIENT_PRIORITY"] = "1"
         return out
 
 

@@ -58,12 +58,19 @@ LLAMA_8B = DecodeShape()
 class DecodeLoad:
     """Decode steps one after the other on one part of the GPU."""
 
-    def __init__(self, batch: int, rest_of: int | None, shape: DecodeShape = LLAMA_8B) -> None:
+    def __init__(
+        self,
+        batch: int,
+        rest_of: int | None,
+        n_sms: int | None = None,
+        shape: DecodeShape = LLAMA_8B,
+    ) -> None:
         """Allocates and warms up.
 
         Args:
             batch: sequences, each of which gets a token a step.
             rest_of: run in a green context on all multiprocessors but so many; None: on all.
+            n_sms: on so many of these only.
             shape: of the model.
 
         Raises:
@@ -75,7 +82,7 @@ class DecodeLoad:
         self._cupy = require_cupy()
         from phy.gpu.partition import take_part, take_rest
 
-        self.part = take_part(None) if rest_of is None else take_rest(rest_of)
+        self.part = take_part(None) if rest_of is None else take_rest(rest_of, n_sms)
         self._stream = self.part.new_stream(lower=100)  # the lowest priority there is
         matrices = shape.matrices()
         self._weights = [self._filled(n_in, n_out) for n_in, n_out in matrices]

@@ -223,7 +223,7 @@ class _Work:
         self.group = open_cell_group(
             uplink_limits(uplink_grids, [self.ues], n_soft_buffers=2 * run.n_cells),
             downlink_limits(downlink_grids, [receivers], is_copied_out=run.is_copied_out),
-            GroupOptions(n_sms=run.n_sms),
+            GroupOptions(gears_sms=(run.n_sms,)),
         )
         both = ("pusch", "pdsch")
         self.channels = both if run.directions == "both" else (run.directions,)

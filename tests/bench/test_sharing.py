@@ -78,8 +78,9 @@ def test_dropped_slots_are_late_and_have_no_times() -> None:
 
 def test_the_ai_is_counted_while_slots_run_only() -> None:
     ended_s = [0.5, 1.0, 1.5, 1.9, 2.0]
-    assert report.tokens_per_s(ended_s, 128, 1.0, 2.0) == 3 * 128
-    assert report.tokens_per_s(ended_s, 128, 2.0, 2.0) == 0
+    tokens = [128, 128, 120, 128, 1000]
+    assert report.tokens_per_s(ended_s, tokens, 1.0, 2.0) == 376
+    assert report.tokens_per_s(ended_s, tokens, 2.0, 2.0) == 0
     assert report.step_ms(ended_s, 1.0, 2.0)["max"] == pytest.approx(500)
     assert report.step_ms(ended_s, 1.0, 1.2) is None
 

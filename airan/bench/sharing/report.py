@@ -92,11 +92,14 @@ def channel_results(slots: Sequence[TracedSlot]) -> list[ChannelResult]:
     return out
 
 
-def tokens_per_s(ended_s: Sequence[float], batch: int, from_s: float, until_s: float) -> float:
-    """The rate of steps that ended between two moments; a token a sequence and step."""
+def tokens_per_s(
+    ended_s: Sequence[float], tokens: Sequence[int], from_s: float, until_s: float
+) -> float:
+    """The rate of the tokens of steps that ended between two moments."""
     if until_s <= from_s:
         return 0.0
-    return batch * sum(from_s <= one < until_s for one in ended_s) / (until_s - from_s)
+    during = (n for one, n in zip(ended_s, tokens, strict=True) if from_s <= one < until_s)
+    return sum(during) / (until_s - from_s)
 
 
 def step_ms(ended_s: Sequence[float], from_s: float, until_s: float) -> dict[str, float] | None:

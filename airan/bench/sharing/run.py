@@ -22,9 +22,16 @@ from orchestrator.drivers.mps import MpsDaemon, MpsShare, without_mps
 from phy.gpu.bench_slots import TracedSlot
 
 _READY_S = 120.0
+_VLLM_READY_S = 300.0
+AI = {
+    "stand-in": "stand-in: decode steps of an 8B shape, binary16, no attention, no engine",
+    "vllm": "vLLM, Llama-8B shape, bfloat16, random weights",
+}
+"""What the AI side is, by the name of its engine."""
 _SETTLE_S = 1.0
 _END_S = 60.0
 _SLOT_S = 0.5e-3
+_SLOTS, _AI = "slots", "ai"
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,8 @@ class SharingOptions:
         n_cells: cells.
         is_average: at average load instead of peak.
         batch: sequences of the AI.
+        engine: of the AI, "stand-in" or "vllm".
+        step_tokens: most tokens of one step of vLLM; None: its own.
 
     Raises:
         InvalidInputError: out of range.
@@ -47,9 +56,19 @@ class SharingOptions:
     n_cells: int = 20
     is_average: bool = False
     batch: int = 128
+    engine: str = "stand-in"
+    step_tokens: int | None = None
 
     def __post_init__(self) -> None:
         self.chosen()
+        if self.engine not in AI:
+            raise InvalidInputError("engine", f"must be {' or '.join(AI)}, got {self.engine!r}")
+        if self.step_tokens is not None and self.engine != "vllm":
+            raise InvalidInputError("step-tokens", "are vLLM's", remedy="add --engine vllm")
+        if self.step_tokens is not None and self.step_tokens < self.batch:
+            raise InvalidInputError(
+                "step-tokens", f"must be at least the batch, {self.batch}, got {self.step_tokens}"
+            )
         if not 1 <= self.n_cells <= 40:
             raise InvalidInputError("cells", f"must lie in [1, 40], got {self.n_cells}")
         if self.n_slots < 100:
@@ -77,7 +96,7 @@ class SharingReport:
     device: dict[str, Any]
     started: str
     options: SharingOptions
-    ai: str = "stand-in: decode steps of an 8B shape, binary16, no attention, no engine"
+    ai: str = AI["stand-in"]
     results: list[RunResult] = field(default_factory=list)
 
 
@@ -87,6 +106,7 @@ class _Side:
 
     slots: list[TracedSlot]
     ended_s: list[float]
+    tokens: list[int]
     from_s: float
     until_s: float
 
@@ -108,13 +128,14 @@ def measure(
     """
     with tempfile.TemporaryDirectory(prefix="airan-sharing-", dir="/tmp") as name:
         folder = Path(name)
-        out = SharingReport(_device(folder), datetime.now(UTC).isoformat("T", "seconds"), options)
+        started = datetime.now(UTC).isoformat("T", "seconds")
+        out = SharingReport(_device(folder), started, options, AI[options.engine])
         for run in runs(options.chosen()):
             on_progress(run.name)
             result, traced = RunResult(run.name, run.way.name), None
             try:
-                both = _measure(run, options, folder)
-                _summarise(result, run, both, options.batch)
+                both = _measure(run, options, folder, int(out.device["sm_count"]))
+                _summarise(result, run, both)
                 traced = report.series(run, both.slots, both.ended_s)
             except AiranError as error:
                 result.error = str(error)
@@ -132,32 +153,31 @@ def _device(folder: Path) -> dict[str, Any]:
         side.close()
 
 
-def _summarise(result: RunResult, run: Run, both: _Side, batch: int) -> None:
+def _summarise(result: RunResult, run: Run, both: _Side) -> None:
     result.channels = report.channel_results(both.slots)
     if run.has_ai:
         during = (both.from_s, both.until_s)
-        result.tokens_per_s = report.tokens_per_s(both.ended_s, batch, *during)
+        result.tokens_per_s = report.tokens_per_s(both.ended_s, both.tokens, *during)
         result.step_ms = report.step_ms(both.ended_s, *during)
 
 
-def _measure(run: Run, options: SharingOptions, folder: Path) -> _Side:
+def _measure(run: Run, options: SharingOptions, folder: Path, n_sms: int) -> _Side:
     length_s = options.n_slots * _SLOT_S
     with ExitStack() as stack:
-        environments = stack.enter_context(_environments(run.way, folder))
-        sides = {}
-        for name in ("decode", "slots"):
-            if run.has_ai if name == "decode" else run.has_slots:
-                order = _order(name, run.way, options)
-                sides[name] = SideProcess(order, environments[name], folder)
-                stack.callback(sides[name].close)
-                sides[name].wait_ready(_READY_S)
-        for side in sides.values():
+        environments = stack.enter_context(_environments(run.way, options, folder, n_sms))
+        sides: dict[str, SideProcess] = {}
+        for name in [_AI] * run.has_ai + [_SLOTS] * run.has_slots:
+            order = _order(name, run.way, options)
+            sides[name] = SideProcess(order, environments[name], folder)
+            stack.callback(sides[name].close)
+            sides[name].wait_ready(_VLLM_READY_S if order.side == "vllm" else _READY_S)
+        for name, side in sides.items():
             side.go()
-            time.sleep(_SETTLE_S if side is sides.get("decode") else 0.0)
+            time.sleep(_SETTLE_S if name == _AI else 0.0)
         from_s = time.perf_counter()
         slots = []
-        if "slots" in sides:
-            body = sides["slots"].result(20 * length_s + _END_S)
+        if _SLOTS in sides:
+            body = sides[_SLOTS].result(20 * length_s + _END_S)
             slots = [TracedSlot(**one) for one in body["slots"]]
         else:
             time.sleep(length_s)
@@ -165,30 +185,49 @@ def _measure(run: Run, options: SharingOptions, folder: Path) -> _Side:
         if slots:
             from_s, until_s = slots[0].due_s, slots[-1].due_s
         ended_s: list[float] = []
-        if "decode" in sides:
-            sides["decode"].end_input()
-            ended_s = list(sides["decode"].result(_END_S)["ended_s"])
-    return _Side(slots, ended_s, from_s, until_s)
+        tokens: list[int] = []
+        if _AI in sides:
+            sides[_AI].end_input()
+            body = sides[_AI].result(_END_S)
+            ended_s, tokens = list(body["ended_s"]), list(body["tokens"])
+    return _Side(slots, ended_s, tokens, from_s, until_s)
 
 
 def _order(name: str, chosen: Way, options: SharingOptions) -> SideOrder:
     load = (options.n_cells, options.is_average, options.n_slots)
-    return SideOrder(name, *load, slots_sms=chosen.slots_sms, batch=options.batch)
+    if name == _AI:
+        name = "vllm" if options.engine == "vllm" else "decode"
+    sms = (chosen.slots_sms, chosen.ai_sms)
+    return SideOrder(name, *load, *sms, options.batch, options.step_tokens)
+
+
+def ai_share(chosen: Way, options: SharingOptions, n_sms: int) -> MpsShare:
+    """The AI's as a client of MPS.
+
+    vLLM makes its streams itself, and these do not follow a green context: beside one, MPS holds
+    it to as many SMs as are left. The stand-in takes the rest as a green context of its own.
+    """
+    percent: float | None = chosen.ai_percent
+    if chosen.slots_sms is not None and options.engine == "vllm":
+        percent = max(1, 100 * (n_sms - chosen.slots_sms) // n_sms)
+    return MpsShare(percent, is_lower=chosen.slots_first)
 
 
 @contextmanager
-def _environments(chosen: Way, folder: Path) -> Iterator[dict[str, dict[str, str]]]:
+def _environments(
+    chosen: Way, options: SharingOptions, folder: Path, n_sms: int
+) -> Iterator[dict[str, dict[str, str]]]:
     """Of both sides; an MPS daemon of our own runs meanwhile, if the way needs one."""
     if not chosen.is_mps:
         alone = without_mps(os.environ, folder)
-        yield {"slots": alone, "decode": alone}
+        yield {_SLOTS: alone, _AI: alone}
         return
     daemon = MpsDaemon(folder / "mps")
     daemon.start()
     try:
         yield {
-            "slots": daemon.client(os.environ, MpsShare(chosen.slots_percent)),
-            "decode": daemon.client(os.environ, MpsShare(chosen.ai_percent)),
+            _SLOTS: daemon.client(os.environ, MpsShare(chosen.slots_percent)),
+            _AI: daemon.client(os.environ, ai_share(chosen, options, n_sms)),
         }
     finally:
         daemon.stop()

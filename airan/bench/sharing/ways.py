@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from airan.core.errors import InvalidInputError
 
 DEFAULT_WAYS = ("time-sliced", "mps", "mps-30-70", "mps-50-50", "green-64", "green-96")
-_REMEDY = "use time-sliced, mps, mps-30-70 (percent of SMs: slots, AI) or green-64 (slots' SMs)"
+_REMEDY = (
+    "use time-sliced, mps, mps-30-70 (percent of SMs: slots, AI), green-64 (slots' SMs), or one of "
+    "the last three with mps-first or green-first (the AI behind the slots), e.g. mps-first-50-90; "
+    "green-64-32 gives the AI so many of the other SMs"
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Way:
         slots_percent, ai_percent: of the SMs that MPS gives each; None: no limit.
         slots_sms: the slots run in a green context of so many SMs, and the AI in one of the rest.
             Two processes only run at once under MPS, so that this is one of its clients too.
+        ai_sms: so many of that rest; None: all of it.
+        slots_first: the AI is a client of MPS's lower priority.
     """
 
     name: str
@@ -29,6 +35,8 @@ class Way:
     slots_percent: int | None = None
     ai_percent: int | None = None
     slots_sms: int | None = None
+    ai_sms: int | None = None
+    slots_first: bool = False
 
     @property
     def is_limited(self) -> bool:
@@ -68,17 +76,20 @@ def way(name: str) -> Way:
     """
     if name == "time-sliced":
         return Way(name)
-    if name == "mps":
-        return Way(name, is_mps=True)
-    if limits := re.fullmatch(r"mps-(\d{1,3})-(\d{1,3})", name):
-        slots, ai = int(limits[1]), int(limits[2])
+    if found := re.fullmatch(r"mps(-first)?", name):
+        return Way(name, is_mps=True, slots_first=found[1] is not None)
+    if limits := re.fullmatch(r"mps(-first)?-(\d{1,3})-(\d{1,3})", name):
+        slots, ai = int(limits[2]), int(limits[3])
         if not (1 <= slots <= 100 and 1 <= ai <= 100):
             raise InvalidInputError("way", f"{name}: percentages must lie in [1, 100]")
-        return Way(name, is_mps=True, slots_percent=slots, ai_percent=ai)
-    if part := re.fullmatch(r"green-(\d{1,3})", name):
-        if int(part[1]) < 1:
+        first = limits[1] is not None
+        return Way(name, is_mps=True, slots_percent=slots, ai_percent=ai, slots_first=first)
+    if green := re.fullmatch(r"green(-first)?-(\d{1,3})(?:-(\d{1,3}))?", name):
+        slots_sms, ai_sms = int(green[2]), int(green[3]) if green[3] else None
+        if slots_sms < 1 or ai_sms == 0:
             raise InvalidInputError("way", f"{name}: must be at least one SM")
-        return Way(name, is_mps=True, slots_sms=int(part[1]))
+        first = green[1] is not None
+        return Way(name, is_mps=True, slots_sms=slots_sms, ai_sms=ai_sms, slots_first=first)
     raise InvalidInputError("way", f"unknown way {name!r}", remedy=_REMEDY)
 
 

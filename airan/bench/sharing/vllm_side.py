@@ -1,0 +1,190 @@
+"""The AI side played by vLLM: its own engine, scheduler and KV cache, with random weights in a
+model's shape, kept busy with as many sequences as it may run at once.
+
+The engine is stepped in this process, so that the end of each step is seen. Prompts are token ids
+and nothing is decoded into text: neither a tokenizer nor weights have to be downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from airan.core.errors import InvalidInputError, UnavailableError
+
+_FOR_ANSWER = 512
+_SEED = 1
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A Llama-like model.
+
+    Attributes:
+        hidden, ffn: widths of the model and of its feed-forward part.
+        n_layers, n_heads, n_kv_heads: layers, attention heads, heads of keys and values.
+        vocabulary: tokens.
+        dtype: of weights and cache.
+    """
+
+    hidden: int = 4096
+    ffn: int = 14336
+    n_layers: int = 32
+    n_heads: int = 32
+    n_kv_heads: int = 8
+    vocabulary: int = 128_256
+    dtype: str = "bfloat16"
+
+    def config(self) -> dict[str, Any]:
+        """As a model's `config.json`."""
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_size": self.hidden,
+            "intermediate_size": self.ffn,
+            "num_hidden_layers": self.n_layers,
+            "num_attention_heads": self.n_heads,
+            "num_key_value_heads": self.n_kv_heads,
+            "vocab_size": self.vocabulary,
+            "max_position_embeddings": 8192,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 500000.0,
+            "hidden_act": "silu",
+            "tie_word_embeddings": False,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "torch_dtype": self.dtype,
+        }
+
+
+LLAMA_8B = ModelShape()
+
+
+@dataclass(frozen=True)
+class VllmLoad:
+    """What the engine is given.
+
+    Attributes:
+        batch: sequences at once.
+        step_tokens: most tokens of one step, of prompts and answers; None: vLLM's own.
+        prompt_tokens: of each request.
+        answer_tokens: least and most of each request, drawn evenly.
+        memory_share: of the device's memory, for weights, cache and all; the rest is the slots'.
+        shape: the model.
+        options: further ones of vLLM's EngineArgs.
+
+    Raises:
+        InvalidInputError: out of range.
+    """
+
+    batch: int = 128
+    step_tokens: int | None = None
+    prompt_tokens: int = 256
+    answer_tokens: tuple[int, int] = (128, _FOR_ANSWER)
+    memory_share: float = 0.6
+    shape: ModelShape = LLAMA_8B
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise InvalidInputError("batch", f"must be at least 1, got {self.batch}")
+        if self.step_tokens is not None and self.step_tokens < self.batch:
+            raise InvalidInputError(
+                "step_tokens",
+                f"must be at least the batch of {self.batch}, got {self.step_tokens}",
+                remedy="each sequence takes a token a step",
+            )
+
+    def engine_args(self, model_dir: str) -> dict[str, Any]:
+        """For vLLM's EngineArgs."""
+        found = {
+            "model": model_dir,
+            "load_format": "dummy",
+            "skip_tokenizer_init": True,
+            "dtype": self.shape.dtype,
+            "max_model_len": self.prompt_tokens + self.answer_tokens[1],
+            "max_num_seqs": self.batch,
+            "gpu_memory_utilization": self.memory_share,
+            "enable_prefix_caching": False,
+            "disable_log_stats": True,
+            "seed": _SEED,
+        }
+        if self.step_tokens is not None:
+            found["max_num_batched_tokens"] = self.step_tokens
+        return found | self.options
+
+
+class VllmSide:
+    """An engine in this process, always with as many sequences as it may run."""
+
+    def __init__(self, load: VllmLoad) -> None:
+        """Loads it and captures its graphs, which takes a minute or so.
+
+        Raises:
+            UnavailableError: vLLM is not installed, or does not start.
+        """
+        # Steps are made here, and not in a process of the engine's own.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        try:
+            import vllm
+            from vllm.sampling_params import RequestOutputKind
+        except ImportError as error:
+            raise UnavailableError(
+                f"vLLM cannot be imported: {error}", remedy="install vllm beside this project"
+            ) from error
+        self.version = str(vllm.__version__)
+        self._load, self._random = load, random.Random(_SEED)
+        self._delta = RequestOutputKind.DELTA
+        self._params = vllm.SamplingParams
+        self._numbers = iter(range(1 << 62))
+        with tempfile.TemporaryDirectory(prefix="airan-shape-") as folder:
+            (Path(folder) / "config.json").write_text(
+                json.dumps(load.shape.config()), encoding="utf-8"
+            )
+            args = vllm.EngineArgs(**load.engine_args(folder))
+            try:
+                self._engine = vllm.LLMEngine.from_engine_args(args)
+            except Exception as error:  # vLLM raises errors of many libraries
+                raise UnavailableError(f"vLLM does not start: {error}") from error
+        for _ in range(load.batch):
+            self._add()
+        # Until every sequence is past its prompt.
+        while sum(1 for _ in self._new_tokens()) < load.batch:
+            pass
+
+    def run(self, goes_on: Callable[[], bool]) -> tuple[list[float], list[int]]:
+        """Steps until told to stop: when each step ended (perf_counter, s), and its new tokens."""
+        ended_s: list[float] = []
+        tokens: list[int] = []
+        while goes_on():
+            n = sum(self._new_tokens())
+            ended_s.append(time.perf_counter())
+            tokens.append(n)
+        return ended_s, tokens
+
+    def _new_tokens(self) -> Iterator[int]:
+        """Makes a step: the tokens it gave each sequence. One that ended has a successor."""
+        for output in self._engine.step():
+            yield len(output.outputs[0].token_ids)
+            if output.finished:
+                self._add()
+
+    def _add(self) -> None:
+        load = self._load
+        prompt = self._random.choices(range(10, load.shape.vocabulary), k=load.prompt_tokens)
+        params = self._params(
+            max_tokens=self._random.randint(*load.answer_tokens),
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=self._delta,
+        )
+        name = str(next(self._numbers))
+        self._engine.add_request(name, {"prompt_token_ids": prompt}, params)
