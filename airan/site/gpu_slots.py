@@ -1,9 +1,9 @@
 """Slots of all cells on the GPU at the radio's pace, and the fast path between them.
 
 One thread does it all: it starts the slot that is due, prepares the next, collects what has ended,
-and tells the fast path of each. A new gear holds from the next slot on. When it is a higher one
-the engine is told first; when it is a lower one, only after the last slot of the former has ended,
-so that no slot shares its multiprocessors with the engine.
+and tells the fast path of each. A new gear is ordered on the board, where the engine sees it, and
+holds from the next slot on; when the last slot of the former gear has ended, that is acknowledged,
+and the engine may grow into what it had.
 """
 
 from __future__ import annotations
@@ -12,44 +12,22 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from airan.site.gpu_radio import SimulatedRadio, Slot
-from airan.site.gpu_window import GpuWindow
+from airan.site.gpu_window import DownlinkCounts, GpuWindow
 from orchestrator.fast_path import FastOrder, FastPath, SlotExpected, SlotSeen
 from orchestrator.gear_costs import GearCosts
+from orchestrator.sm_board import SmBoard
 from phy.gpu.cell_group import CellGroup
 from phy.gpu.downlink_group import PDSCH_BUDGET_US
 from phy.gpu.outcome import SentSlot, SlotOutcome
 from phy.gpu.uplink_options import PUSCH_BUDGET_US
+from phy.runtime.slot import SlotWindow
 
 BUDGET_US = {"pusch": PUSCH_BUDGET_US, "pdsch": PDSCH_BUDGET_US}
 SLOT_S = 0.0005
 MOST_BEHIND = 10
 """Slots; when the host comes later than that to a slot, those before it are given up."""
-
-
-@dataclass(frozen=True)
-class Beat:
-    """A step of the engine, as it tells it."""
-
-    number: int
-    gear: int
-    step_us: float
-    tokens: int
-
-
-class Gears(Protocol):
-    """What a new gear is told to."""
-
-    def take(self, gear: int) -> None:
-        """Slots started from now on run in that gear."""
-
-    def order(self, gear: int, step_tokens: int) -> None:
-        """Tells the engine its gear and its steps' tokens."""
-
-    def beat(self) -> Beat | None:
-        """The engine's last step, if it tells any."""
 
 
 @dataclass(frozen=True)
@@ -72,19 +50,18 @@ class SlotLoop:
         group: CellGroup,
         radio: SimulatedRadio,
         fast: FastPath,
-        gears: Gears,
+        board: SmBoard,
         costs: GearCosts,
         now_s: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`now_s` is the group's clock."""
-        self._group, self._radio, self._fast, self._gears = group, radio, fast, gears
+        self._group, self._radio, self._fast, self._board = group, radio, fast, board
         self._costs, self._now_s = costs, now_s
         self.window = GpuWindow(group.timing, BUDGET_US)
         self.alarm = False
         self.gear = fast.gear
         self._under_way: dict[tuple[str, int], _UnderWay] = {}
-        self._told: tuple[int, int] | None = None
-        self._beat = -1
+        self._n_steps = board.last_beat.n_steps
         self._index = 0
         self._start_s = 0.0
         self._next: Slot | None = None
@@ -93,9 +70,8 @@ class SlotLoop:
 
     def begin(self) -> None:
         """Fills the GPU's memory; the first slot is due a slot's time later."""
-        self._radio.fill(self._group)
-        self.is_empty = False
-        self._gears.take(self.gear)
+        self._group.shift(self.gear)
+        self._fill()
         self._follow(self._fast.order(self._now_s()))
         self._index, self._start_s = 0, self._now_s() + SLOT_S
         self.window.start(self._start_s * 1e6)
@@ -104,9 +80,7 @@ class SlotLoop:
     def step(self) -> None:
         """Waits for the next slot, collecting meanwhile, starts it and prepares the one after."""
         if self.is_empty and self._group.is_ready():
-            self._radio.fill(self._group)
-            self._gears.take(self.gear)
-            self.is_empty = False
+            self._fill()
         self._give_up_missed()
         due_s = self._start_s + self._index * SLOT_S
         while self._now_s() < due_s:
@@ -125,9 +99,18 @@ class SlotLoop:
         self._hear()
         self._collect()
 
+    def _fill(self) -> None:
+        self._radio.fill(self._group)
+        self._under_way.clear()
+        self.is_empty = False
+
     def bound(self, least: int) -> None:
         """Keeps to the gears from `least` on: what the plan gives the RAN."""
         self._follow(self._fast.bound(least, self._fast.top, self._now_s()))
+
+    def close_window(self) -> tuple[SlotWindow, DownlinkCounts]:
+        """What slots came to since the last call."""
+        return self.window.close(self._now_s() * 1e6)
 
     def _prepare(self) -> None:
         """The next slot's tables; and the gear that it needs, by the cost model."""
@@ -149,11 +132,13 @@ class SlotLoop:
             self._see("pdsch", sent)
 
     def _hear(self) -> None:
-        """Takes in the engine's last step."""
-        beat, now_s = self._gears.beat(), self._now_s()
-        if beat is not None and beat.number != self._beat:
-            self._beat = beat.number
-            self._follow(self._fast.beat(beat.step_us, beat.tokens, beat.gear, now_s))
+        """Takes in the engine's last step, unless it may have run in another gear."""
+        board, now_s = self._board, self._now_s()
+        beat, current = board.last_beat, board.current
+        is_new = beat.n_steps != self._n_steps
+        self._n_steps = beat.n_steps
+        if is_new and board.acknowledged("ai") == current.generation:
+            self._follow(self._fast.beat(beat.step_us, beat.tokens, current.gear, now_s))
         else:
             # An alarm ends by itself.
             self._follow(self._fast.order(now_s))
@@ -179,20 +164,14 @@ class SlotLoop:
         self._follow(order)
 
     def _follow(self, order: FastOrder) -> None:
-        """A higher gear holds for the engine first, a lower one for the slots."""
-        if order.gear > self.gear:
-            self._say(order)
+        ordered = self._board.order(order.gear, order.step_tokens)
         if order.gear != self.gear:
-            self._gears.take(order.gear)
             self.gear = order.gear
-        # A lower one only once no slot runs in a higher one any more.
-        if all(ran.gear <= order.gear for ran in self._under_way.values()):
-            self._say(order)
-
-    def _say(self, order: FastOrder) -> None:
-        if self._told != (order.gear, order.step_tokens):
-            self._told = (order.gear, order.step_tokens)
-            self._gears.order(*self._told)
+            self._group.shift(order.gear)
+        if self._board.acknowledged("ran") != ordered.generation and all(
+            ran.gear == order.gear for ran in self._under_way.values()
+        ):
+            self._board.acknowledge("ran", ordered.generation)
 
     def _expected_us(self, slot: Slot) -> tuple[float, ...]:
         return self._costs.us_by_gear(slot.channel, slot.n_cells)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from phy.gpu.outcome import SentSlot, SlotOutcome, UeStatus
 from phy.runtime.slot import SlotRecord, SlotStatus, SlotWindow, WindowBuilder
@@ -19,6 +19,13 @@ class DownlinkCounts:
     dropped: int = 0
     kernels_us: float = 0.0
     """Time on the GPU, together."""
+    elapsed_us: float = 0.0
+    """The window's length."""
+
+    @property
+    def busy_share(self) -> float:
+        """Part of the time in which they had kernels on the GPU."""
+        return self.kernels_us / self.elapsed_us if self.elapsed_us > 0 else 0.0
 
 
 @dataclass
@@ -62,11 +69,12 @@ class GpuWindow:
         """Counts a downlink slot."""
         is_made = not math.isnan(sent.latency_us)
         so_far = self._downlink
-        self._downlink = DownlinkCounts(
-            so_far.slots + 1,
-            so_far.late + (sent.status is UeStatus.LATE),
-            so_far.dropped + (not is_made),
-            so_far.kernels_us + (sent.kernels_us if is_made else 0.0),
+        self._downlink = replace(
+            so_far,
+            slots=so_far.slots + 1,
+            late=so_far.late + (sent.status is UeStatus.LATE),
+            dropped=so_far.dropped + (not is_made),
+            kernels_us=so_far.kernels_us + (sent.kernels_us if is_made else 0.0),
         )
 
     def add_missed(self, channel: str) -> None:
@@ -79,5 +87,7 @@ class GpuWindow:
 
     def close(self, now_us: float) -> tuple[SlotWindow, DownlinkCounts]:
         """Returns both directions' and begins anew."""
-        downlink, self._downlink = self._downlink, DownlinkCounts()
+        elapsed_us = now_us - self._uplink.started_us
+        downlink = replace(self._downlink, elapsed_us=elapsed_us)
+        self._downlink = DownlinkCounts()
         return self._uplink.close(now_us), downlink

@@ -56,6 +56,11 @@ def runs_mps(config: SiteConfig) -> bool:
     return node.driver == "nvml" and not node.cluster and node.partition in ("mps", "green")
 
 
+def board_file(runtime: SiteRuntime) -> Path:
+    """Where Layer 1 says which gear the GPU is in, and the engine looks."""
+    return runtime.run_dir / "sm-board"
+
+
 def ready_file(runtime: SiteRuntime, name: str) -> Path:
     """There while the service of that name is ready."""
     return runtime.run_dir / "services" / f"{name}.ready"

@@ -17,8 +17,6 @@ from pathlib import Path
 from airan.core.errors import ConfigError
 from orchestrator.drivers.mps import MpsFolders, MpsShare
 
-ROLES = ("ran", "ai")
-
 
 @dataclass(frozen=True)
 class Side:
@@ -70,9 +68,8 @@ def environment(
 
 def client(side: Side, folders: MpsFolders, sm_percent: float | None = None) -> dict[str, str]:
     """The variables for one side's client of the daemon, which sees one GPU."""
-    priority = {"CUDA_MPS_CLIENT_PRIORITY": str(ROLES.index(side.role))}
-    share = MpsShare(sm_percent, side.memory_mib)
-    return folders.variables() | share.variables() | priority
+    share = MpsShare(sm_percent, side.memory_mib, is_lower=side.role == "ai")
+    return folders.variables() | share.variables()
 
 
 def folders_in(state_dir: Path) -> MpsFolders:
