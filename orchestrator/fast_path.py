@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from airan.core.errors import InvalidInputError
 from orchestrator.gear_times import GearTimes
@@ -49,7 +50,7 @@ class FastPathSettings:
 
     def __post_init__(self) -> None:
         gears = self.gears
-        if not gears or gears[0] < 1 or any(a >= b for a, b in zip(gears, gears[1:], strict=False)):
+        if not gears or gears[0] < 1 or any(a >= b for a, b in pairwise(gears)):
             raise InvalidInputError("gears", f"must be positive and ascend, got {gears}")
         if gears[-1] > self.total_sms:
             raise InvalidInputError("gears", f"{gears[-1]} SMs are more than {self.total_sms}")
@@ -218,9 +219,8 @@ class FastPath:
         if lower < self._least:
             return
         expected_us = slot.latency_us * self._ratio(slot.channel, slot.gear, lower)
-        if expected_us > self._settings.lower_fraction * slot.budget_us:
-            self._calm_s = slot.time_s
-        elif self._calm_s == math.inf:
+        is_first = self._calm_s == math.inf
+        if is_first or expected_us > self._settings.lower_fraction * slot.budget_us:
             self._calm_s = slot.time_s
         elif slot.time_s - self._calm_s >= self._hold_s:
             self._went_down_s = slot.time_s

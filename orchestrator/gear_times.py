@@ -18,7 +18,7 @@ ASSUMED_LOSS = 2.0
 """Assumed: with half of the SMs it takes at most four times as long (20 peak cells' PUSCH on an
 H100: 1.4 times from 96 to 64 SMs, 1.9 times from 132 to 96)."""
 MOST = 3.0
-"""What is seen beyond it is taken for a change of load."""
+"""A power beyond it, or a negative one, is a change of load, and nothing is learnt."""
 _WEIGHT = 0.5
 
 
@@ -45,7 +45,9 @@ class GearTimes:
         if known == now or not (known_us > 0 and now_us > 0):
             return
         gained = self._log_sms[now] - self._log_sms[known]
-        seen = min(MOST, max(0.0, math.log(known_us / now_us) / gained))
+        seen = math.log(known_us / now_us) / gained
+        if not 0.0 <= seen <= MOST:
+            return
         for pair in range(*sorted((known, now))):
             low, high = self._bounds[pair]
             self._bounds[pair] = (low + _WEIGHT * (seen - low), high + _WEIGHT * (seen - high))

@@ -117,17 +117,13 @@ async def open_simulated(settings: ControlSettings, clock: Clock, _: int) -> Asy
     )
 
 
-def open_nvml(
-    settings: ControlSettings, _: Clock, __: int
-) -> AbstractAsyncContextManager[Driver]:
+def open_nvml(settings: ControlSettings, _: Clock, __: int) -> AbstractAsyncContextManager[Driver]:
     """This host's NVIDIA GPUs; see `NodeOpener` and `nvml_node`."""
     return nvml_node(settings.partition, settings.state_dir / "gpu-parts.json")
 
 
 @contextlib.asynccontextmanager
-async def nvml_node(
-    partition: str = "whole", books: Path | None = None
-) -> AsyncIterator[Driver]:
+async def nvml_node(partition: str = "whole", books: Path | None = None) -> AsyncIterator[Driver]:
     """This host's NVIDIA GPUs. With `books` those whose MIG mode is off are divided by `partition`
     (`mps` or `green`; anything else: not at all).
 
@@ -135,8 +131,15 @@ async def nvml_node(
         ConfigError: there is no driver, or no GPU.
     """
     is_shared = books is not None and partition in ("mps", "green")
+    async with this_hosts_gpus(partition if is_shared else "whole") as node:
+        yield SharedNode(node, books) if is_shared and books is not None else node
+
+
+@contextlib.asynccontextmanager
+async def this_hosts_gpus(share_kind: str = "whole") -> AsyncIterator[NvmlNode]:
+    """What NVML finds; raises ConfigError as `nvml_node` does."""
     try:
-        node = NvmlNode(share_kind=partition if is_shared else "whole")
+        node = NvmlNode(share_kind=share_kind)
     except UnavailableError as error:
         raise ConfigError(
             f"node.driver is nvml, but this host has no NVIDIA driver: {error.message}",
@@ -148,7 +151,7 @@ async def nvml_node(
                 "node.driver is nvml, but this host's driver finds no GPU",
                 remedy="see nvidia-smi, or set node.driver to simulated",
             )
-        yield SharedNode(node, books) if is_shared and books is not None else node
+        yield node
     finally:
         node.close()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from airan.core.config import CellSizeConfig, SiteConfig
-from airan.core.errors import CapacityError, ConfigError, InvalidInputError
+from airan.core.errors import CapacityError, ConfigError, InvalidInputError, NotFoundError
 from airan.site.cells import CellGroup
 from orchestrator.cell_demand import CellConfig, CellDemand, CellLoad
 from orchestrator.mig import MigGeometry
@@ -60,9 +60,7 @@ class MeasuredSizing:
     def config(self) -> CellConfig:
         """Every cell's carrier."""
         size = self.size
-        return CellConfig(
-            size.n_prb, size.n_layers, size.n_rx, size.uplink_mcs, size.downlink_mcs
-        )
+        return CellConfig(size.n_prb, size.n_layers, size.n_rx, size.uplink_mcs, size.downlink_mcs)
 
     def cells(self, loads: tuple[float, ...]) -> tuple[CellView, ...]:
         """See Sizing."""
@@ -114,7 +112,7 @@ def measured_sizing(config: SiteConfig) -> MeasuredSizing:
     """
     product = config.node.gpu
     try:
-        model = CellDemand.of(product, MigGeometry.load(product).sm_count)
+        model = CellDemand.of(product, sm_count(config))
         all_live = config.gpu.layer1 == "gpu"
         measured = MeasuredSizing(model, config.node.n_gpus, config.ran.sized_as, all_live)
         measured.demand_share((1.0,))
@@ -124,6 +122,18 @@ def measured_sizing(config: SiteConfig) -> MeasuredSizing:
             remedy="change ran.sized_as or node.gpu, or set ran.sizing to published",
         ) from error
     return measured
+
+
+def sm_count(config: SiteConfig) -> int:
+    """Of the site's kind of GPU.
+
+    Raises:
+        ConfigError: it is not known.
+    """
+    try:
+        return MigGeometry.load(config.node.gpu).sm_count
+    except NotFoundError as error:
+        raise ConfigError(f"node.gpu: {error.message}", remedy=error.remedy) from error
 
 
 def cell_id(number: int) -> str:

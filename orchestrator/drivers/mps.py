@@ -77,6 +77,14 @@ class MpsFolders:
         }
 
 
+def check_folder(folder: Path) -> None:
+    """Raises InvalidInputError if a daemon's sockets cannot lie in that folder."""
+    if len(str(folder / "pipe")) > _MAX_PIPE_PATH:
+        raise InvalidInputError(
+            "folder", f"{folder} is too long for sockets", remedy="choose a shorter path"
+        )
+
+
 def without_mps(environment: Mapping[str, str], empty_dir: Path) -> dict[str, str]:
     """The environment of a process that is no MPS client, even if the host runs a daemon: it looks
     for one in `empty_dir`, where there is none."""
@@ -94,12 +102,9 @@ class MpsDaemon:
             InvalidInputError: the folder's path is too long for sockets.
             NotFoundError: there is no such binary.
         """
+        check_folder(folder)
         self.folders = MpsFolders(folder / "pipe", folder / "log")
         self.pipe_dir, self.log_dir = self.folders.pipe_dir, self.folders.log_dir
-        if len(str(self.pipe_dir)) > _MAX_PIPE_PATH:
-            raise InvalidInputError(
-                "folder", f"{folder} is too long for sockets", remedy="choose a shorter path"
-            )
         found = shutil.which(binary)
         if found is None:
             raise NotFoundError(

@@ -140,9 +140,7 @@ class SharedNode:
         others = [other for other in self._on(part.gpu_uuid) if other is not part]
         self._refuse_overlap(part.gpu_uuid, wanted, others)
         if wanted != part.placement:
-            self._parts[uuid] = replace(
-                part, profile=profile, start=wanted.start, size=wanted.size
-            )
+            self._parts[uuid] = replace(part, profile=profile, start=wanted.start, size=wanted.size)
             self._save()
         return self._instance(uuid, self._parts[uuid])
 

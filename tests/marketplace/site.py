@@ -87,9 +87,7 @@ class FakeControl:
             raise CapacityError("no partition is free")
         self.free = False
         number = next(self._numbers)
-        lease = FakeLease(
-            f"lease-{number}", holder, self.sm_count, pid=pid, profile=self.profile
-        )
+        lease = FakeLease(f"lease-{number}", holder, self.sm_count, pid=pid, profile=self.profile)
         self.held[lease.id] = lease
         self._send(FakeLeaseEvent("granted", lease))
         return lease

@@ -7,6 +7,7 @@ No measurement: a slot takes `fixed_us + work / SMs ** power`, an order shows in
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from orchestrator.fast_path import FastOrder, FastPath, FastPathSettings, SlotSeen
 
@@ -39,7 +40,7 @@ class SimulatedGpu:
 
     @property
     def changes(self) -> int:
-        return sum(a != b for a, b in zip(self.gears, self.gears[1:], strict=False))
+        return sum(a != b for a, b in pairwise(self.gears))
 
     def slot_us(self, channel: str, load: float, gear: int) -> float:
         """At load 1 a slot takes 70% of its budget on the whole GPU."""

