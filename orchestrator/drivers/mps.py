@@ -62,6 +62,29 @@ class MpsShare:
         return out
 
 
+@dataclass(frozen=True)
+class MpsFolders:
+    """Where a daemon is reached, and where it logs."""
+
+    pipe_dir: Path
+    log_dir: Path
+
+    def variables(self) -> dict[str, str]:
+        """What a client's environment says of them."""
+        return {
+            "CUDA_MPS_PIPE_DIRECTORY": str(self.pipe_dir),
+            "CUDA_MPS_LOG_DIRECTORY": str(self.log_dir),
+        }
+
+
+def check_folder(folder: Path) -> None:
+    """Raises InvalidInputError if a daemon's sockets cannot lie in that folder."""
+    if len(str(folder / "pipe")) > _MAX_PIPE_PATH:
+        raise InvalidInputError(
+            "folder", f"{folder} is too long for sockets", remedy="choose a shorter path"
+        )
+
+
 def without_mps(environment: Mapping[str, str], empty_dir: Path) -> dict[str, str]:
     """The environment of a process that is no MPS client, even if the host runs a daemon: it looks
     for one in `empty_dir`, where there is none."""
@@ -79,11 +102,9 @@ class MpsDaemon:
             InvalidInputError: the folder's path is too long for sockets.
             NotFoundError: there is no such binary.
         """
-        self.pipe_dir, self.log_dir = folder / "pipe", folder / "log"
-        if len(str(self.pipe_dir)) > _MAX_PIPE_PATH:
-            raise InvalidInputError(
-                "folder", f"{folder} is too long for sockets", remedy="choose a shorter path"
-            )
+        check_folder(folder)
+        self.folders = MpsFolders(folder / "pipe", folder / "log")
+        self.pipe_dir, self.log_dir = self.folders.pipe_dir, self.folders.log_dir
         found = shutil.which(binary)
         if found is None:
             raise NotFoundError(
@@ -97,6 +118,11 @@ class MpsDaemon:
     def is_running(self) -> bool:
         """Whether the daemon lives."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Of the daemon's process; 0: it was not started."""
+        return 0 if self._process is None else self._process.pid
 
     def start(self) -> None:
         """Starts it and waits until it answers; again is no error.
@@ -160,7 +186,7 @@ class MpsDaemon:
     def client(self, environment: Mapping[str, str], share: MpsShare) -> dict[str, str]:
         """The environment of a client with that share."""
         kept = {key: value for key, value in environment.items() if not key.startswith(_VARIABLES)}
-        return {**kept, **self._folders(), **share.variables()}
+        return {**kept, **self.folders.variables(), **share.variables()}
 
     def servers(self) -> list[int]:
         """Pids of its servers: none before the first client.
@@ -218,12 +244,6 @@ class MpsDaemon:
             said = (answer.stderr or answer.stdout).strip()
             raise UnavailableError(f"the MPS daemon refused {line!r}: {said}")
         return answer.stdout
-
-    def _folders(self) -> dict[str, str]:
-        return {
-            "CUDA_MPS_PIPE_DIRECTORY": str(self.pipe_dir),
-            "CUDA_MPS_LOG_DIRECTORY": str(self.log_dir),
-        }
 
     def _environment(self) -> dict[str, str]:
         return self.client(os.environ, MpsShare())
