@@ -229,7 +229,7 @@ class _Sides:
             )
             out[name] = SideProcess(order, both[name], folder)
             stack.callback(out[name].close)
-        for name, side in (("ai", options.engine), ("slots", "day")):
+            # The AI first: the slots begin by taking as much as they may from it.
             out[name].wait_ready(READY_S[side])
         self.slots, self.ai = out["slots"], out["ai"]
 
