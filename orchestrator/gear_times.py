@@ -45,7 +45,7 @@ class GearTimes:
         if known == now or not (known_us > 0 and now_us > 0):
             return
         gained = self._log_sms[now] - self._log_sms[known]
-        seen = math.log(known_us / now_us) / gained
+        seen = (math.log(known_us) - math.log(now_us)) / gained
         if not 0.0 <= seen <= MOST:
             return
         for pair in range(*sorted((known, now))):
