@@ -12,7 +12,6 @@ import mmap
 import os
 import time
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from airan.core.errors import InvalidInputError, NotFoundError
@@ -80,7 +79,7 @@ class SmBoard:
 
     Attributes:
         path: of its file.
-        gears: from the one with the least for the RAN to the one with the most.
+        gears: by the index that orders name.
     """
 
     def __init__(self, path: Path, memory: mmap.mmap, gears: tuple[Gear, ...]) -> None:
@@ -95,7 +94,7 @@ class SmBoard:
         """Makes the board anew, in its last gear; who has an older one open keeps that.
 
         Raises:
-            InvalidInputError: no gears, too many, not in order, or beyond 65,535 SMs.
+            InvalidInputError: no gears, too many, one twice, or beyond 65,535 SMs.
         """
         _check(gears)
         new = path.with_name(f".{path.name}.new")
@@ -208,8 +207,5 @@ def _check(gears: tuple[Gear, ...]) -> None:
     for gear in gears:
         if not (1 <= gear.ran_sms <= _MAX_SMS and 0 <= gear.ai_sms <= _MAX_SMS):
             raise InvalidInputError("gears", f"{gear} is out of range")
-    for less, more in pairwise(gears):
-        if more.ran_sms < less.ran_sms or more.ai_sms > less.ai_sms or more == less:
-            raise InvalidInputError(
-                "gears", f"{more} after {less}: each has to give the RAN more, or the AI less"
-            )
+    if len(set(gears)) < len(gears):
+        raise InvalidInputError("gears", "one of them stands twice")

@@ -93,6 +93,21 @@ class Gearbox:
         """All work of the step is queued."""
         self._in_step = False
 
+    @contextmanager
+    def step(self) -> Iterator[bool]:
+        """A whole step, for an engine without a scheduler; says whether there is one now."""
+        with self.scheduling(1) as tokens:
+            if tokens:
+                self.scheduled()
+        if not tokens:
+            yield False
+            return
+        self.begin_step(tokens)
+        try:
+            yield True
+        finally:
+            self.end_step()
+
     def _is_running(self, order: GearOrder) -> bool:
         return self.board.gears[order.gear].ai_sms > 0
 

@@ -9,11 +9,15 @@ Spec: CUDA driver API, "Green Contexts" (CUDA 12.4 and later)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from cuda.bindings import driver
 
 from airan.core.errors import InvalidInputError, UnavailableError
+
+_GROUP_SMS = 8
+"""The driver splits off no fewer, and multiples only, from compute capability 9.0 on."""
 
 
 class GreenContext:
@@ -23,14 +27,14 @@ class GreenContext:
         n_sms: how many they are; the driver rounds up.
     """
 
-    def __init__(self, part: Any, device: Any) -> None:
-        """`part` is an SM resource of the driver's.
+    def __init__(self, groups: Sequence[Any], device: Any) -> None:
+        """`groups` are SM resources that the driver made in one split.
 
         Raises:
             UnavailableError: the driver refuses.
         """
-        self.n_sms = int(part.sm.smCount)
-        description = driver_call(driver.cuDevResourceGenerateDesc([part], 1))
+        self.n_sms = sum(int(group.sm.smCount) for group in groups)
+        description = driver_call(driver.cuDevResourceGenerateDesc(list(groups), len(groups)))
         flags = driver.CUgreenCtxCreate_flags.CU_GREEN_CTX_DEFAULT_STREAM
         self._context: Any = driver_call(driver.cuGreenCtxCreate(description, device, flags))
         self._streams: list[Any] = []
@@ -69,7 +73,7 @@ def count_sms(device_index: int) -> int:
 
 
 def take_first(device_index: int, n_sms: int) -> GreenContext:
-    """The first `n_sms` multiprocessors, rounded up to what the GPU can split off.
+    """The first `n_sms` multiprocessors, rounded up to whole groups.
 
     Raises:
         InvalidInputError: `n_sms` is not positive, or more than there are.
@@ -77,12 +81,14 @@ def take_first(device_index: int, n_sms: int) -> GreenContext:
     """
     device, available = _available(device_index)
     _check_count("n_sms", n_sms, available.sm.smCount)
-    first, _ = _split(available, n_sms)
-    return GreenContext(first, device)
+    groups, rest = _groups(available)
+    wanted = _n_groups(n_sms)
+    return GreenContext(groups[:wanted] if wanted <= len(groups) else [*groups, rest], device)
 
 
 def take_second(device_index: int, first_sms: int, n_sms: int | None = None) -> GreenContext:
-    """`n_sms` of those that `take_first(device_index, first_sms)` leaves; None: all of these.
+    """`n_sms`, rounded up to whole groups, of those that `take_first(device_index, first_sms)`
+    leaves; None: all of these.
 
     Raises:
         InvalidInputError: there are not so many.
@@ -90,16 +96,13 @@ def take_second(device_index: int, first_sms: int, n_sms: int | None = None) -> 
     """
     device, available = _available(device_index)
     _check_count("first_sms", first_sms, available.sm.smCount - 1)
-    _, rest = _split(available, first_sms)
-    if rest.sm.smCount == 0:
-        raise InvalidInputError("first_sms", f"{first_sms}, rounded up, leaves none over")
-    if n_sms is None:
-        return GreenContext(rest, device)
-    _check_count("n_sms", n_sms, rest.sm.smCount)
-    if n_sms == rest.sm.smCount:
-        return GreenContext(rest, device)
-    second, _ = _split(rest, n_sms)
-    return GreenContext(second, device)
+    groups, rest = _groups(available)
+    left = groups[_n_groups(first_sms) :]
+    n_left = sum(each.sm.smCount for each in (*left, rest))
+    _check_count("n_sms", n_left if n_sms is None else n_sms, n_left)
+    if n_sms is not None and _n_groups(n_sms) <= len(left):
+        return GreenContext(left[: _n_groups(n_sms)], device)
+    return GreenContext([*left, rest] if rest.sm.smCount else left, device)
 
 
 def driver_call(answer: tuple[Any, ...]) -> Any:
@@ -124,9 +127,18 @@ def _available(device_index: int) -> tuple[Any, Any]:
     return device, driver_call(driver.cuDeviceGetDevResource(device, kind))
 
 
-def _split(resource: Any, n_sms: int) -> tuple[Any, Any]:
-    groups, _, rest = driver_call(driver.cuDevSmResourceSplitByCount(1, resource, 0, n_sms))
-    return groups[0], rest
+def _groups(available: Any) -> tuple[list[Any], Any]:
+    """All multiprocessors in groups, and those that fill none. Parts that lie beside each other
+    have to be put together from one split: the driver does not split what another one left."""
+    n_groups = available.sm.smCount // _GROUP_SMS
+    groups, n_made, rest = driver_call(
+        driver.cuDevSmResourceSplitByCount(n_groups, available, 0, _GROUP_SMS)
+    )
+    return list(groups[: int(n_made)]), rest
+
+
+def _n_groups(n_sms: int) -> int:
+    return -(-n_sms // _GROUP_SMS)
 
 
 def _check_count(name: str, n_sms: int, most: int) -> None:

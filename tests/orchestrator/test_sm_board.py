@@ -75,8 +75,6 @@ def test_what_is_written_is_read(gear: int, tokens: int, step_us: int, worked_on
         (),
         (Gear(0, 10),),
         (Gear(16, 70_000),),
-        (Gear(32, 20), Gear(16, 40)),
-        (Gear(16, 20), Gear(32, 40)),
         (Gear(16, 20), Gear(16, 20)),
         tuple(Gear(n + 1, 100 - n) for n in range(17)),
     ],

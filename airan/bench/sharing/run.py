@@ -1,11 +1,11 @@
-"""`airan bench sharing`: the runs, one after the other."""
+"""The runs of the sharing bench, one after the other, each side a process of its own."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,22 +16,23 @@ from airan.bench.sharing import report
 from airan.bench.sharing.process import SideProcess
 from airan.bench.sharing.report import RunResult
 from airan.bench.sharing.side import SideOrder
-from airan.bench.sharing.ways import DEFAULT_WAYS, Run, Way, runs, way
-from airan.core.errors import AiranError, InvalidInputError
+from airan.bench.sharing.ways import DEFAULT_WAYS, Run, Setup, Way, by_setup, runs, way
+from airan.core.errors import AiranError, InvalidInputError, UnavailableError
 from orchestrator.drivers.mps import MpsDaemon, MpsShare, without_mps
+from orchestrator.sm_board import Gear, SmBoard
 from phy.gpu.bench_slots import TracedSlot
 
-_READY_S = 120.0
-_VLLM_READY_S = 300.0
+_READY_S = {"slots": 120.0, "stand-in": 120.0, "vllm": 400.0}
+_SETTLE_S = 1.0
+_END_S = 60.0
+_SLOT_S = 0.5e-3
+_WHOLE_SMS = 0xFFFF
+"""More than a GPU has: its part is the GPU."""
 AI = {
     "stand-in": "stand-in: decode steps of an 8B shape, binary16, no attention, no engine",
     "vllm": "vLLM, Llama-8B shape, bfloat16, random weights",
 }
 """What the AI side is, by the name of its engine."""
-_SETTLE_S = 1.0
-_END_S = 60.0
-_SLOT_S = 0.5e-3
-_SLOTS, _AI = "slots", "ai"
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class SharingOptions:
     """What to measure.
 
     Attributes:
-        ways: names of the ways to share.
-        n_slots: slots of 0.5 ms of each run.
+        ways: to share the GPU, by name.
+        n_slots: of each run.
         n_cells: cells.
         is_average: at average load instead of peak.
         batch: sequences of the AI.
@@ -77,20 +78,20 @@ class SharingOptions:
             raise InvalidInputError("batch", f"must lie in [1, 1024], got {self.batch}")
 
     def chosen(self) -> list[Way]:
-        """The ways."""
-        return [way(name) for name in self.ways]
+        """The ways by name, each once."""
+        return [way(name) for name in dict.fromkeys(self.ways)]
 
 
 @dataclass
 class SharingReport:
-    """Everything measured.
+    """What came of it.
 
     Attributes:
-        device: the GPU, its driver and clocks.
+        device: the GPU as `airan.bench.gpu.GpuDevice` names it.
         started: when, ISO 8601.
-        options: what was asked for.
+        options: what was measured.
         ai: what the AI side is.
-        results: a row a run.
+        results: in the order they were measured.
     """
 
     device: dict[str, Any]
@@ -101,8 +102,14 @@ class SharingReport:
 
 
 @dataclass(frozen=True)
-class _Side:
-    """What both sides gave: slots in order, and when the AI's steps ended."""
+class Both:
+    """What the two sides did in one run, on one clock (perf_counter, s).
+
+    Attributes:
+        slots: each of them; none if they did not run.
+        ended_s, tokens: of each step of the AI.
+        from_s, until_s: between which the AI is counted.
+    """
 
     slots: list[TracedSlot]
     ended_s: list[float]
@@ -113,47 +120,52 @@ class _Side:
 
 def measure(
     options: SharingOptions,
-    on_run: Callable[[SharingReport, dict[str, Any] | None], None],
-    on_progress: Callable[[str], None],
+    on_run: Callable[[SharingReport, dict[str, Any] | None], None] = lambda _report, _series: None,
+    on_progress: Callable[[str], None] = lambda _name: None,
 ) -> SharingReport:
-    """Runs everything. A way that fails becomes a row that tells why; the others go on.
+    """Measures every way; one that fails is a row with an error, and the others go on.
 
     Args:
-        options: what.
-        on_run: called after each run with what there is so far, and the run's series.
-        on_progress: called with what is measured next.
+        options: what to measure.
+        on_run: called after each run with the report so far and the run's series (none if it
+            failed).
+        on_progress: called with the name of each run before it.
 
     Raises:
-        UnavailableError: there is no GPU.
+        UnavailableError: no GPU.
     """
     with tempfile.TemporaryDirectory(prefix="airan-sharing-", dir="/tmp") as name:
         folder = Path(name)
         started = datetime.now(UTC).isoformat("T", "seconds")
         out = SharingReport(_device(folder), started, options, AI[options.engine])
-        for run in runs(options.chosen()):
-            on_progress(run.name)
-            result, traced = RunResult(run.name, run.way.name), None
-            try:
-                both = _measure(run, options, folder, int(out.device["sm_count"]))
+
+        def keep(run: Run, both: Both | AiranError) -> None:
+            result, traced = RunResult(run.name, run.way.name, run.way.slots_limit), None
+            if isinstance(both, Both):
                 _summarise(result, run, both)
                 traced = report.series(run, both.slots, both.ended_s)
-            except AiranError as error:
-                result.error = str(error)
+            else:
+                result.error = str(both)
             out.results.append(result)
             report.compare(out.results)
             on_run(out, traced)
+
+        for number, (setup, ways) in enumerate(by_setup(options.chosen()).items()):
+            planned = list(runs(ways, is_first=number == 0))
+            for run, both in _all(setup, planned, options, folder, on_progress):
+                keep(run, both)
     return out
 
 
 def _device(folder: Path) -> dict[str, Any]:
     side = SideProcess(SideOrder("device"), without_mps(os.environ, folder), folder)
     try:
-        return side.result(_READY_S)
+        return side.answer(_END_S)
     finally:
         side.close()
 
 
-def _summarise(result: RunResult, run: Run, both: _Side) -> None:
+def _summarise(result: RunResult, run: Run, both: Both) -> None:
     result.channels = report.channel_results(both.slots)
     if run.has_ai:
         during = (both.from_s, both.until_s)
@@ -161,73 +173,127 @@ def _summarise(result: RunResult, run: Run, both: _Side) -> None:
         result.step_ms = report.step_ms(both.ended_s, *during)
 
 
-def _measure(run: Run, options: SharingOptions, folder: Path, n_sms: int) -> _Side:
-    length_s = options.n_slots * _SLOT_S
-    with ExitStack() as stack:
-        environments = stack.enter_context(_environments(run.way, options, folder, n_sms))
-        sides: dict[str, SideProcess] = {}
-        for name in [_AI] * run.has_ai + [_SLOTS] * run.has_slots:
-            order = _order(name, run.way, options)
-            sides[name] = SideProcess(order, environments[name], folder)
-            stack.callback(sides[name].close)
-            sides[name].wait_ready(_VLLM_READY_S if order.side == "vllm" else _READY_S)
-        for name, side in sides.items():
-            side.go()
-            time.sleep(_SETTLE_S if name == _AI else 0.0)
+def _all(
+    setup: Setup,
+    planned: Sequence[Run],
+    options: SharingOptions,
+    folder: Path,
+    on_progress: Callable[[str], None],
+) -> Iterator[tuple[Run, Both | AiranError]]:
+    """The runs of one setup; where its sides do not start, each gets the reason."""
+    left = list(planned)
+    try:
+        with ExitStack() as stack:
+            sides = Sides(setup, [run.way.gear for run in planned], options, folder, stack)
+            while left:
+                on_progress(left[0].name)
+                both = sides.run(left[0], options.n_slots)
+                yield left.pop(0), both
+    except AiranError as error:
+        while left:
+            yield left.pop(0), error
+
+
+class Sides:
+    """Both sides of one setup, running.
+
+    Attributes:
+        slots, ai: the processes.
+        board: where the AI's gear is ordered; None: it has none.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        gears: Sequence[Gear | None],
+        options: SharingOptions,
+        folder: Path,
+        stack: ExitStack,
+    ) -> None:
+        """Starts them; `stack` ends them.
+
+        Raises:
+            UnavailableError: one does not start.
+        """
+        wanted = {gear for gear in gears if gear is not None}
+        # An AI that is alone, or not in a gear, has the whole GPU.
+        self._gears = (Gear(1, _WHOLE_SMS), *sorted(wanted, key=lambda one: one.ran_sms))
+        self._ran_sms = (None, *sorted({gear.ran_sms for gear in wanted}))
+        self.board = None
+        if wanted:
+            self.board = SmBoard.create(folder / "board", self._gears)
+            stack.callback(self.board.close)
+        environments = stack.enter_context(_environments(setup, folder))
+        board = "" if self.board is None else str(self.board.path)
+        load = (options.n_cells, options.is_average, self._ran_sms, board)
+        out = {}
+        for name, side in (("ai", options.engine), ("slots", "slots")):
+            order = SideOrder(side, *load, options.batch, options.step_tokens)
+            out[name] = SideProcess(order, environments[name], folder)
+            stack.callback(out[name].close)
+        for process, side in ((out["ai"], options.engine), (out["slots"], "slots")):
+            process.wait_ready(_READY_S[side])
+        self.slots, self.ai = out["slots"], out["ai"]
+
+    def run(self, run: Run, n_slots: int) -> Both:
+        """Does one run.
+
+        Raises:
+            UnavailableError: a side failed.
+        """
+        length_s, gear = n_slots * _SLOT_S, run.way.gear
+        if run.has_ai:
+            self.shift(0 if gear is None else self._gears.index(gear))
+            self.ai.tell({"goes": True})
+            time.sleep(_SETTLE_S)
         from_s = time.perf_counter()
-        slots = []
-        if _SLOTS in sides:
-            body = sides[_SLOTS].result(20 * length_s + _END_S)
-            slots = [TracedSlot(**one) for one in body["slots"]]
+        slots: list[TracedSlot] = []
+        if run.has_slots:
+            at = 0 if gear is None else self._ran_sms.index(gear.ran_sms)
+            self.slots.tell({"n_slots": n_slots, "gear": at})
+            answer = self.slots.answer(20 * length_s + _END_S)
+            slots = [TracedSlot(**one) for one in answer["slots"]]
         else:
             time.sleep(length_s)
         until_s = time.perf_counter()
         if slots:
             from_s, until_s = slots[0].due_s, slots[-1].due_s
-        ended_s: list[float] = []
-        tokens: list[int] = []
-        if _AI in sides:
-            sides[_AI].end_input()
-            body = sides[_AI].result(_END_S)
-            ended_s, tokens = list(body["ended_s"]), list(body["tokens"])
-    return _Side(slots, ended_s, tokens, from_s, until_s)
+        steps: dict[str, list[Any]] = {"ended_s": [], "tokens": []}
+        if run.has_ai:
+            self.ai.tell({"goes": False})
+            steps = self.ai.answer(_END_S)
+        return Both(slots, steps["ended_s"], steps["tokens"], from_s, until_s)
 
+    def shift(self, gear: int) -> None:
+        """Orders a gear of the AI and waits until it is in it.
 
-def _order(name: str, chosen: Way, options: SharingOptions) -> SideOrder:
-    load = (options.n_cells, options.is_average, options.n_slots)
-    if name == _AI:
-        name = "vllm" if options.engine == "vllm" else "decode"
-    sms = (chosen.slots_sms, chosen.ai_sms)
-    return SideOrder(name, *load, *sms, options.batch, options.step_tokens)
-
-
-def ai_share(chosen: Way, options: SharingOptions, n_sms: int) -> MpsShare:
-    """The AI's as a client of MPS.
-
-    vLLM makes its streams itself, and these do not follow a green context: beside one, MPS holds
-    it to as many SMs as are left. The stand-in takes the rest as a green context of its own.
-    """
-    percent: float | None = chosen.ai_percent
-    if chosen.slots_sms is not None and options.engine == "vllm":
-        percent = max(1, 100 * (n_sms - chosen.slots_sms) // n_sms)
-    return MpsShare(percent, is_lower=chosen.slots_first)
+        Raises:
+            UnavailableError: it does not follow.
+        """
+        if self.board is None:
+            return
+        generation = self.board.order(gear).generation
+        self.board.acknowledge("ran", generation)
+        until_s = time.monotonic() + _END_S
+        while self.board.acknowledged("ai") != generation:
+            if time.monotonic() > until_s:
+                raise UnavailableError(f"the AI side does not change to {self.board.gears[gear]}")
+            time.sleep(0.001)
 
 
 @contextmanager
-def _environments(
-    chosen: Way, options: SharingOptions, folder: Path, n_sms: int
-) -> Iterator[dict[str, dict[str, str]]]:
-    """Of both sides; an MPS daemon of our own runs meanwhile, if the way needs one."""
-    if not chosen.is_mps:
+def _environments(setup: Setup, folder: Path) -> Iterator[Mapping[str, dict[str, str]]]:
+    """Of both sides; an MPS daemon of our own runs meanwhile, if the setup needs one."""
+    if not setup.is_mps:
         alone = without_mps(os.environ, folder)
-        yield {_SLOTS: alone, _AI: alone}
+        yield {"slots": alone, "ai": alone}
         return
     daemon = MpsDaemon(folder / "mps")
     daemon.start()
     try:
         yield {
-            _SLOTS: daemon.client(os.environ, MpsShare(chosen.slots_percent)),
-            _AI: daemon.client(os.environ, ai_share(chosen, options, n_sms)),
+            "slots": daemon.client(os.environ, MpsShare(setup.slots_percent)),
+            "ai": daemon.client(os.environ, MpsShare(setup.ai_percent, is_lower=setup.slots_first)),
         }
     finally:
         daemon.stop()

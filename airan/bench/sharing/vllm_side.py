@@ -113,6 +113,7 @@ class VllmLoad:
             "max_num_seqs": self.batch,
             "gpu_memory_utilization": self.memory_share,
             "enable_prefix_caching": False,
+            "cudagraph_capture_sizes": _sizes(self.batch),
             "disable_log_stats": True,
             "seed": _SEED,
         }
@@ -121,11 +122,20 @@ class VllmLoad:
         return found | self.options
 
 
+def _sizes(batch: int) -> list[int]:
+    """Batches that get CUDA graphs: few, as each gear has its own, and the batch among them."""
+    return sorted({*(size for size in (8, 32, 64, 128, 256) if size < batch), batch, 2 * batch})
+
+
 class VllmSide:
     """An engine in this process, always with as many sequences as it may run."""
 
-    def __init__(self, load: VllmLoad) -> None:
+    def __init__(self, load: VllmLoad, board: str = "") -> None:
         """Loads it and captures its graphs, which takes a minute or so.
+
+        Args:
+            load: what it is given.
+            board: of the gears it runs in; empty: it takes what there is.
 
         Raises:
             UnavailableError: vLLM is not installed, or does not start.
@@ -140,6 +150,11 @@ class VllmSide:
             raise UnavailableError(
                 f"vLLM cannot be imported: {error}", remedy="install vllm beside this project"
             ) from error
+        gears = {}
+        if board:
+            os.environ["AIRAN_SM_BOARD"] = board
+            ours = "marketplace.engines.vllm_gears"
+            gears = {"worker_cls": f"{ours}.GearWorker", "scheduler_cls": f"{ours}.GearScheduler"}
         self.version = str(vllm.__version__)
         self._load, self._random = load, random.Random(_SEED)
         self._delta = RequestOutputKind.DELTA
@@ -149,21 +164,22 @@ class VllmSide:
             (Path(folder) / "config.json").write_text(
                 json.dumps(load.shape.config()), encoding="utf-8"
             )
-            args = vllm.EngineArgs(**load.engine_args(folder))
+            args = vllm.EngineArgs(**load.engine_args(folder), **gears)
             try:
                 self._engine = vllm.LLMEngine.from_engine_args(args)
             except Exception as error:  # vLLM raises errors of many libraries
                 raise UnavailableError(f"vLLM does not start: {error}") from error
         for _ in range(load.batch):
             self._add()
-        # Until every sequence is past its prompt.
-        while sum(1 for _ in self._new_tokens()) < load.batch:
-            pass
+        self._is_full = False
 
     def run(self, goes_on: Callable[[], bool]) -> tuple[list[float], list[int]]:
         """Steps until told to stop: when each step ended (perf_counter, s), and its new tokens."""
         ended_s: list[float] = []
         tokens: list[int] = []
+        while not self._is_full and goes_on():
+            # Until every sequence is past its prompt.
+            self._is_full = sum(1 for _ in self._new_tokens()) >= self._load.batch
         while goes_on():
             n = sum(self._new_tokens())
             ended_s.append(time.perf_counter())
