@@ -33,7 +33,7 @@ MOST_BEHIND = 10
 @dataclass(frozen=True)
 class _UnderWay:
     gear: int
-    expected_us: float
+    us_by_gear: tuple[float, ...]
 
 
 class SlotLoop:
@@ -52,11 +52,14 @@ class SlotLoop:
         fast: FastPath,
         board: SmBoard,
         costs: GearCosts,
+        *,
+        judged_by: str = "latency",
         now_s: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`now_s` is the group's clock."""
+        """`now_s` is the group's clock; `judged_by` see GpuConfig."""
         self._group, self._radio, self._fast, self._board = group, radio, fast, board
         self._costs, self._now_s = costs, now_s
+        self._by_gpu = judged_by == "gpu"
         self.window = GpuWindow(group.timing, BUDGET_US)
         self.alarm = False
         self.gear = fast.gear
@@ -81,6 +84,7 @@ class SlotLoop:
         """Waits for the next slot, collecting meanwhile, starts it and prepares the one after."""
         if self.is_empty and self._group.is_ready():
             self._fill()
+            self._prepare()
         self._give_up_missed()
         due_s = self._start_s + self._index * SLOT_S
         while self._now_s() < due_s:
@@ -88,7 +92,7 @@ class SlotLoop:
         slot = self._next
         if slot is not None:
             self._under_way[slot.channel, slot.number] = _UnderWay(
-                self.gear, self._expected_us(slot)[self.gear]
+                self.gear, self._expected_us(slot)
             )
             if slot.channel == "pusch":
                 self._group.uplink.start(due_s)
@@ -147,7 +151,8 @@ class SlotLoop:
         ran = self._under_way.pop((channel, ended.slot), None)
         if ran is None:
             return
-        budget_us, latency_us = BUDGET_US[channel], ended.latency_us
+        budget_us = BUDGET_US[channel]
+        latency_us = ended.with_copies_us if self._by_gpu else ended.latency_us
         is_lost = not latency_us <= budget_us
         order = self._fast.see(
             SlotSeen(
@@ -157,7 +162,7 @@ class SlotLoop:
                 budget_us=budget_us,
                 gear=ran.gear,
                 is_lost=is_lost,
-                expected_us=ran.expected_us,
+                us_by_gear=ran.us_by_gear,
             )
         )
         self.alarm = self.alarm or is_lost

@@ -39,6 +39,9 @@ from phy.runtime.slot import SlotWindow
 
 log = logging.getLogger("airan.l1")
 
+ALARM_REPORT_S = 0.02
+"""A slot that was lost is reported so soon."""
+
 
 class PlanReader(threading.Thread):
     """Reads now and then what the plan gives the RAN; what was read last holds meanwhile."""
@@ -145,7 +148,8 @@ class GpuLayer1:
         self._draw_loads()
         total_sms = self.settings.total_sms
         board = board_of(self._board_path, self.settings.gears, total_sms)
-        return SlotLoop(group, self.radio, FastPath(self.settings), board, self._costs)
+        judged_by, fast = self._config.gpu.judged_by, FastPath(self.settings)
+        return SlotLoop(group, self.radio, fast, board, self._costs, judged_by=judged_by)
 
     def run(
         self, loop: SlotLoop, reporter: Reporter, plan: PlanReader, stop: threading.Event
@@ -157,7 +161,7 @@ class GpuLayer1:
             loop.step()
             self._take_faults(loop)
             now_s = self._clock.monotonic_s()
-            if loop.alarm or now_s - reported_s >= REPORT_S:
+            if now_s - reported_s >= (ALARM_REPORT_S if loop.alarm else REPORT_S):
                 reporter.send(self.report(loop))
                 self._draw_loads()
                 if plan.ran_sms:
