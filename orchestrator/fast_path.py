@@ -12,12 +12,12 @@ Changes are bounded for any input: one down in a hold, and no more ups than down
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from airan.core.errors import InvalidInputError
-from orchestrator.gear_times import GearTimes
+from orchestrator.gear_times import ALONE, BESIDE_A_MODEL, GearTimes
 from orchestrator.step_budget import StepBudget, StepLimits
 
 
@@ -74,8 +74,8 @@ class SlotSeen:
     """In which it was started."""
     is_lost: bool = False
     """Late or dropped."""
-    expected_us: float = math.nan
-    """What `SlotExpected` said of it for its gear; NaN: nothing."""
+    us_by_gear: tuple[float, ...] = ()
+    """What the cost model says of it, by gear, all above 0; empty: nothing."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +105,15 @@ class FastPath:
         self._settings = settings
         self._least, self._most = 0, len(settings.gears) - 1
         self._gear = self._most
-        self._times: dict[str, GearTimes] = {}
+        self._times: dict[tuple[str, bool], GearTimes] = {}
         self._steps = StepBudget([settings.total_sms - n for n in settings.gears], settings.step)
         self._hold_s = settings.hold_s
         self._calm_s = math.inf
         """Since when every slot would have been fine one gear lower."""
         self._went_down_s = self._lost_s = -math.inf
-        self._recent: dict[str, tuple[int, float]] = {}
-        """By channel the gear that its last slots ran in, and the longest of them (fading)."""
+        self._recent: dict[tuple[str, bool], tuple[int, float]] = {}
+        """By channel the gear that its last slots ran in, and the longest of them (fading); in
+        parts of what the cost model says where it says something."""
         self._scale: dict[str, float] = {}
         """By channel what slots take relative to what was expected."""
         self.reason = ""
@@ -156,7 +157,7 @@ class FastPath:
             self._rise(self._most, slot.time_s, f"a {slot.channel} slot was dropped")
             return self.order(slot.time_s)
         self._learn(slot)
-        now_us = slot.latency_us * self._ratio(slot.channel, slot.gear, self._gear)
+        now_us = self._in_gear(slot, self._gear)
         is_here = slot.gear == self._gear
         if now_us > self._settings.raise_fraction * slot.budget_us or (is_here and slot.is_lost):
             self._rise(
@@ -187,18 +188,12 @@ class FastPath:
         self._steps.learn(gear, step_us, tokens)
         return self.order(now_s)
 
-    def ratios(self, channel: str) -> Mapping[int, float]:
-        """What a slot is expected to take in each gear at most, relative to the present one."""
-        every = range(len(self._settings.gears))
-        return {gear: self._ratio(channel, self._gear, gear) for gear in every}
-
     def _is_fine(self, part: float) -> bool:
         return part <= self._settings.aim_fraction
 
     def _smallest_fine(self, slot: SlotSeen, at_least: int) -> int:
         for gear in range(at_least, self._most):
-            expected_us = slot.latency_us * self._ratio(slot.channel, slot.gear, gear)
-            if self._is_fine(expected_us / slot.budget_us):
+            if self._is_fine(self._in_gear(slot, gear) / slot.budget_us):
                 return gear
         return self._most
 
@@ -218,7 +213,7 @@ class FastPath:
         lower = self._gear - 1
         if lower < self._least:
             return
-        expected_us = slot.latency_us * self._ratio(slot.channel, slot.gear, lower)
+        expected_us = self._in_gear(slot, lower)
         is_first = self._calm_s == math.inf
         if is_first or expected_us > self._settings.lower_fraction * slot.budget_us:
             self._calm_s = slot.time_s
@@ -229,22 +224,31 @@ class FastPath:
     def _move(self, gear: int, now_s: float, why: str) -> None:
         self._gear, self._calm_s, self.reason = gear, now_s, why
 
-    def _ratio(self, channel: str, known: int, asked: int) -> float:
-        return self._times_of(channel).ratio(known, asked)
+    def _in_gear(self, slot: SlotSeen, gear: int) -> float:
+        """What the slot would have taken in another gear, by a cautious estimate."""
+        factor = self._times_of(slot).ratio(slot.gear, gear)
+        if slot.us_by_gear:
+            factor *= slot.us_by_gear[gear] / slot.us_by_gear[slot.gear]
+        factor = max(1.0, factor) if gear < slot.gear else min(1.0, factor)
+        return slot.latency_us * factor
 
-    def _times_of(self, channel: str) -> GearTimes:
-        if channel not in self._times:
-            self._times[channel] = GearTimes(self._settings.gears)
-        return self._times[channel]
+    def _times_of(self, slot: SlotSeen) -> GearTimes:
+        key = slot.channel, bool(slot.us_by_gear)
+        if key not in self._times:
+            powers = BESIDE_A_MODEL if slot.us_by_gear else ALONE
+            self._times[key] = GearTimes(self._settings.gears, powers)
+        return self._times[key]
 
     def _learn(self, slot: SlotSeen) -> None:
         """The first slot in another gear, beside the longest of the last ones in the former."""
-        gear, longest_us = self._recent.get(slot.channel, (slot.gear, 0.0))
+        key, part = (slot.channel, bool(slot.us_by_gear)), slot.latency_us
+        if slot.us_by_gear:
+            part /= slot.us_by_gear[slot.gear]
+            scale = self._scale.get(slot.channel, 0.0)
+            self._scale[slot.channel] = part if part > scale else scale + 0.02 * (part - scale)
+        gear, longest = self._recent.get(key, (slot.gear, 0.0))
         if gear != slot.gear:
-            self._times_of(slot.channel).learn(gear, longest_us, slot.gear, slot.latency_us)
-            longest_us = 0.0
-        longest_us = max(slot.latency_us, longest_us - 0.2 * (longest_us - slot.latency_us))
-        self._recent[slot.channel] = (slot.gear, longest_us)
-        if slot.expected_us > 0:
-            scale, seen = self._scale.get(slot.channel, 0.0), slot.latency_us / slot.expected_us
-            self._scale[slot.channel] = seen if seen > scale else scale + 0.02 * (seen - scale)
+            self._times_of(slot).learn(gear, longest, slot.gear, part)
+            longest = 0.0
+        longest = max(part, longest - 0.2 * (longest - part))
+        self._recent[key] = (slot.gear, longest)

@@ -19,6 +19,11 @@ class GpuConfig(BaseModel):
     gears: tuple[int, ...] = (16, 32, 64, 96, 132)
     """SMs of Layer 1's part in each gear, ascending; the engine has what is left. Those beyond
     the GPU's SMs are left out, and all of its SMs are the last gear."""
+    judged_by: Literal["latency", "gpu"] = "latency"
+    """What of a slot the fast path holds against its budget. `latency`: from when the slot was due
+    until the host has its results. `gpu`: its kernels on the GPU and what they waited for,
+    as cuPHY states its budgets; copies and the host, which no gear shortens, may take 600 us more
+    before a result counts as late."""
     ran_memory_mib: int = Field(default=12_288, ge=512)
     """GPU memory that Layer 1 may have, for good."""
     ai_memory_mib: int = Field(default=61_440, ge=512)

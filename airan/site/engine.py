@@ -27,11 +27,14 @@ NAME = "engine-0"
 def settings_of(runtime: SiteRuntime) -> EngineAgentSettings:
     """The engine agent's settings on this site."""
     config, vllm = runtime.config, vllm_settings(runtime)
-    cached = models.cached_path(config.model.name, config.cache_dir)
+    if vllm is None:
+        model_path = models.cached_path(config.model.name, config.cache_dir)
+    else:
+        model_path = vllm.model_path
     return EngineAgentSettings(
         name=NAME,
         model=config.model.name,
-        model_path=cached if vllm is None else vllm.model_path,
+        model_path=model_path,
         vllm=vllm,
         host=HOST,
         port=config.ports.engine,

@@ -25,19 +25,24 @@ from phy.gpu.uplink_options import PUSCH_BUDGET_US
 from phy.runtime.slot import SlotWindow
 
 BUDGET_US = {"pusch": PUSCH_BUDGET_US, "pdsch": PDSCH_BUDGET_US}
-"""On the GPU, copies left out, as cuPHY states its own: what the fast path keeps to."""
+"""On the GPU, copies left out, as cuPHY states its own."""
 HOST_US = 600.0
-"""Assumed: what copies and the host may take besides; with them a slot is late to the host."""
-LATENCY_US = {channel: us + HOST_US for channel, us in BUDGET_US.items()}
+"""Assumed: what copies and the host may take besides where slots are judged by the GPU's time."""
 SLOT_S = 0.0005
 MOST_BEHIND = 10
 """Slots; when the host comes later than that to a slot, those before it are given up."""
 
 
+def latency_limits_us(judged_by: str) -> dict[str, float]:
+    """By channel, from when a slot is due to its results on the host; see GpuConfig.judged_by."""
+    more_us = HOST_US if judged_by == "gpu" else 0.0
+    return {channel: us + more_us for channel, us in BUDGET_US.items()}
+
+
 @dataclass(frozen=True)
 class _UnderWay:
     gear: int
-    expected_us: float
+    us_by_gear: tuple[float, ...]
 
 
 class SlotLoop:
@@ -56,12 +61,15 @@ class SlotLoop:
         fast: FastPath,
         board: SmBoard,
         costs: GearCosts,
+        *,
+        judged_by: str = "latency",
         now_s: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`now_s` is the group's clock."""
+        """`now_s` is the group's clock; `judged_by` see GpuConfig."""
         self._group, self._radio, self._fast, self._board = group, radio, fast, board
         self._costs, self._now_s = costs, now_s
-        self.window = GpuWindow(group.timing, LATENCY_US)
+        self._by_gpu = judged_by == "gpu"
+        self.window = GpuWindow(group.timing, latency_limits_us(judged_by))
         self.alarm = False
         self.gear = fast.gear
         self._under_way: dict[tuple[str, int], _UnderWay] = {}
@@ -95,6 +103,7 @@ class SlotLoop:
         """Waits for the next slot, collecting meanwhile, starts it and prepares the one after."""
         if self.is_empty and self._group.is_ready():
             self._fill()
+            self._prepare()
         self._give_up_missed()
         due_s = self._start_s + self._index * SLOT_S
         while self._now_s() < due_s:
@@ -102,7 +111,7 @@ class SlotLoop:
         slot = self._next
         if slot is not None:
             self._under_way[slot.channel, slot.number] = _UnderWay(
-                self.gear, self._expected_us(slot)[self.gear]
+                self.gear, self._expected_us(slot)
             )
             if slot.channel == "pusch":
                 self._group.uplink.start(due_s)
@@ -161,7 +170,8 @@ class SlotLoop:
         ran = self._under_way.pop((channel, ended.slot), None)
         if ran is None:
             return
-        budget_us, latency_us = BUDGET_US[channel], self._gpu_us(channel, ended)
+        budget_us = BUDGET_US[channel]
+        latency_us = self._gpu_us(channel, ended) if self._by_gpu else ended.latency_us
         is_lost = not latency_us <= budget_us
         order = self._fast.see(
             SlotSeen(
@@ -171,7 +181,7 @@ class SlotLoop:
                 budget_us=budget_us,
                 gear=ran.gear,
                 is_lost=is_lost,
-                expected_us=ran.expected_us,
+                us_by_gear=ran.us_by_gear,
             )
         )
         self.alarm = self.alarm or is_lost

@@ -18,7 +18,7 @@ from airan.core.errors import AiranError, InvalidInputError, NotFoundError
 from airan.site.cell_sizing import cell_id, measured_sizing
 from airan.site.cells import Allocations, CellGroup, load_profile
 from airan.site.gpu_radio import SimulatedRadio
-from airan.site.gpu_slots import LATENCY_US, SlotLoop
+from airan.site.gpu_slots import SlotLoop, latency_limits_us
 from airan.site.gpu_window import DownlinkCounts
 from airan.site.l1 import REPORT_S, Reporter, go_first, known
 from airan.site.main import service_main, stop_event
@@ -40,6 +40,9 @@ from phy.gpu.uplink_options import UplinkOptions
 from phy.runtime.slot import SlotWindow
 
 log = logging.getLogger("airan.l1")
+
+ALARM_REPORT_S = 0.02
+"""A slot that was lost is reported so soon."""
 
 
 class PlanReader(threading.Thread):
@@ -135,10 +138,11 @@ class GpuLayer1:
         uplink, downlink = self.radio.limits()
         # The last gear is all of the GPU, which needs no part.
         gears = (*self.settings.gears[:-1], None)
+        limits_us = latency_limits_us(self._config.gpu.judged_by)
         options = GroupOptions(
             gears,
-            uplink=UplinkOptions(budget_us=LATENCY_US["pusch"]),
-            downlink=DownlinkOptions(budget_us=LATENCY_US["pdsch"]),
+            uplink=UplinkOptions(budget_us=limits_us["pusch"]),
+            downlink=DownlinkOptions(budget_us=limits_us["pdsch"]),
         )
         return open_cell_group(uplink, downlink, options, on_alarm=self.on_alarm)
 
@@ -152,7 +156,8 @@ class GpuLayer1:
         self._draw_loads()
         total_sms = self.settings.total_sms
         board = board_of(self._board_path, self.settings.gears, total_sms)
-        return SlotLoop(group, self.radio, FastPath(self.settings), board, self._costs)
+        judged_by, fast = self._config.gpu.judged_by, FastPath(self.settings)
+        return SlotLoop(group, self.radio, fast, board, self._costs, judged_by=judged_by)
 
     def run(
         self, loop: SlotLoop, reporter: Reporter, plan: PlanReader, stop: threading.Event
@@ -164,7 +169,7 @@ class GpuLayer1:
             loop.step()
             self._take_faults(loop)
             now_s = self._clock.monotonic_s()
-            if loop.alarm or now_s - reported_s >= REPORT_S:
+            if now_s - reported_s >= (ALARM_REPORT_S if loop.alarm else REPORT_S):
                 reporter.send(self.report(loop))
                 self._draw_loads()
                 if plan.ran_sms:

@@ -210,7 +210,7 @@ async def test_an_engine_whose_share_was_fixed_at_its_start_takes_a_lease_of_ano
             return state["phase"] == "ready" and len(scripted.starts()) == n_starts
 
         await eventually(lambda: has(1))
-        control.profile = "mps.33"
+        control.profile, control.sm_count = "mps.33", 33
         control.resize(33)
         await eventually(lambda: bool(not control.held))
         control.offer()

@@ -14,7 +14,7 @@ from typing import Any
 from airan.bench.sharing.side import Channel, SideOrder
 from airan.core.config import SiteConfig
 from airan.site.gpu_radio import SimulatedRadio
-from airan.site.gpu_slots import LATENCY_US, SlotLoop
+from airan.site.gpu_slots import SlotLoop, latency_limits_us
 from airan.site.gpu_window import GpuWindow
 from orchestrator.cell_demand import CellConfig, CellDemand
 from orchestrator.fast_path import FastPath, FastPathSettings
@@ -29,6 +29,7 @@ from sims.ran_load import DiurnalProfile
 
 _COST_MODEL = "H200-141GB"
 """Where the fast path's expectation starts; what is seen scales it."""
+_JUDGED_BY = "gpu"
 _DRAW_S = 0.01
 _DAY_H = 24.0
 
@@ -37,7 +38,7 @@ class _Recorder(GpuWindow):
     """Keeps every slot."""
 
     def __init__(self, loop: SlotLoop, timing: Any) -> None:
-        super().__init__(timing, LATENCY_US)
+        super().__init__(timing, latency_limits_us(_JUDGED_BY))
         self._loop = loop
         self.slots: list[list[Any]] = []
 
@@ -71,14 +72,15 @@ def run(order: SideOrder, channel: Channel) -> None:
     costs = GearCosts(model, carrier, order.n_cells, gears)
     step = StepLimits(decode_tokens=order.batch, most_tokens=order.step_tokens or 8192)
     settings = FastPathSettings(gears, _sm_count(), step=step)
+    limits_us = latency_limits_us(_JUDGED_BY)
     options = GroupOptions(
         gears,
-        uplink=UplinkOptions(budget_us=LATENCY_US["pusch"]),
-        downlink=DownlinkOptions(budget_us=LATENCY_US["pdsch"]),
+        uplink=UplinkOptions(budget_us=limits_us["pusch"]),
+        downlink=DownlinkOptions(budget_us=limits_us["pdsch"]),
     )
     group = open_cell_group(*radio.limits(), options)
     fast = FastPath(settings)
-    loop = SlotLoop(group, radio, fast, board, costs)
+    loop = SlotLoop(group, radio, fast, board, costs, judged_by=_JUDGED_BY)
     loop.window = recorder = _Recorder(loop, group.timing)
     loop.begin()
     for command in channel.commands():
