@@ -7,60 +7,17 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 
 from airan.core.errors import AiranError, InvalidInputError, ModelFileError, UnavailableError
 from marketplace.adapters.adapter import AdapterFile
 from marketplace.adapters.folder import AdapterFolder, check_file
+from marketplace.engines.hosts import EngineHost
+from marketplace.engines.leases import Lease
 
 log = logging.getLogger(__name__)
 
 _DIED = "the engine died when it loaded it"
 _NEVER = -1
-
-
-class EngineHost(Protocol):
-    """What an agent starts and stops on its lease; see LlamaHost."""
-
-    @property
-    def url(self) -> str:
-        """Where the server listens; empty while it does not run."""
-
-    async def start(self, adapters: Sequence[AdapterFile] = ()) -> None:
-        """Returns when it listens, with these adapters loaded.
-
-        Raises:
-            ModelFileError: it cannot load the model, or one of them.
-        """
-
-    @property
-    def takes_adapters(self) -> bool:
-        """Whether add_adapter() and drop_adapter() work while it runs."""
-
-    async def add_adapter(self, adapter: AdapterFile) -> None:
-        """Loads one more.
-
-        Raises:
-            InvalidInputError: it cannot.
-            UnavailableError: the server does not answer.
-        """
-
-    async def drop_adapter(self, adapter: AdapterFile) -> None:
-        """Unloads one.
-
-        Raises:
-            InvalidInputError: it does not have it.
-            UnavailableError: the server does not answer.
-        """
-
-    def disconnect(self) -> None:
-        """Breaks every connection to it."""
-
-    async def stop(self) -> None:
-        """Ends it; does nothing if it does not run."""
-
-    async def running(self) -> int:
-        """Requests that it works on now."""
 
 
 class AdapterSet:
@@ -122,6 +79,24 @@ class AdapterSet:
                     raise
                 log.warning("adapters of %s are loaded one by one: %s", self._base, error)
                 await self._one_by_one(wanted)
+
+    async def occupy(self, lease: Lease) -> None:
+        """The same on the lease's partition, for a server that follows its lease there.
+
+        Raises:
+            ModelFileError: it cannot load the model itself.
+            ConfigError: it cannot get to the partition.
+        """
+        if not self._host.takes_adapters:
+            await self.start()
+            await self._host.occupy(lease)
+            return
+        async with self._starting:
+            before = self._host.url
+            await self._host.occupy(lease)
+            if self._host.url not in ("", before):
+                self._loaded = []
+                await self._add(await self._wanted())
 
     async def follow(self) -> bool:
         """Takes over the set that is wanted now; False: that needs a restart of the server.

@@ -18,6 +18,7 @@ import psutil
 
 from airan.core.errors import InvalidInputError, ModelFileError, UnavailableError
 from marketplace.adapters.adapter import AdapterFile
+from marketplace.engines.leases import Lease
 from marketplace.engines.llamacpp import LlamaCppEngine
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,29 @@ class LlamaHost:
     async def drop_adapter(self, adapter: AdapterFile) -> None:
         """See add_adapter."""
         await self.add_adapter(adapter)
+
+    @property
+    def needs_lease(self) -> bool:
+        """See EngineHost: it computes on the CPU."""
+        return False
+
+    def fits(self, lease: Lease) -> bool:
+        """See EngineHost."""
+        del lease
+        return True
+
+    async def occupy(self, lease: Lease) -> None:
+        """See EngineHost.
+
+        Raises:
+            ModelFileError: llama.cpp cannot load the file.
+        """
+        del lease
+        await self.start()
+
+    async def vacate(self, until_s: float) -> None:
+        """See EngineHost: the model stays in the host's memory."""
+        del until_s
 
     def disconnect(self) -> None:
         """Breaks every connection to the server, whose work for them ends with the next token."""

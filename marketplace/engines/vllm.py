@@ -98,7 +98,7 @@ class VllmEngine:
             UnavailableError: the server does not answer.
         """
         body = {"lora_name": adapter.id, "lora_path": str(adapter.path)}
-        await self._tell("/v1/load_lora_adapter", body)
+        await self._change("/v1/load_lora_adapter", body)
 
     async def unload_adapter(self, adapter_id: str) -> None:
         """Has the server forget it.
@@ -107,15 +107,11 @@ class VllmEngine:
             InvalidInputError: it does not have it.
             UnavailableError: the server does not answer.
         """
-        await self._tell("/v1/unload_lora_adapter", {"lora_name": adapter_id})
+        await self._change("/v1/unload_lora_adapter", {"lora_name": adapter_id})
 
-    async def _tell(self, path: str, body: Mapping[str, Any]) -> None:
-        try:
-            async with self._http.post(path, json=body) as response:
-                answer = await response.read()
-        except _FAILURES as error:
-            raise self._lost(error) from error
-        if response.status != _OK:
+    async def _change(self, path: str, body: Mapping[str, Any]) -> None:
+        status, answer = await self._told(path, body)
+        if status != _OK:
             # What it cannot load it answers with 500, too.
             raise InvalidInputError("adapter", f"vLLM refuses it: {_message(answer)}")
 
@@ -145,6 +141,24 @@ class VllmEngine:
             raise self._lost(error) from error
         counts = (line.rsplit(" ", 1)[1] for line in lines if line.startswith(_GAUGES))
         return round(sum(map(float, counts)))
+
+    async def sleep(self, level: int) -> None:
+        """Gives the model's memory back: weights go to the host's memory (1) or are dropped (2).
+
+        Raises:
+            InvalidInputError: the server was not started for it (404).
+            UnavailableError: it does not answer, or fails.
+        """
+        await self._tell(f"/sleep?level={level}")
+
+    async def wake(self, level: int) -> None:
+        """Takes the memory again that `sleep` of that level gave back; as `sleep` raises."""
+        if level == 1:
+            await self._tell("/wake_up")
+            return
+        await self._tell("/wake_up?tags=weights")
+        await self._tell("/collective_rpc", {"method": "reload_weights"})
+        await self._tell("/wake_up?tags=kv_cache")
 
     async def aclose(self) -> None:
         """See Engine.aclose."""
@@ -176,6 +190,18 @@ class VllmEngine:
                 raise _refusal(response.status, answer)
             return dict(json.loads(answer))
         except (*_FAILURES, json.JSONDecodeError) as error:
+            raise self._lost(error) from error
+
+    async def _tell(self, path: str, body: Mapping[str, Any] | None = None) -> None:
+        status, answer = await self._told(path, body)
+        if status != _OK:
+            raise _refusal(status, answer)
+
+    async def _told(self, path: str, body: Mapping[str, Any] | None) -> tuple[int, bytes]:
+        try:
+            async with self._http.post(path, json=body) as response:
+                return response.status, await response.read()
+        except _FAILURES as error:
             raise self._lost(error) from error
 
     def _lost(self, error: BaseException) -> UnavailableError:

@@ -15,6 +15,7 @@ from marketplace.adapters.adapter import AdapterFile
 from marketplace.adapters.folder import AdapterFolder
 from marketplace.engines.adapted import AdapterSet
 from tests.marketplace.lora_files import KEYS, gguf
+from tests.marketplace.site import FakeLease
 
 NAME = "blk.0.attn_output.weight"
 BASE = "model"
@@ -37,6 +38,12 @@ class Host:
         if self.bad & set(ids):
             raise ModelFileError("the simulated engine cannot load it")
         self.url, self.loaded = "http://here", list(ids)
+
+    async def occupy(self, lease: FakeLease) -> None:
+        """A server for each lease."""
+        if self.url != f"http://{lease.id}":
+            await self.start()
+            self.url = f"http://{lease.id}"
 
     async def add_adapter(self, adapter: AdapterFile) -> None:
         if not self.answers:
@@ -201,3 +208,15 @@ async def test_a_server_that_does_not_answer_is_told_again(shelf: Shelf) -> None
     host.answers = True
     assert await adapters.follow()
     assert (adapters.loaded, adapters.is_stale, adapters.refused) == (("a",), False, ())
+
+
+async def test_a_server_that_is_started_anew_for_a_lease_gets_its_adapters_again(
+    shelf: Shelf,
+) -> None:
+    shelf.publish(shelf.file("a"))
+    host = Host(live=True)
+    adapters = shelf.set_of(host)
+    one, two = FakeLease("one", "engine-0"), FakeLease("two", "engine-0")
+    for lease, n_starts in ((one, 1), (one, 1), (two, 2)):
+        await adapters.occupy(lease)
+        assert (host.loaded, adapters.loaded, len(host.starts)) == (["a"], ("a",), n_starts)
