@@ -21,8 +21,9 @@ class GpuConfig(BaseModel):
     the GPU's SMs are left out, and all of its SMs are the last gear."""
     judged_by: Literal["latency", "gpu"] = "latency"
     """What of a slot the fast path holds against its budget. `latency`: from when the slot was due
-    until the host has its results. `gpu`: the time on the GPU with its copies, which leaves out
-    what the host takes and no gear shortens."""
+    until the host has its results. `gpu`: its kernels on the GPU and what they waited for,
+    as cuPHY states its budgets; copies and the host, which no gear shortens, may take 600 us more
+    before a result counts as late."""
     ran_memory_mib: int = Field(default=12_288, ge=512)
     """GPU memory that Layer 1 may have, for good."""
     ai_memory_mib: int = Field(default=61_440, ge=512)

@@ -25,9 +25,18 @@ from phy.gpu.uplink_options import PUSCH_BUDGET_US
 from phy.runtime.slot import SlotWindow
 
 BUDGET_US = {"pusch": PUSCH_BUDGET_US, "pdsch": PDSCH_BUDGET_US}
+"""On the GPU, copies left out, as cuPHY states its own."""
+HOST_US = 600.0
+"""Assumed: what copies and the host may take besides where slots are judged by the GPU's time."""
 SLOT_S = 0.0005
 MOST_BEHIND = 10
 """Slots; when the host comes later than that to a slot, those before it are given up."""
+
+
+def latency_limits_us(judged_by: str) -> dict[str, float]:
+    """By channel, from when a slot is due to its results on the host; see GpuConfig.judged_by."""
+    more_us = HOST_US if judged_by == "gpu" else 0.0
+    return {channel: us + more_us for channel, us in BUDGET_US.items()}
 
 
 @dataclass(frozen=True)
@@ -60,10 +69,11 @@ class SlotLoop:
         self._group, self._radio, self._fast, self._board = group, radio, fast, board
         self._costs, self._now_s = costs, now_s
         self._by_gpu = judged_by == "gpu"
-        self.window = GpuWindow(group.timing, BUDGET_US)
+        self.window = GpuWindow(group.timing, latency_limits_us(judged_by))
         self.alarm = False
         self.gear = fast.gear
         self._under_way: dict[tuple[str, int], _UnderWay] = {}
+        self._copies_us = dict.fromkeys(BUDGET_US, math.inf)
         self._n_steps = board.last_beat.n_steps
         self._index = 0
         self._start_s = 0.0
@@ -76,9 +86,18 @@ class SlotLoop:
         self._group.shift(self.gear)
         self._fill()
         self._follow(self._fast.order(self._now_s()))
-        self._index, self._start_s = 0, self._now_s() + SLOT_S
-        self.window.start(self._start_s * 1e6)
         self._prepare()
+        self.resume()
+
+    def resume(self) -> None:
+        """The next slot is due a slot's time from now; for the start, and after a rest."""
+        self._start_s = self._now_s() + SLOT_S * (1 - self._index)
+        self.window.start(self._now_s() * 1e6)
+
+    def gear_of(self, channel: str, number: int) -> int:
+        """The gear that a slot under way runs in; -1: it is not known."""
+        ran = self._under_way.get((channel, number))
+        return -1 if ran is None else ran.gear
 
     def step(self) -> None:
         """Waits for the next slot, collecting meanwhile, starts it and prepares the one after."""
@@ -152,7 +171,7 @@ class SlotLoop:
         if ran is None:
             return
         budget_us = BUDGET_US[channel]
-        latency_us = ended.with_copies_us if self._by_gpu else ended.latency_us
+        latency_us = self._gpu_us(channel, ended) if self._by_gpu else ended.latency_us
         is_lost = not latency_us <= budget_us
         order = self._fast.see(
             SlotSeen(
@@ -167,6 +186,14 @@ class SlotLoop:
         )
         self.alarm = self.alarm or is_lost
         self._follow(order)
+
+    def _gpu_us(self, channel: str, ended: SlotOutcome | SentSlot) -> float:
+        """A slot's kernels, and what they waited for others'; NaN if it was dropped. The shortest
+        time besides kernels that was seen is what copies take."""
+        besides_us = ended.with_copies_us - ended.kernels_us
+        if besides_us < self._copies_us[channel]:
+            self._copies_us[channel] = besides_us
+        return ended.kernels_us + besides_us - self._copies_us[channel]
 
     def _follow(self, order: FastOrder) -> None:
         ordered = self._board.order(order.gear, order.step_tokens)

@@ -18,7 +18,7 @@ from airan.core.errors import AiranError, InvalidInputError, NotFoundError
 from airan.site.cell_sizing import cell_id, measured_sizing
 from airan.site.cells import Allocations, CellGroup, load_profile
 from airan.site.gpu_radio import SimulatedRadio
-from airan.site.gpu_slots import SlotLoop
+from airan.site.gpu_slots import SlotLoop, latency_limits_us
 from airan.site.gpu_window import DownlinkCounts
 from airan.site.l1 import REPORT_S, Reporter, go_first, known
 from airan.site.main import service_main, stop_event
@@ -33,8 +33,10 @@ from orchestrator.step_budget import StepLimits
 from orchestrator.views import GpuView, SlotReport
 from phy.gpu import cell_group
 from phy.gpu.device_group import GroupOptions, open_cell_group
+from phy.gpu.downlink_group import DownlinkOptions
 from phy.gpu.faults import GpuFaultError
 from phy.gpu.outcome import Alarm
+from phy.gpu.uplink_options import UplinkOptions
 from phy.runtime.slot import SlotWindow
 
 log = logging.getLogger("airan.l1")
@@ -136,7 +138,13 @@ class GpuLayer1:
         uplink, downlink = self.radio.limits()
         # The last gear is all of the GPU, which needs no part.
         gears = (*self.settings.gears[:-1], None)
-        return open_cell_group(uplink, downlink, GroupOptions(gears), on_alarm=self.on_alarm)
+        limits_us = latency_limits_us(self._config.gpu.judged_by)
+        options = GroupOptions(
+            gears,
+            uplink=UplinkOptions(budget_us=limits_us["pusch"]),
+            downlink=DownlinkOptions(budget_us=limits_us["pdsch"]),
+        )
+        return open_cell_group(uplink, downlink, options, on_alarm=self.on_alarm)
 
     def on_alarm(self, alarm: Alarm) -> None:
         """Notes a fault of the GPU; slots near their budget are the fast path's own business."""

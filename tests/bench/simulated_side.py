@@ -56,9 +56,26 @@ def commands():
 
 
 if order["side"] == "device":
-    answer({"name": "simulated", "driver": "0", "sm_mhz": 1})
+    answer({"name": "simulated", "driver": "0", "sm_mhz": 1, "n_sms": 132})
 elif order["n_cells"] == 13 and order["side"] == "slots":
     say({"error": "the simulated GPU fell off"})
+elif order["side"] == "day":
+    board = SmBoard.open(Path(order["board"]))
+    for command in commands():
+        rows, changes = [], []
+        until = time.monotonic() + 3600 * command["hours"] / command["speed"]
+        n = 0
+        while time.monotonic() < until:
+            gear = (n // 100) % 2
+            board.acknowledge("ran", board.order(gear, 0).generation)
+            if n % 100 == 0:
+                changes.append([time.monotonic(), gear, "a simulated reason"])
+            channel = "pusch" if n % 5 == 4 else "pdsch"
+            us = [None] * 3 if n == 7 else [400.0 if n == 8 else 100.0, 150.0, 200.0]
+            rows.append([time.monotonic(), channel, gear, 3, *us])
+            n += 1
+            time.sleep(5e-4)
+        answer({"slots": rows, "changes": changes, "gears": [16, 64]})
 elif order["side"] == "slots":
     for command in commands():
         answer(slots(command))
@@ -73,6 +90,6 @@ else:
             begun = time.perf_counter()
             continue
         sms = 132 if board is None else min(132, board.gears[board.current.gear].ai_sms)
-        step = 0.01 * 132 / sms
+        step = 0.01 * 132 / max(1, sms)
         steps = [begun + n * step for n in range(int((time.perf_counter() - begun) / step))]
-        answer({"ended_s": steps, "tokens": [128] * len(steps)})
+        answer({"ended_s": steps, "tokens": [128] * len(steps), "n_ended": 5, "n_wrong": 0})

@@ -22,11 +22,11 @@ from orchestrator.drivers.mps import MpsDaemon, MpsShare, without_mps
 from orchestrator.sm_board import Gear, SmBoard
 from phy.gpu.bench_slots import TracedSlot
 
-_READY_S = {"slots": 120.0, "stand-in": 120.0, "vllm": 400.0}
+READY_S = {"slots": 120.0, "day": 120.0, "stand-in": 120.0, "vllm": 400.0}
 _SETTLE_S = 1.0
 _END_S = 60.0
 _SLOT_S = 0.5e-3
-_WHOLE_SMS = 0xFFFF
+WHOLE_SMS = 0xFFFF
 """More than a GPU has: its part is the GPU."""
 AI = {
     "stand-in": "stand-in: decode steps of an 8B shape, binary16, no attention, no engine",
@@ -137,7 +137,7 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="airan-sharing-", dir="/tmp") as name:
         folder = Path(name)
         started = datetime.now(UTC).isoformat("T", "seconds")
-        out = SharingReport(_device(folder), started, options, AI[options.engine])
+        out = SharingReport(device(folder), started, options, AI[options.engine])
 
         def keep(run: Run, both: Both | AiranError) -> None:
             result, traced = RunResult(run.name, run.way.name, run.way.slots_limit), None
@@ -157,7 +157,8 @@ def measure(
     return out
 
 
-def _device(folder: Path) -> dict[str, Any]:
+def device(folder: Path) -> dict[str, Any]:
+    """The GPU, as a process of its own names it."""
     side = SideProcess(SideOrder("device"), without_mps(os.environ, folder), folder)
     try:
         return side.answer(_END_S)
@@ -217,22 +218,23 @@ class Sides:
         """
         wanted = {gear for gear in gears if gear is not None}
         # An AI that is alone, or not in a gear, has the whole GPU.
-        self._gears = (Gear(1, _WHOLE_SMS), *sorted(wanted, key=lambda one: one.ran_sms))
+        self._gears = (Gear(1, WHOLE_SMS), *sorted(wanted, key=lambda one: one.ran_sms))
         self._ran_sms = (None, *sorted({gear.ran_sms for gear in wanted}))
         self.board = None
         if wanted:
             self.board = SmBoard.create(folder / "board", self._gears)
+            self.board.acknowledge("ran", self.board.order(0).generation)
             stack.callback(self.board.close)
-        environments = stack.enter_context(_environments(setup, folder))
+        both = stack.enter_context(environments(setup, folder))
         board = "" if self.board is None else str(self.board.path)
-        load = (options.n_cells, options.is_average, self._ran_sms, board)
+        load = (options.n_cells, options.is_average, self._ran_sms, board, 0)
         out = {}
         for name, side in (("ai", options.engine), ("slots", "slots")):
             order = SideOrder(side, *load, options.batch, options.step_tokens)
-            out[name] = SideProcess(order, environments[name], folder)
+            out[name] = SideProcess(order, both[name], folder)
             stack.callback(out[name].close)
         for process, side in ((out["ai"], options.engine), (out["slots"], "slots")):
-            process.wait_ready(_READY_S[side])
+            process.wait_ready(READY_S[side])
         self.slots, self.ai = out["slots"], out["ai"]
 
     def run(self, run: Run, n_slots: int) -> Both:
@@ -243,7 +245,8 @@ class Sides:
         """
         length_s, gear = n_slots * _SLOT_S, run.way.gear
         if run.has_ai:
-            self.shift(0 if gear is None else self._gears.index(gear))
+            if self.board is not None:
+                follow(self.board, 0 if gear is None else self._gears.index(gear))
             self.ai.tell({"goes": True})
             time.sleep(_SETTLE_S)
         from_s = time.perf_counter()
@@ -264,25 +267,24 @@ class Sides:
             steps = self.ai.answer(_END_S)
         return Both(slots, steps["ended_s"], steps["tokens"], from_s, until_s)
 
-    def shift(self, gear: int) -> None:
-        """Orders a gear of the AI and waits until it is in it.
 
-        Raises:
-            UnavailableError: it does not follow.
-        """
-        if self.board is None:
-            return
-        generation = self.board.order(gear).generation
-        self.board.acknowledge("ran", generation)
-        until_s = time.monotonic() + _END_S
-        while self.board.acknowledged("ai") != generation:
-            if time.monotonic() > until_s:
-                raise UnavailableError(f"the AI side does not change to {self.board.gears[gear]}")
-            time.sleep(0.001)
+def follow(board: SmBoard, gear: int) -> None:
+    """Orders a gear while no slots run, and waits until the AI is in it.
+
+    Raises:
+        UnavailableError: it does not follow.
+    """
+    generation = board.order(gear).generation
+    board.acknowledge("ran", generation)
+    until_s = time.monotonic() + _END_S
+    while board.acknowledged("ai") != generation:
+        if time.monotonic() > until_s:
+            raise UnavailableError(f"the AI side does not change to {board.gears[gear]}")
+        time.sleep(0.0005)
 
 
 @contextmanager
-def _environments(setup: Setup, folder: Path) -> Iterator[Mapping[str, dict[str, str]]]:
+def environments(setup: Setup, folder: Path) -> Iterator[Mapping[str, dict[str, str]]]:
     """Of both sides; an MPS daemon of our own runs meanwhile, if the setup needs one."""
     if not setup.is_mps:
         alone = without_mps(os.environ, folder)

@@ -25,11 +25,13 @@ class SideOrder:
     """What a side is.
 
     Attributes:
-        side: "device" (names the GPU), "slots", "stand-in" or "vllm".
+        side: "device" (names the GPU), "slots", "day" (slots under the fast path), "stand-in" or
+            "vllm".
         n_cells: the slots' cells, all at peak unless `is_average`.
         is_average: cells at average load.
         gears_sms: SMs of the slots in each gear, None: all.
         board: of the AI's gears; empty: it runs on whatever MPS gives it.
+        n_gears: of the board's, how many the fast path may use.
         batch: sequences of the AI.
         step_tokens: most tokens of one step of vLLM; None: its own.
     """
@@ -39,6 +41,7 @@ class SideOrder:
     is_average: bool = False
     gears_sms: tuple[int | None, ...] = (None,)
     board: str = ""
+    n_gears: int = 0
     batch: int = 128
     step_tokens: int | None = None
 
@@ -82,6 +85,10 @@ def run(order: SideOrder, channel: Channel) -> None:
         channel.answer(asdict(device()))
     elif order.side == "slots":
         _slots(order, channel)
+    elif order.side == "day":
+        from airan.bench.sharing.day_side import run as run_day
+
+        run_day(order, channel)
     else:
         _ai(order, channel)
 
@@ -119,16 +126,23 @@ def _ai(order: SideOrder, channel: Channel) -> None:
         goes.wait()
         if ended.is_set():
             return
-        ended_s, tokens = load(goes.is_set)
-        channel.answer({"ended_s": ended_s, "tokens": tokens})
+        channel.answer(load(goes.is_set))
 
 
-def _load(order: SideOrder) -> Callable[[Callable[[], bool]], tuple[list[float], list[int]]]:
-    """Makes steps while told to; when each ended (perf_counter, s), and its new tokens."""
+def _load(order: SideOrder) -> Callable[[Callable[[], bool]], dict[str, Any]]:
+    """Makes steps while told to: when each ended (perf_counter, s), and its new tokens."""
     if order.side == "vllm":
         from airan.bench.sharing.vllm_side import VllmLoad, VllmSide
 
-        return VllmSide(VllmLoad(order.batch, order.step_tokens), order.board).run
+        vllm = VllmSide(VllmLoad(order.batch, order.step_tokens), order.board)
+
+        def vllm_steps(goes_on: Callable[[], bool]) -> dict[str, Any]:
+            n_ended, n_wrong = vllm.n_ended, vllm.n_wrong
+            ended_s, tokens = vllm.run(goes_on)
+            ended = {"n_ended": vllm.n_ended - n_ended, "n_wrong": vllm.n_wrong - n_wrong}
+            return {"ended_s": ended_s, "tokens": tokens, **ended}
+
+        return vllm_steps
     from phy.gpu.bench_decode import DecodeLoad
 
     decode = DecodeLoad(order.batch)
@@ -143,9 +157,9 @@ def _load(order: SideOrder) -> Callable[[Callable[[], bool]], tuple[list[float],
         gearbox.start()
         step = gearbox.step
 
-    def steps(goes_on: Callable[[], bool]) -> tuple[list[float], list[int]]:
+    def steps(goes_on: Callable[[], bool]) -> dict[str, Any]:
         ended_s = decode.run(goes_on) if step is None else decode.run(goes_on, step)
-        return ended_s, [order.batch] * len(ended_s)
+        return {"ended_s": ended_s, "tokens": [order.batch] * len(ended_s)}
 
     return steps
 

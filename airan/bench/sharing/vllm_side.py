@@ -19,7 +19,6 @@ from typing import Any
 
 from airan.core.errors import InvalidInputError, UnavailableError
 
-_FOR_ANSWER = 512
 _SEED = 1
 
 
@@ -75,7 +74,8 @@ class VllmLoad:
         batch: sequences at once.
         step_tokens: most tokens of one step, of prompts and answers; None: vLLM's own.
         prompt_tokens: of each request.
-        answer_tokens: least and most of each request, drawn evenly.
+        answer_tokens: least and most of each request, drawn evenly. Those of the beginning are
+            given a part of theirs as prompt, so that contexts are as long then as later.
         memory_share: of the device's memory, for weights, cache and all; the rest is the slots'.
         shape: the model.
         options: further ones of vLLM's EngineArgs.
@@ -87,7 +87,7 @@ class VllmLoad:
     batch: int = 128
     step_tokens: int | None = None
     prompt_tokens: int = 256
-    answer_tokens: tuple[int, int] = (128, _FOR_ANSWER)
+    answer_tokens: tuple[int, int] = (512, 2048)
     memory_share: float = 0.6
     shape: ModelShape = LLAMA_8B
     options: dict[str, Any] = field(default_factory=dict)
@@ -128,7 +128,13 @@ def _sizes(batch: int) -> list[int]:
 
 
 class VllmSide:
-    """An engine in this process, always with as many sequences as it may run."""
+    """An engine in this process, always with as many sequences as it may run.
+
+    Attributes:
+        version: of vLLM.
+        n_ended: requests that ended.
+        n_wrong: of these, those that got more or fewer tokens than they asked for.
+    """
 
     def __init__(self, load: VllmLoad, board: str = "") -> None:
         """Loads it and captures its graphs, which takes a minute or so.
@@ -169,17 +175,18 @@ class VllmSide:
                 self._engine = vllm.LLMEngine.from_engine_args(args)
             except Exception as error:  # vLLM raises errors of many libraries
                 raise UnavailableError(f"vLLM does not start: {error}") from error
+        self._left: dict[str, int] = {}
+        self.n_ended = self.n_wrong = 0
         for _ in range(load.batch):
-            self._add()
-        self._is_full = False
+            self._add(self._random.random())
+        # Until every sequence is past its prompt.
+        while sum(1 for _ in self._new_tokens()) < load.batch:
+            pass
 
     def run(self, goes_on: Callable[[], bool]) -> tuple[list[float], list[int]]:
         """Steps until told to stop: when each step ended (perf_counter, s), and its new tokens."""
         ended_s: list[float] = []
         tokens: list[int] = []
-        while not self._is_full and goes_on():
-            # Until every sequence is past its prompt.
-            self._is_full = sum(1 for _ in self._new_tokens()) >= self._load.batch
         while goes_on():
             n = sum(self._new_tokens())
             ended_s.append(time.perf_counter())
@@ -189,18 +196,27 @@ class VllmSide:
     def _new_tokens(self) -> Iterator[int]:
         """Makes a step: the tokens it gave each sequence. One that ended has a successor."""
         for output in self._engine.step():
-            yield len(output.outputs[0].token_ids)
+            n_new = len(output.outputs[0].token_ids)
+            self._left[output.request_id] -= n_new
+            yield n_new
             if output.finished:
+                self.n_ended += 1
+                self.n_wrong += self._left.pop(output.request_id) != 0
                 self._add()
 
-    def _add(self) -> None:
+    def _add(self, done_part: float = 0.0) -> None:
+        """One more request, of whose answer so much is made already."""
         load = self._load
-        prompt = self._random.choices(range(10, load.shape.vocabulary), k=load.prompt_tokens)
+        answer_tokens = self._random.randint(*load.answer_tokens)
+        done_tokens = int(done_part * answer_tokens)
+        n_prompt = load.prompt_tokens + done_tokens
+        name = str(next(self._numbers))
+        self._left[name] = answer_tokens - done_tokens
         params = self._params(
-            max_tokens=self._random.randint(*load.answer_tokens),
+            max_tokens=self._left[name],
             ignore_eos=True,
             detokenize=False,
             output_kind=self._delta,
         )
-        name = str(next(self._numbers))
+        prompt = self._random.choices(range(10, load.shape.vocabulary), k=n_prompt)
         self._engine.add_request(name, {"prompt_token_ids": prompt}, params)
