@@ -20,6 +20,9 @@ from airan.core.errors import InvalidInputError
 from orchestrator.gear_times import ALONE, BESIDE_A_MODEL, GearTimes
 from orchestrator.step_budget import StepBudget, StepLimits
 
+_TELLING = 0.3
+"""Of the budget: slots that are expected to be shorter say nothing of what longer ones take."""
+
 
 @dataclass(frozen=True)
 class FastPathSettings:
@@ -244,6 +247,8 @@ class FastPath:
         key, part = (slot.channel, bool(slot.us_by_gear)), slot.latency_us
         if slot.us_by_gear:
             part /= slot.us_by_gear[slot.gear]
+        if slot.us_by_gear and slot.us_by_gear[slot.gear] >= _TELLING * slot.budget_us:
+            # What a short slot takes beyond the model is fixed, and no part of a long one.
             scale = self._scale.get(slot.channel, 0.0)
             self._scale[slot.channel] = part if part > scale else scale + 0.02 * (part - scale)
         gear, longest = self._recent.get(key, (slot.gear, 0.0))

@@ -1,8 +1,10 @@
 """The simulated radio of the cells on the GPU: what each slot receives and sends.
 
 Samples of a few simulated cells lie in pinned memory for as many cells as there are; a cell that
-is loaded to a third has its whole carrier granted in a third of the slots. So each slot's grants,
-and what they cost, differ, and no sample has to be made or moved while slots run.
+is loaded to a third has its whole carrier granted in a third of the slots. So the number of grants,
+and what they cost, differs from slot to slot, and no sample has to be made or moved while slots
+run. The first cells stand for those that have a grant: tables of slots that were seen before are
+kept, as grants of a real scheduler repeat, and every number of cells is seen at the start.
 """
 
 from __future__ import annotations
@@ -120,15 +122,18 @@ class SimulatedRadio:
             downlink.prepare(self._number("pdsch"), self._assignments)
             downlink.start()
             group.collect(wait=True)
+        for n_cells in range(self.n_cells):
+            group.uplink.submit(self._number("pusch"), self._grants[:n_cells])
+            downlink.prepare(self._number("pdsch"), self._assignments[:n_cells])
+            downlink.start()
+            group.collect(wait=True)
 
     def next(self, kind: str) -> Slot:
         """Draws the next slot; `kind` is the TDD pattern's letter."""
-        drawn = self._rng.random(self.n_cells) < np.asarray(self.loads)
+        drawn = int(np.count_nonzero(self._rng.random(self.n_cells) < np.asarray(self.loads)))
         if kind == "U":
-            grants = [grant for grant, has in zip(self._grants, drawn, strict=True) if has]
-            return Slot("pusch", self._number("pusch"), grants=grants)
-        sent = [one for one, has in zip(self._assignments, drawn, strict=True) if has]
-        return Slot("pdsch", self._number("pdsch"), assignments=sent)
+            return Slot("pusch", self._number("pusch"), grants=self._grants[:drawn])
+        return Slot("pdsch", self._number("pdsch"), assignments=self._assignments[:drawn])
 
     def _number(self, channel: str) -> int:
         self._count[channel] += 1

@@ -7,6 +7,7 @@ between them. Where the control plane is away slots and fast path go on.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import threading
@@ -18,7 +19,7 @@ from airan.core.errors import AiranError, InvalidInputError, NotFoundError
 from airan.site.cell_sizing import cell_id, measured_sizing
 from airan.site.cells import Allocations, CellGroup, load_profile
 from airan.site.gpu_radio import SimulatedRadio
-from airan.site.gpu_slots import SlotLoop, latency_limits_us
+from airan.site.gpu_slots import SlotLoop, latency_limits_us, without_collections
 from airan.site.gpu_window import DownlinkCounts
 from airan.site.l1 import REPORT_S, Reporter, go_first, known
 from airan.site.main import service_main, stop_event
@@ -171,6 +172,7 @@ class GpuLayer1:
             now_s = self._clock.monotonic_s()
             if now_s - reported_s >= (ALARM_REPORT_S if loop.alarm else REPORT_S):
                 reporter.send(self.report(loop))
+                gc.collect(0)  # the youngest objects only, which are few
                 self._draw_loads()
                 if plan.ran_sms:
                     loop.bound(least_gear(self.settings.gears, plan.ran_sms))
@@ -233,7 +235,9 @@ def main(runtime: SiteRuntime) -> None:
         reporter.start()
         plan.start()
         log.info("slot thread: %s", go_first())
-        layer1.run(layer1.loop(group), reporter, plan, stop)
+        loop = layer1.loop(group)
+        without_collections()
+        layer1.run(loop, reporter, plan, stop)
     finally:
         group.close()
 

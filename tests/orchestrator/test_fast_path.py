@@ -132,9 +132,13 @@ def test_a_load_step_that_is_expected_is_met_before_its_first_slot() -> None:
 
 def test_what_is_expected_is_corrected_by_what_was_seen() -> None:
     path, now_s = lowered(0)
-    # Slots take twice what the model says.
-    path.see(SlotSeen(now_s, "pusch", 200.0, 1250.0, 0, us_by_gear=(100.0, 80.0, 60.0, 50.0, 40.0)))
+    model_us = (400.0, 320.0, 240.0, 200.0, 160.0)
     coming = SlotExpected("pusch", 1250.0, (600.0, 500.0, 400.0, 300.0, 200.0))
+    # What a short slot takes beyond the model says nothing of a long one.
+    path.see(SlotSeen(now_s, "pusch", 200.0, 1250.0, 0, us_by_gear=(100.0, 80.0, 60.0, 50.0, 40.0)))
+    assert path.expect([coming], now_s).gear == 0
+    # Long ones take twice what it says.
+    path.see(SlotSeen(now_s, "pusch", 800.0, 1250.0, 0, us_by_gear=model_us))
     assert path.expect([coming], now_s).gear == 2
 
 

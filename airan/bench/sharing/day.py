@@ -28,7 +28,7 @@ from airan.core.errors import InvalidInputError
 from orchestrator.sm_board import Gear, SmBoard
 from phy.gpu.bench_slots import Times
 
-GEARS = (Gear(16, 116), Gear(24, 108), Gear(40, 88), Gear(64, 64), Gear(96, 32), Gear(112, 16))
+GEARS = (Gear(16, 116), Gear(24, 108), Gear(40, 88), Gear(64, 64), Gear(80, 48), Gear(96, 32))
 """Multiples of eight, as the driver gives them. Beside many loaded cells the AI gets less than they
 leave: memory is shared, and fewer SMs ask less of it."""
 _END_S = 120.0

@@ -14,7 +14,7 @@ from typing import Any
 from airan.bench.sharing.side import Channel, SideOrder
 from airan.core.config import SiteConfig
 from airan.site.gpu_radio import SimulatedRadio
-from airan.site.gpu_slots import SlotLoop, latency_limits_us
+from airan.site.gpu_slots import SlotLoop, latency_limits_us, without_collections
 from airan.site.gpu_window import GpuWindow
 from orchestrator.cell_demand import CellConfig, CellDemand
 from orchestrator.fast_path import FastPath, FastPathSettings
@@ -83,6 +83,7 @@ def run(order: SideOrder, channel: Channel) -> None:
     loop = SlotLoop(group, radio, fast, board, costs, judged_by=_JUDGED_BY)
     loop.window = recorder = _Recorder(loop, group.timing)
     loop.begin()
+    without_collections()
     for command in channel.commands():
         recorder.slots.clear()
         changes = list(_play(loop, radio, fast, command))
