@@ -11,7 +11,8 @@ from airan.core.config import CellSizeConfig, SiteConfig
 from airan.site import runtime as site_runtime
 from airan.site.gpu_radio import SimulatedRadio
 from airan.site.gpu_slots import MOST_BEHIND, SLOT_S, SlotLoop
-from airan.site.l1_gpu import GpuLayer1, board_of, fast_path_settings, least_gear, ran_sms
+from airan.site.l1_gpu import GpuLayer1, board_of, fast_path_settings, least_gear
+from airan.site.l1_reports import ran_sms
 from orchestrator.cell_demand import CellConfig, CellDemand
 from orchestrator.fast_path import FastPath, FastPathSettings
 from orchestrator.gear_costs import GearCosts
