@@ -133,6 +133,7 @@ async def test_a_model_stays_loaded_where_its_memory_is_the_engines_for_good(
                 "/wake_up?tags=weights",
                 "/collective_rpc",
                 "/wake_up?tags=kv_cache",
+                "/reset_prefix_cache",
             ],
         ),
     ],
