@@ -86,3 +86,7 @@ class VllmConfig(BaseModel):
     `stop`."""
     sleep_level: Literal[1, 2] = 1
     """1: the weights wait in the host's memory. 2: they are read again from the disk."""
+    max_adapters: int = Field(default=0, ge=0, le=64)
+    """LoRA adapters of tenants that answers may be made with at once; 0: none, which costs no
+    memory. With any, `sleep` between leases is `stop`."""
+    max_adapter_rank: int = Field(default=16, ge=1, le=256)

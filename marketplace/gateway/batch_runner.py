@@ -19,8 +19,6 @@ from marketplace.gateway.errors import (
     ApiError,
     from_airan,
     from_outcome,
-    model_not_found,
-    not_allowed,
 )
 from marketplace.gateway.files_api import content_path, save_file
 from marketplace.gateway.runtime import Runtime
@@ -204,11 +202,7 @@ class BatchRunner:
         """A line's status and body, as the endpoint would have answered it."""
         runtime = self._runtime
         try:
-            name = line.body.get("model")
-            if isinstance(name, str) and name not in runtime.offers:
-                raise model_not_found(name, list(runtime.offers))
-            if isinstance(name, str) and not principal.may_use(name):
-                raise not_allowed(f"use the model {name!r}")
+            runtime.check_model(principal, line.body.get("model"))
             if document["endpoint"] == "/v1/embeddings":
                 return 200, await answer_embeddings(
                     runtime, principal, line.body, _job_id(document["id"], line).hex
@@ -264,6 +258,7 @@ class BatchRunner:
         runtime = self._runtime
         now_s, started_s = runtime.clock.now_s(), runtime.clock.monotonic_s()
         job = Job("async", principal, request, now_s, started_s, id=job_id)
+        job.adapter = runtime.adapter_of(principal, request.model)
         try:
             await runtime.dispatcher.prepare(job, runtime.settings.engine_wait_s)
         except UnavailableError:
