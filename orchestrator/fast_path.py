@@ -17,11 +17,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from airan.core.errors import InvalidInputError
+from orchestrator.cost_correction import CostCorrection
 from orchestrator.gear_times import ALONE, BESIDE_A_MODEL, GearTimes
 from orchestrator.step_budget import StepBudget, StepLimits
-
-_TELLING = 0.3
-"""Of the budget: slots that are expected to be shorter say nothing of what longer ones take."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,9 @@ class FastPathSettings:
     gears: tuple[int, ...]
     """SMs of the RAN's part in each gear, ascending."""
     total_sms: int
-    """Of the GPU; what the RAN's part leaves is the engine's."""
+    """Of the GPU."""
+    ai_sms: tuple[int, ...] = ()
+    """SMs of the engine's part in each gear; empty: what the RAN's part leaves."""
     raise_fraction: float = 0.85
     """Of the budget: a slot that takes more moves the gear up."""
     aim_fraction: float = 0.75
@@ -55,12 +55,20 @@ class FastPathSettings:
         gears = self.gears
         if not gears or gears[0] < 1 or any(a >= b for a, b in pairwise(gears)):
             raise InvalidInputError("gears", f"must be positive and ascend, got {gears}")
-        if gears[-1] > self.total_sms:
-            raise InvalidInputError("gears", f"{gears[-1]} SMs are more than {self.total_sms}")
+        if self.ai_sms and len(self.ai_sms) != len(gears):
+            raise InvalidInputError("ai_sms", f"must be {len(gears)}, got {len(self.ai_sms)}")
+        most = max(ran + ai for ran, ai in zip(gears, self.engine_sms, strict=True))
+        if most > self.total_sms:
+            raise InvalidInputError("gears", f"{most} SMs are more than {self.total_sms}")
         if not 0 < self.lower_fraction < self.aim_fraction <= self.raise_fraction <= 1:
             raise InvalidInputError("fractions", "need 0 < lower < aim <= raise <= 1")
         if not 0 < self.hold_s <= self.max_hold_s:
             raise InvalidInputError("hold_s", "must be positive and at most max_hold_s")
+
+    @property
+    def engine_sms(self) -> tuple[int, ...]:
+        """SMs of the engine's part in each gear."""
+        return self.ai_sms or tuple(max(0, self.total_sms - sms) for sms in self.gears)
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ class FastPath:
         self._least, self._most = 0, len(settings.gears) - 1
         self._gear = self._most
         self._times: dict[tuple[str, bool], GearTimes] = {}
-        self._steps = StepBudget([settings.total_sms - n for n in settings.gears], settings.step)
+        self._steps = StepBudget(settings.engine_sms, settings.step)
         self._hold_s = settings.hold_s
         self._calm_s = math.inf
         """Since when every slot would have been fine one gear lower."""
@@ -117,8 +125,8 @@ class FastPath:
         self._recent: dict[tuple[str, bool], tuple[int, float]] = {}
         """By channel the gear that its last slots ran in, and the longest of them (fading); in
         parts of what the cost model says where it says something."""
-        self._scale: dict[str, float] = {}
-        """By channel what slots take relative to what was expected."""
+        self._corrections: dict[str, CostCorrection] = {}
+        """By channel what slots take beyond what the cost model says."""
         self.reason = ""
         """Why the gear changed last."""
 
@@ -176,11 +184,12 @@ class FastPath:
         """Moves up for slots that are to come; the gear stays up while they keep coming."""
         fractions = self._settings
         for slot in slots:
-            scale = self._scale.get(slot.channel, 1.0)
-            parts = [scale * us / slot.budget_us for us in slot.us_by_gear]
+            correction = self._corrections.setdefault(slot.channel, CostCorrection())
+            parts = [correction.us(us) / slot.budget_us for us in slot.us_by_gear]
             if parts[self._gear] > fractions.raise_fraction:
                 fine = [g for g in range(self._gear, self._most) if self._is_fine(parts[g])]
-                why = f"a {slot.channel} slot of {scale * slot.us_by_gear[self._gear]:.0f} us comes"
+                coming_us = parts[self._gear] * slot.budget_us
+                why = f"a {slot.channel} slot of {coming_us:.0f} us comes"
                 self._rise(min(fine, default=self._most), now_s, why)
             if self._gear and parts[self._gear - 1] > fractions.lower_fraction:
                 self._calm_s = now_s
@@ -231,7 +240,8 @@ class FastPath:
         """What the slot would have taken in another gear, by a cautious estimate."""
         factor = self._times_of(slot).ratio(slot.gear, gear)
         if slot.us_by_gear:
-            factor *= slot.us_by_gear[gear] / slot.us_by_gear[slot.gear]
+            us = self._corrections[slot.channel].us
+            factor *= us(slot.us_by_gear[gear]) / us(slot.us_by_gear[slot.gear])
         factor = max(1.0, factor) if gear < slot.gear else min(1.0, factor)
         return slot.latency_us * factor
 
@@ -246,11 +256,10 @@ class FastPath:
         """The first slot in another gear, beside the longest of the last ones in the former."""
         key, part = (slot.channel, bool(slot.us_by_gear)), slot.latency_us
         if slot.us_by_gear:
-            part /= slot.us_by_gear[slot.gear]
-        if slot.us_by_gear and slot.us_by_gear[slot.gear] >= _TELLING * slot.budget_us:
-            # What a short slot takes beyond the model is fixed, and no part of a long one.
-            scale = self._scale.get(slot.channel, 0.0)
-            self._scale[slot.channel] = part if part > scale else scale + 0.02 * (part - scale)
+            correction = self._corrections.setdefault(slot.channel, CostCorrection())
+            model_us = slot.us_by_gear[slot.gear]
+            part /= correction.us(model_us)
+            correction.learn(model_us, slot.latency_us, slot.budget_us)
         gear, longest = self._recent.get(key, (slot.gear, 0.0))
         if gear != slot.gear:
             self._times_of(slot).learn(gear, longest, slot.gear, part)

@@ -159,6 +159,8 @@ class VllmEngine:
         await self._tell("/wake_up?tags=weights")
         await self._tell("/collective_rpc", {"method": "reload_weights"})
         await self._tell("/wake_up?tags=kv_cache")
+        # What it knew of prefixes went with the cache.
+        await self._tell("/reset_prefix_cache")
 
     async def aclose(self) -> None:
         """See Engine.aclose."""

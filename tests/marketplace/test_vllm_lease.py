@@ -44,7 +44,11 @@ class Scripted:
             "m",
             python,
             folder / "vllm.log",
-            env={"SCRIPT_LOG": str(self.log), "SCRIPT": script_of},
+            env={
+                "SCRIPT_LOG": str(self.log),
+                "SCRIPT": script_of,
+                "SCRIPT_GO": str(folder / "go"),
+            },
             start_timeout_s=60.0,
             gpu=ACCESS,
             **changes,
@@ -106,6 +110,19 @@ async def test_another_partition_means_another_server(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("profile", "stays"), [("green.68", True), ("mps.68", True), ("3g.40gb", False)]
+)
+async def test_a_model_stays_loaded_where_its_memory_is_the_engines_for_good(
+    tmp_path: Path, profile: str, stays: bool
+) -> None:
+    scripted = Scripted(tmp_path)
+    async with hosted(scripted.settings) as host:
+        await host.occupy(replace(GREEN, profile=profile))
+        await host.vacate(time.time() + 30)
+        assert bool(host.url) == stays
+
+
+@pytest.mark.parametrize(
     ("level", "paths"),
     [
         (1, ["/sleep?level=1", "/wake_up"]),
@@ -116,6 +133,7 @@ async def test_another_partition_means_another_server(tmp_path: Path) -> None:
                 "/wake_up?tags=weights",
                 "/collective_rpc",
                 "/wake_up?tags=kv_cache",
+                "/reset_prefix_cache",
             ],
         ),
     ],
@@ -223,6 +241,44 @@ async def test_an_engine_whose_share_was_fixed_at_its_start_takes_a_lease_of_ano
         await eventually(lambda: has(2))
     key = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
     assert [one["started"][key] for one in scripted.starts()] == ["50", "25"]
+
+
+async def test_a_lease_is_confirmed_while_the_model_is_loaded_however_long_that_takes(
+    tmp_path: Path, control: FakeControl
+) -> None:
+    scripted = Scripted(tmp_path, script="slow-start")
+    options: dict[str, Any] = {"confirm_timeout_s": 3.0, "report_interval_s": 0.1}
+    async with running_agent(
+        tmp_path, control, model="m", vllm=scripted.settings, **options
+    ) as agent:
+        await eventually(lambda: sum(one[1] for one in control.reports) > 4.0)
+        assert {lease_id for lease_id, _, _ in control.reports} == {"lease-1"}
+        (tmp_path / "go").touch()
+
+        async def ready() -> bool:
+            return (await engine_state(agent))["phase"] == "ready"
+
+        await eventually(ready)
+        assert list(control.held) == ["lease-1"]
+    assert len(scripted.starts()) == 1
+
+
+async def test_a_lease_that_is_revoked_while_the_model_is_loaded_goes_back_at_once(
+    tmp_path: Path, control: FakeControl
+) -> None:
+    scripted = Scripted(tmp_path, script="slow-start")
+    async with running_agent(tmp_path, control, model="m", vllm=scripted.settings) as agent:
+        await eventually(lambda: bool(control.held))
+        await control.revoke(notice_s=10.0)
+        assert control.released_late_s[-1] < -5
+        (tmp_path / "go").touch()
+        control.offer()
+
+        async def ready() -> bool:
+            return (await engine_state(agent))["phase"] == "ready"
+
+        await eventually(ready)
+    assert len(scripted.starts()) == 1
 
 
 async def test_an_engine_with_adapters_gets_them_with_every_server_and_does_not_sleep(

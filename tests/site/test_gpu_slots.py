@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,13 @@ from airan.core.config import CellSizeConfig, SiteConfig
 from airan.site import runtime as site_runtime
 from airan.site.gpu_radio import SimulatedRadio
 from airan.site.gpu_slots import MOST_BEHIND, SLOT_S, SlotLoop
-from airan.site.l1_gpu import GpuLayer1, board_of, fast_path_settings, least_gear, ran_sms
+from airan.site.l1_gpu import GpuLayer1, board_of, fast_path_settings, least_gear
+from airan.site.l1_reports import ran_sms
 from orchestrator.cell_demand import CellConfig, CellDemand
 from orchestrator.fast_path import FastPath, FastPathSettings
 from orchestrator.gear_costs import GearCosts
 from orchestrator.sm_board import Gear, SmBoard
-from orchestrator.views import GpuView, PartitionView
+from orchestrator.views import GpuView, PartitionView, SlotReport
 from phy.gpu.faults import FaultKind, GpuFaultError
 from tests.site.paced_pipeline import PacedGroup
 
@@ -24,6 +26,7 @@ SMALL = CellSizeConfig(n_prb=12, n_layers=1, n_rx=2, uplink_mcs=16, downlink_mcs
 GEARS = (16, 64, 132)
 TOP = len(GEARS) - 1
 SETTINGS = FastPathSettings(GEARS, 132)
+GEARS_OF_SITE = (16, 24, 40, 64, 80, 96, 132)
 PORTS = {
     f"AIRAN_PORTS__{name}": "0" for name in ("GATEWAY", "DASHBOARD", "CONTROL", "ENGINE", "METRICS")
 }
@@ -47,7 +50,7 @@ class Rig:
             for channel in self.work
         }
         self.paced = PacedGroup(self.radio, laws, decodes=decodes)
-        self.board = board_of(path, GEARS, 132)
+        self.board = board_of(path, SETTINGS)
         self.fast = FastPath(SETTINGS)
         self.loop = SlotLoop(
             self.paced.group,
@@ -211,15 +214,15 @@ def test_judged_by_the_gpu_a_slow_host_moves_no_gear(tmp_path: Path, costs) -> N
 
 def test_a_board_that_is_alike_is_kept_for_the_engine_that_watches_it(tmp_path: Path) -> None:
     path = tmp_path / "board"
-    first = board_of(path, GEARS, 132)
+    first = board_of(path, FastPathSettings(GEARS, 132))
     assert first.gears == (Gear(16, 116), Gear(64, 68), Gear(132, 0))
     watched = SmBoard.open(path)
-    board_of(path, GEARS, 132).order(0, 7)
+    board_of(path, FastPathSettings(GEARS, 132)).order(0, 7)
     assert (watched.current.gear, watched.current.step_tokens) == (0, 7)
-    board_of(path, (16, 132), 132).order(1, 9)
+    board_of(path, FastPathSettings((16, 132), 132)).order(1, 9)
     assert watched.current.step_tokens == 7
     path.write_text("no board")
-    assert board_of(path, GEARS, 132).current.gear == TOP
+    assert board_of(path, FastPathSettings(GEARS, 132)).current.gear == TOP
 
 
 def test_the_plans_part_of_the_ran_is_the_lowest_gear() -> None:
@@ -255,7 +258,8 @@ def test_the_process_is_an_mps_client_with_a_memory_limit(gpu_site: SiteConfig) 
         "CUDA_MPS_LOG_DIRECTORY": f"{gpu_site.state_dir}/mps/log",
         "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": "0=12288M",
     }
-    assert layer1.settings.gears == (16, 32, 64, 96, 132)
+    assert layer1.settings.gears == (16, 24, 40, 64, 80, 96, 132)
+    assert layer1.settings.engine_sms == (116, 108, 88, 64, 48, 32, 0)
 
 
 def test_reports_have_both_directions_counts_and_the_cells_measured_needs(
@@ -286,9 +290,41 @@ def test_reports_have_both_directions_counts_and_the_cells_measured_needs(
     assert 0.0 < report.demand_share <= 1.0
 
 
+def test_slots_run_until_nobody_hears_of_them_and_keep_to_the_plan_meanwhile(
+    gpu_site: SiteConfig,
+) -> None:
+    class Heard:
+        """Hears three reports."""
+
+        ran_sms = 96
+
+        def __init__(self) -> None:
+            self.reports: list[SlotReport] = []
+
+        def send(self, report: SlotReport) -> None:
+            self.reports.append(report)
+
+        @property
+        def is_over(self) -> bool:
+            return len(self.reports) == 3
+
+    runtime = site_runtime.resolve(gpu_site)
+    runtime.run_dir.mkdir(parents=True)
+    layer1, heard = GpuLayer1(runtime), Heard()
+    laws = {"pusch": lambda _: 10.0, "pdsch": lambda _: 5.0}
+    loop = layer1.loop(PacedGroup(layer1.radio, laws, decodes=False).group)
+    loop._now_s = loop._group.uplink._now_s
+    layer1.run(loop, heard, threading.Event())  # type: ignore[arg-type]
+    assert all(report.slots > 0 for report in heard.reports)
+    # Without the plan such short slots would have brought it to gear 0.
+    assert GEARS_OF_SITE[loop.gear] == 96
+    assert loop._board.current.gear == loop.gear
+
+
 def test_gears_fit_the_gpu_and_the_engine_decodes_as_many_sequences_as_it_has(
     gpu_site: SiteConfig,
 ) -> None:
     settings = fast_path_settings(gpu_site, 114)
-    assert settings.gears == (16, 32, 64, 96, 114)
+    assert settings.gears == (16, 24, 40, 64, 80, 96, 114)
+    assert settings.engine_sms == (98, 90, 74, 50, 34, 18, 0)
     assert settings.step.decode_tokens == gpu_site.model.max_concurrent
