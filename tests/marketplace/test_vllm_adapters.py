@@ -157,13 +157,18 @@ async def test_a_tenants_adapter_is_served_and_outlives_a_revocation(
             await eventually(loaded)
             whole = (await create(model=MINE, **asked)).choices[0].message.content
             assert whole != base
-            text, revoked = "", False
-            async for chunk in await create(model=MINE, stream=True, **asked):
-                text += chunk.choices[0].delta.content or "" if chunk.choices else ""
-                if text and not revoked:
-                    revoked = True
-                    await control.revoke()
-                    control.offer()
-            assert (text, revoked) == (whole, True)
-            stats = (await admin.get("/admin/v1/stats")).json()
-            assert (stats["requests"]["preempted"], stats["tokens"]["lost"]) == (1, 0)
+            n_preempted = 0
+            # On a busy machine an answer may be complete before the revocation gets through.
+            for _ in range(8):
+                text = ""
+                async for chunk in await create(model=MINE, stream=True, **asked):
+                    first = not text
+                    text += chunk.choices[0].delta.content or "" if chunk.choices else ""
+                    if text and first:
+                        await control.revoke()
+                        control.offer()
+                assert text == whole
+                stats = (await admin.get("/admin/v1/stats")).json()
+                if n_preempted := stats["requests"]["preempted"]:
+                    break
+            assert (n_preempted, stats["tokens"]["lost"]) == (1, 0)
