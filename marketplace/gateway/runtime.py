@@ -22,8 +22,9 @@ from marketplace.chat import ChatRequest, parse_chat_request
 from marketplace.completions import parse_request
 from marketplace.dispatch import Dispatcher, ModelOffer
 from marketplace.dispatch.scaling import ReplicaScaler
-from marketplace.federation.travel import POLICY, VIA, Origin, origin_of
+from marketplace.federation.travel import POLICY, VIA, Origin, Sending, origin_of
 from marketplace.gateway.errors import ApiError, invalid_api_key, model_not_found, not_allowed
+from marketplace.gateway.alone import keep_hold, take_hold
 from marketplace.gateway.function_runner import FunctionRunner
 from marketplace.gateway.settings import GatewaySettings
 from marketplace.gateway.webhook_sender import WebhookSender
@@ -69,11 +70,13 @@ class Runtime:
         """Opens the database, follows the engines, and goes on with the stored jobs.
 
         Raises:
-            UnavailableError: another gateway keeps the state folder.
+            UnavailableError: another gateway keeps the state folder, or the database.
             ConfigError: the database cannot be opened.
         """
         self.settings.state_dir.mkdir(parents=True, exist_ok=True)
         await self._lock()
+        self._hold = await take_hold(self.settings.url_of_database)
+        self._holding = asyncio.create_task(keep_hold(self._hold))
         self.db = Database(self.settings.url_of_database)
         ledger = self.db.ledger
         open_jobs = await self.db.call(ledger.recover, self.clock.now_s())
@@ -93,8 +96,13 @@ class Runtime:
         self.dispatcher.start()
         self._scaler = ReplicaScaler(self.settings.replica_urls, self.dispatcher.load, self.clock)
         self._scaler.start()
+        sent = await self.db.call(self.db.sendings.open)
         for row in open_jobs:
-            self._go_on(row, await self.db.call(self.db.keys.principal, row["key_id"]))
+            principal = await self.db.call(self.db.keys.principal, row["key_id"])
+            await self._go_on(row, principal, sent.pop(row["id"], None))
+        for left in sent.values():
+            # Of a job that ended: only this was not written any more.
+            self.db.post(self.db.sendings.end, left.job_id, left.peer, "answered", None)
 
     async def stop(self) -> None:
         """Cuts the streams and closes the database; open jobs wait there for the next start."""
@@ -105,6 +113,9 @@ class Runtime:
             watcher.cancel()
         await asyncio.gather(*self._watchers, *self._tasks, return_exceptions=True)
         await asyncio.to_thread(self.db.close)
+        self._holding.cancel()
+        await asyncio.gather(self._holding, return_exceptions=True)
+        await asyncio.to_thread(self._hold.close)
         os.close(self._lock_fd)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
@@ -224,8 +235,17 @@ class Runtime:
             InvalidInputError: its headers cannot be read.
             ForbiddenError: it must not be in this site's region.
         """
-        headers = request.headers
-        origin = origin_of(headers.getlist(VIA), headers.get(POLICY))
+        via = request.headers.getlist(VIA)
+        return self.origin_of(",".join(via) if via else None, request.headers.get(POLICY))
+
+    def origin_of(self, via: str | None, policy: str | None) -> Origin:
+        """The same of what stood in those headers.
+
+        Raises:
+            InvalidInputError: they cannot be read.
+            ForbiddenError: it must not be in this site's region.
+        """
+        origin = origin_of([] if via is None else [via], policy)
         origin.check_here(self.settings.federation.region)
         return origin
 
@@ -295,7 +315,9 @@ class Runtime:
             "time_to_first_token_ms": self.meter.ttft_percentiles(),
         }
 
-    def _go_on(self, row: dict[str, Any], principal: Principal) -> None:
+    async def _go_on(
+        self, row: dict[str, Any], principal: Principal, sent: Sending | None
+    ) -> None:
         chat = parse_request(json.loads(row["request"]))
         job = Job(
             "async",
@@ -309,7 +331,11 @@ class Runtime:
         job.ttft_ms = row["ttft_ms"]
         job.restore(unpack_ids(row["generated_ids"]), row["text"] or "", row["preemptions"])
         self.keep(job)
-        self.dispatcher.enqueue(job)
+        if sent is None:
+            self.dispatcher.enqueue(job)
+        else:
+            job.counted_input = row["input_tokens"]
+            await self.dispatcher.take_up(job, sent)
 
     async def _forget_when_done(self, job: Job) -> None:
         await job.done.wait()

@@ -18,6 +18,8 @@ import openai
 import psutil
 import pytest
 
+from tests.marketplace.site import free_ports
+
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "SmolLM2-135M-Instruct"
 PORTS = {
@@ -145,6 +147,11 @@ def stop_site(site: Site) -> None:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    running = start_site(tmp_path_factory.mktemp("site") / "state", AIRAN_CLOCK__START="03:00")
+    (grpc_port,) = free_ports(1)
+    running = start_site(
+        tmp_path_factory.mktemp("site") / "state",
+        AIRAN_CLOCK__START="03:00",
+        AIRAN_MARKET__GRPC_PORT=str(grpc_port),
+    )
     yield running
     stop_site(running)

@@ -6,7 +6,7 @@ A new table needs a migration too: tests compare what the migrations make with w
 from marketplace.store.schema.accounts import keys, projects, tenants, users
 from marketplace.store.schema.base import metadata
 from marketplace.store.schema.batches import batch_lines, batches, files, responses
-from marketplace.store.schema.federation import peer_usage
+from marketplace.store.schema.federation import peer_sendings, peer_usage
 from marketplace.store.schema.functions import functions, invocations
 from marketplace.store.schema.idempotency import idempotency_keys
 from marketplace.store.schema.jobs import events, jobs, usage
@@ -43,6 +43,7 @@ __all__ = [
     "ledger_entries",
     "ledger_transactions",
     "metadata",
+    "peer_sendings",
     "peer_usage",
     "prices",
     "projects",

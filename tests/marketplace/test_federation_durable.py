@@ -1,0 +1,320 @@
+"""Jobs without a waiting client at peers: real gateways, one of them killed on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from marketplace.federation.peers import Federation
+from tests.marketplace.dying_gateway import POINTS
+from tests.marketplace.federated import (
+    ALWAYS_FULL,
+    N_ANSWER,
+    PEERS_PRICE,
+    Site,
+    answer_to,
+    new_key,
+    peer,
+    peer_key,
+    peers_ready,
+    site,
+)
+from tests.marketplace.openai_server import WORDS, OpenAiServer, serving
+from tests.marketplace.simulated_engine import MODEL, N_CONTEXT, simulated_agent
+from tests.marketplace.site import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMPT = "What is a cell?"
+PEXEC = f"/v2/nvcf/pexec/functions/{MODEL}"
+STATUS = "/v2/nvcf/pexec/status"
+
+
+def chat(prompt: str = PROMPT, n: int = N_ANSWER) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": prompt}], "max_tokens": n}
+
+
+def headers(key: str, **more: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} | more
+
+
+async def invoked(one: Site, key: str, **more: str) -> str:
+    """The answer of an invocation that is polled for."""
+    asked = headers(key, **{"NVCF-POLL-SECONDS": "0"} | more)
+    answer = await one.http.post(PEXEC, json=chat(), headers=asked)
+    while answer.status_code == 202:
+        path = f"{STATUS}/{answer.headers['nvcf-reqid']}"
+        answer = await one.http.get(path, headers=headers(key, **{"NVCF-POLL-SECONDS": "5"}))
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["choices"][0]["message"]["content"])
+
+
+async def responded(one: Site, key: str) -> str:
+    """The answer of a response in the background."""
+    asked = {"model": MODEL, "input": PROMPT, "max_output_tokens": N_ANSWER, "background": True}
+    made = (await one.http.post("/v1/responses", json=asked, headers=headers(key))).json()
+
+    async def ended() -> Any:
+        path = f"/v1/responses/{made['id']}"
+        found = (await one.http.get(path, headers=headers(key))).json()
+        return found if found["status"] not in ("queued", "in_progress") else None
+
+    found = await eventually(ended)
+    return str(found["output"][0]["content"][0]["text"])
+
+
+async def batched(one: Site, key: str) -> str:
+    """The answer of a batch's only line."""
+    line = {
+        "custom_id": "one",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {"model": MODEL, **chat()},
+    }
+    files = {"file": ("in.jsonl", json.dumps(line).encode())}
+    made = await one.http.post(
+        "/v1/files", data={"purpose": "batch"}, files=files, headers=headers(key)
+    )
+    batch = {
+        "input_file_id": made.json()["id"],
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+    }
+    begun = (await one.http.post("/v1/batches", json=batch, headers=headers(key))).json()
+
+    async def ended() -> Any:
+        found = (await one.http.get(f"/v1/batches/{begun['id']}", headers=headers(key))).json()
+        return found if found["status"] == "completed" else None
+
+    found = await eventually(ended)
+    path = f"/v1/files/{found['output_file_id']}/content"
+    said = json.loads((await one.http.get(path, headers=headers(key))).text)
+    return str(said["response"]["body"]["choices"][0]["message"]["content"])
+
+
+@pytest.mark.parametrize("asked", [invoked, responded, batched])
+async def test_work_that_nobody_waits_for_is_done_by_a_peer_and_billed_once(
+    tmp_path: Path, asked: Any
+) -> None:
+    async with site(tmp_path / "b", Federation("site-b", "eu")) as b:
+        key = await peer_key(b, "site-a")
+        theirs = peer(tmp_path, "site-b", f"{b.url}/v1", "eu", key, is_site=True)
+        federation = Federation("site-a", "eu", (theirs,))
+        async with site(tmp_path / "a", federation, targets=ALWAYS_FULL) as a:
+            await peers_ready(a)
+            await a.warm()
+            mine = await new_key(a.url)
+            await a.put("tenants/acme/policy", policy="regions=eu")
+            assert await asked(a, mine) == answer_to(PROMPT)
+            await check_bills(a, b)
+
+
+async def test_work_stays_where_its_request_says(tmp_path: Path) -> None:
+    async with site(tmp_path / "b", Federation("site-b", "eu")) as b:
+        key = await peer_key(b, "site-a")
+        theirs = peer(tmp_path, "site-b", f"{b.url}/v1", "eu", key, is_site=True)
+        federation = Federation("site-a", "eu", (theirs,))
+        async with site(tmp_path / "a", federation, targets=ALWAYS_FULL) as a:
+            await peers_ready(a)
+            await a.warm()
+            mine = await new_key(a.url)
+            await a.put("tenants/acme/policy", policy="regions=eu")
+            for policy in ("stay", "regions=us"):
+                asked = headers(mine, **{"Airan-Data-Policy": policy})
+                answer = await a.http.post(PEXEC, json=chat(), headers=asked)
+                assert answer.status_code == 429
+            assert (await b.get("stats"))["requests"]["received"] == 0
+
+
+async def test_an_invocation_from_another_site_must_be_meant_for_this_region(
+    tmp_path: Path,
+) -> None:
+    async with site(tmp_path / "b", Federation("site-b", "eu")) as b:
+        key = await peer_key(b, "site-a")
+        sent = headers(key, **{"Airan-Via": "site-a", "Airan-Data-Policy": "regions=us"})
+        assert (await b.http.post(PEXEC, json=chat(), headers=sent)).status_code == 403
+
+
+async def test_a_cancelled_response_is_cancelled_at_the_peer_and_costs_what_it_bills(
+    tmp_path: Path,
+) -> None:
+    async with site(tmp_path / "b", Federation("site-b", "eu"), token_s=0.1) as b:
+        key = await peer_key(b, "site-a")
+        theirs = peer(tmp_path, "site-b", f"{b.url}/v1", "eu", key, is_site=True)
+        federation = Federation("site-a", "eu", (theirs,))
+        async with site(tmp_path / "a", federation, targets=ALWAYS_FULL) as a:
+            await peers_ready(a)
+            await a.warm()
+            mine = await new_key(a.url)
+            await a.put("tenants/acme/policy", policy="regions=eu")
+            asked = {"model": MODEL, "input": PROMPT, "max_output_tokens": 45, "background": True}
+            made = (await a.http.post("/v1/responses", json=asked, headers=headers(mine))).json()
+
+            async def under_way() -> bool:
+                return bool((await b.get("stats"))["tokens"]["output"] > 2)
+
+            await eventually(under_way)
+            path = f"/v1/responses/{made['id']}/cancel"
+            ended = await a.http.post(path, headers=headers(mine))
+            assert ended.json()["status"] == "cancelled"
+            (theirs_bill,) = (await b.get("usage?tenant=site-a"))["data"]
+            assert 0 < theirs_bill["output_tokens"] < 45
+            (cost,) = (await a.get("peers"))["costs"]
+            assert cost["unheard"] == 0
+            assert cost["output_tokens"] == theirs_bill["output_tokens"]
+
+
+async def check_bills(a: Site, b: Site) -> None:
+    """One job at either end, and both books say the same of it."""
+    tokens = (len(PROMPT), N_ANSWER)
+    (bill,) = (await a.get("usage?tenant=acme"))["data"]
+    assert (bill["requests"], bill["input_tokens"], bill["output_tokens"]) == (1, *tokens)
+    (theirs_bill,) = (await b.get("usage?tenant=site-a"))["data"]
+    assert theirs_bill["requests"] == 1
+    assert (theirs_bill["input_tokens"], theirs_bill["output_tokens"]) == tokens
+    (cost,) = (await a.get("peers"))["costs"]
+    assert (cost["requests"], cost["unheard"]) == (1, 0)
+    assert (cost["input_tokens"], cost["output_tokens"]) == tokens
+    assert cost["cost_micro_usd"] == PEERS_PRICE.amount_micro_usd(*tokens)
+
+
+class Dying:
+    """A gateway in a process of its own, which may kill itself."""
+
+    def __init__(self, folder: Path, **asked: Any) -> None:
+        self.folder = folder
+        self._asked = {"folder": str(folder), "patience_s": 30.0, "die_at": "", **asked}
+
+    @asynccontextmanager
+    async def running(self, **changes: Any) -> AsyncIterator[tuple[Site, Any]]:
+        """Runs it until the block ends, or it has died."""
+        command = ("-m", "tests.marketplace.dying_gateway", json.dumps(self._asked | changes))
+        with (self.folder / "gateway.log").open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=log
+            )
+        assert process.stdout is not None
+        try:
+            url = (await asyncio.wait_for(process.stdout.readline(), 60)).decode().strip()
+            assert url, (self.folder / "gateway.log").read_text()
+            async with httpx.AsyncClient(base_url=url, timeout=30) as http:
+                yield Site(url, self.folder, http), process
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+    async def dies(self, point: str, key: str | None = None) -> str:
+        """Has it take an invocation and die at that point; the key it was asked with."""
+        async with self.running(die_at=point) as (a, process):
+            await peers_ready(a)
+            await a.warm()
+            mine = await new_key(a.url)
+            await a.put("tenants/acme/policy", policy="regions=eu")
+            (self.folder / "armed").touch()
+            asking = asyncio.create_task(invoked(a, mine, **{"Idempotency-Key": "mine"}))
+            await asyncio.wait_for(process.wait(), 30)
+            with pytest.raises(httpx.TransportError):
+                await asking
+        return mine
+
+
+@asynccontextmanager
+async def two_sites(tmp_path: Path, **asked: Any) -> AsyncIterator[tuple[Dying, Site]]:
+    """A gateway that may die, and the peer that its work overflows to."""
+    (tmp_path / "a").mkdir()
+    async with site(tmp_path / "b", Federation("site-b", "eu")) as b:
+        key_file = tmp_path / "site-b.key"
+        key_file.write_text(await peer_key(b, "site-a"))
+        async with simulated_agent(0.04, 2) as agent:
+            yield (
+                Dying(
+                    tmp_path / "a",
+                    agent=agent,
+                    peer=f"{b.url}/v1",
+                    key_file=str(key_file),
+                    **asked,
+                ),
+                b,
+            )
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("point", POINTS)
+async def test_a_gateway_killed_at_any_point_loses_nothing_and_has_nothing_done_twice(
+    tmp_path: Path, point: str
+) -> None:
+    async with two_sites(tmp_path) as (dying, b):
+        mine = await dying.dies(point)
+        async with dying.running() as (a, _):
+            # Its client knows only the key that it asked under.
+            assert await invoked(a, mine, **{"Idempotency-Key": "mine"}) == answer_to(PROMPT)
+            if POINTS[point][1:] == ("begin", "before") and point == "before it is noted":
+                # Nothing had left: it was done here.
+                assert (await b.get("stats"))["requests"]["received"] == 0
+                assert (await a.get("peers"))["costs"] == []
+                (bill,) = (await a.get("usage?tenant=acme"))["data"]
+                assert (bill["requests"], bill["output_tokens"]) == (1, N_ANSWER)
+                return
+            await check_bills(a, b)
+
+
+@pytest.mark.timeout(120)
+async def test_what_must_not_leave_any_more_is_not_asked_for_with_its_prompt(
+    tmp_path: Path,
+) -> None:
+    async with two_sites(tmp_path) as (dying, b):
+        mine = await dying.dies("before it leaves")
+        forbid(dying.folder)
+        async with dying.running() as (a, _):
+            assert await invoked(a, mine, **{"Idempotency-Key": "mine"}) == answer_to(PROMPT)
+            assert (await b.get("stats"))["requests"]["received"] == 0
+            # Whether the peer had it this gateway cannot know: it counts the most it can cost.
+            (cost,) = (await a.get("peers"))["costs"]
+            assert (cost["requests"], cost["unheard"]) == (1, 1)
+            assert (cost["input_tokens"], cost["output_tokens"]) == (len(PROMPT), N_ANSWER)
+
+
+@pytest.mark.timeout(120)
+async def test_a_peer_that_is_not_heard_of_again_does_not_keep_the_job(tmp_path: Path) -> None:
+    async with two_sites(tmp_path, patience_s=1.0) as (dying, _):
+        mine = await dying.dies("when the peer has it")
+        async with dying.running(peer="http://127.0.0.1:9/v1") as (a, _):
+            assert await invoked(a, mine, **{"Idempotency-Key": "mine"}) == answer_to(PROMPT)
+            (cost,) = (await a.get("peers"))["costs"]
+            assert (cost["requests"], cost["unheard"]) == (1, 1)
+            (bill,) = (await a.get("usage?tenant=acme"))["data"]
+            assert (bill["requests"], bill["output_tokens"]) == (1, N_ANSWER)
+
+
+async def test_a_cloud_that_keeps_nothing_is_asked_on_one_stream(tmp_path: Path) -> None:
+    server = OpenAiServer()
+    async with serving(server.app) as url:
+        theirs = peer(tmp_path, "cloud", url, "eu")
+        federation = Federation("site-a", "eu", (theirs,))
+        async with site(tmp_path / "a", federation, targets=ALWAYS_FULL) as a:
+            await peers_ready(a)
+            await a.warm()
+            mine = await new_key(a.url)
+            await a.put("tenants/acme/policy", policy="regions=eu")
+            assert await invoked(a, mine) == "".join(WORDS[:N_ANSWER])
+            assert len(server.bodies) == 1
+            (cost,) = (await a.get("peers"))["costs"]
+            assert (cost["requests"], cost["unheard"]) == (1, 0)
+
+
+def forbid(folder: Path) -> None:
+    """What an operator at another gateway would do meanwhile."""
+    from marketplace.store.connect import open_database
+    from marketplace.store.peering import Peering
+
+    engine = open_database(f"sqlite:///{folder / 'marketplace.db'}")
+    Peering(engine).set_policy("acme", "stay")
+    engine.dispose()
