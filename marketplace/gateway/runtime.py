@@ -23,8 +23,8 @@ from marketplace.completions import parse_request
 from marketplace.dispatch import Dispatcher, ModelOffer
 from marketplace.dispatch.scaling import ReplicaScaler
 from marketplace.federation.travel import POLICY, VIA, Origin, Sending, origin_of
-from marketplace.gateway.errors import ApiError, invalid_api_key, model_not_found, not_allowed
 from marketplace.gateway.alone import keep_hold, take_hold
+from marketplace.gateway.errors import ApiError, invalid_api_key, model_not_found, not_allowed
 from marketplace.gateway.function_runner import FunctionRunner
 from marketplace.gateway.settings import GatewaySettings
 from marketplace.gateway.webhook_sender import WebhookSender
@@ -315,9 +315,7 @@ class Runtime:
             "time_to_first_token_ms": self.meter.ttft_percentiles(),
         }
 
-    async def _go_on(
-        self, row: dict[str, Any], principal: Principal, sent: Sending | None
-    ) -> None:
+    async def _go_on(self, row: dict[str, Any], principal: Principal, sent: Sending | None) -> None:
         chat = parse_request(json.loads(row["request"]))
         job = Job(
             "async",

@@ -186,9 +186,7 @@ class InvocationServicer(rpc.InvocationServiceServicer):
     ) -> str:
         if key is None:
             target = await self._target(principal, request)
-            return await self._invocations.accept(
-                principal, target, request.body, origin=origin
-            )
+            return await self._invocations.accept(principal, target, request.body, origin=origin)
         owner, db = principal.tenant_id, self._runtime.db
         stored = f"grpc:{key}"
         if not 1 <= len(key) <= 250:

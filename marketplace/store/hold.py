@@ -42,9 +42,7 @@ class Hold:
         if url.startswith("sqlite:///"):
             self._path = Path(url.removeprefix("sqlite:///")).resolve().with_suffix(".lock")
         else:
-            self._engine = engine_of(
-                url, poolclass=sa.pool.NullPool, isolation_level="AUTOCOMMIT"
-            )
+            self._engine = engine_of(url, poolclass=sa.pool.NullPool, isolation_level="AUTOCOMMIT")
         self._name = sa.make_url(url).set(query={}).render_as_string(hide_password=True)
 
     def take(self) -> None:

@@ -17,7 +17,6 @@ from marketplace.federation.peers import Federation
 from tests.marketplace.dying_gateway import POINTS
 from tests.marketplace.federated import (
     ALWAYS_FULL,
-    N_ANSWER,
     PEERS_PRICE,
     Site,
     answer_to,
@@ -28,11 +27,12 @@ from tests.marketplace.federated import (
     site,
 )
 from tests.marketplace.openai_server import WORDS, OpenAiServer, serving
-from tests.marketplace.simulated_engine import MODEL, N_CONTEXT, simulated_agent
+from tests.marketplace.simulated_engine import MODEL, simulated_agent
 from tests.marketplace.site import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = "What is a cell?"
+N_ANSWER = 16
 PEXEC = f"/v2/nvcf/pexec/functions/{MODEL}"
 STATUS = "/v2/nvcf/pexec/status"
 
@@ -112,7 +112,7 @@ async def test_work_that_nobody_waits_for_is_done_by_a_peer_and_billed_once(
             await a.warm()
             mine = await new_key(a.url)
             await a.put("tenants/acme/policy", policy="regions=eu")
-            assert await asked(a, mine) == answer_to(PROMPT)
+            assert await asked(a, mine) == answer_to(PROMPT, N_ANSWER)
             await check_bills(a, b)
 
 
@@ -255,7 +255,9 @@ async def test_a_gateway_killed_at_any_point_loses_nothing_and_has_nothing_done_
         mine = await dying.dies(point)
         async with dying.running() as (a, _):
             # Its client knows only the key that it asked under.
-            assert await invoked(a, mine, **{"Idempotency-Key": "mine"}) == answer_to(PROMPT)
+            assert await invoked(a, mine, **{"Idempotency-Key": "mine"}) == answer_to(
+                PROMPT, N_ANSWER
+            )
             if POINTS[point][1:] == ("begin", "before") and point == "before it is noted":
                 # Nothing had left: it was done here.
                 assert (await b.get("stats"))["requests"]["received"] == 0
@@ -274,7 +276,9 @@ async def test_what_must_not_leave_any_more_is_not_asked_for_with_its_prompt(
         mine = await dying.dies("before it leaves")
         forbid(dying.folder)
         async with dying.running() as (a, _):
-            assert await invoked(a, mine, **{"Idempotency-Key": "mine"}) == answer_to(PROMPT)
+            assert await invoked(a, mine, **{"Idempotency-Key": "mine"}) == answer_to(
+                PROMPT, N_ANSWER
+            )
             assert (await b.get("stats"))["requests"]["received"] == 0
             # Whether the peer had it this gateway cannot know: it counts the most it can cost.
             (cost,) = (await a.get("peers"))["costs"]
@@ -287,7 +291,9 @@ async def test_a_peer_that_is_not_heard_of_again_does_not_keep_the_job(tmp_path:
     async with two_sites(tmp_path, patience_s=1.0) as (dying, _):
         mine = await dying.dies("when the peer has it")
         async with dying.running(peer="http://127.0.0.1:9/v1") as (a, _):
-            assert await invoked(a, mine, **{"Idempotency-Key": "mine"}) == answer_to(PROMPT)
+            assert await invoked(a, mine, **{"Idempotency-Key": "mine"}) == answer_to(
+                PROMPT, N_ANSWER
+            )
             (cost,) = (await a.get("peers"))["costs"]
             assert (cost["requests"], cost["unheard"]) == (1, 1)
             (bill,) = (await a.get("usage?tenant=acme"))["data"]
