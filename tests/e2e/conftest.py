@@ -104,6 +104,13 @@ class Site:
                 continue
         return [p for p in found if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
+    def pid_of(self, name: str) -> int:
+        """Of the process with that in its name or its command line."""
+        for process in self.processes():
+            if name in " ".join(process.cmdline()) or name in process.name():
+                return process.pid
+        raise AssertionError(f"no process {name}")
+
     def service_pid(self, name: str) -> int:
         record = json.loads((self.state_dir / "run" / "services" / f"{name}.json").read_text())
         return int(record["pid"])

@@ -65,12 +65,7 @@ def test_an_invocation_outlives_the_replica_that_accepted_it(site: Site) -> None
         stub = rpc.InvocationServiceStub(channel)
         asked = pb.InvokeRequest(function_id=MODEL, body=body(120), wait_s=0)
         accepted = stub.Invoke(asked, metadata=bearer(site), timeout=30).invocation
-        (replica,) = {
-            process.pid for process in site.processes() if "ServeReplica" in process.name()
-        } or {
-            process.pid for process in site.processes() if "ServeReplica" in str(process.cmdline())
-        }
-        os.kill(replica, signal.SIGKILL)
+        os.kill(site.pid_of("ServeReplica"), signal.SIGKILL)
 
         def ended() -> Any:
             wanted = pb.GetInvocationRequest(id=accepted.id, wait_s=5)

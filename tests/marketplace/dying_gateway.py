@@ -1,7 +1,8 @@
 """A gateway whose work overflows to a peer, and that kills itself at a point of the way.
 
-Arguments: a JSON object with `folder`, `agent`, `peer` (its address), `key_file`, `patience_s` and
-`die_at`, one of POINTS or empty. It dies once there is a file `armed` in the folder.
+Arguments: a JSON object with `folder`, `agent`, `peer` (its address), `key_file`, `patience_s`,
+`is_site` and `die_at`, a name of POINTS, ON_A_STREAM or empty. It dies once there is a file `armed`
+in the folder.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from marketplace.engines.external import ExternalSettings
+from marketplace.engines.external import ExternalEngine, ExternalSettings
 from marketplace.engines.invoked import InvokedEngine
 from marketplace.federation.peers import Federation, Peer
 from marketplace.gateway import ModelOffer, Price
@@ -36,11 +37,13 @@ POINTS: dict[str, tuple[type, str, str]] = {
     "before it is billed": (Ledger, "finish", "before"),
     "when it is billed": (Sendings, "end", "before"),
 }
+ON_A_STREAM = "when a cloud is asked"
 
 
 def die_at(point: str, armed: Path) -> None:
     """Has this process killed at that point, as nothing in it can see."""
-    owner, name, when = POINTS[point]
+    asked_on_a_stream = {ON_A_STREAM: (ExternalEngine, "answer", "before")}
+    owner, name, when = (POINTS | asked_on_a_stream)[point]
     whole = getattr(owner, name)
 
     def die(now: str) -> None:
@@ -75,7 +78,7 @@ async def main(asked: dict[str, Any]) -> None:
         {MODEL: theirs},
         PEERS_PRICE,
         n_ctx=N_CONTEXT,
-        is_site=True,
+        is_site=asked["is_site"],
         patience_s=asked["patience_s"],
     )
     settings = replace(

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from marketplace.federation.peers import Federation
-from tests.marketplace.dying_gateway import POINTS
+from tests.marketplace.dying_gateway import ON_A_STREAM, POINTS
 from tests.marketplace.federated import (
     ALWAYS_FULL,
     PEERS_PRICE,
@@ -57,13 +57,18 @@ async def invoked(one: Site, key: str, **more: str) -> str:
     return str(answer.json()["choices"][0]["message"]["content"])
 
 
-async def responded(one: Site, key: str) -> str:
-    """The answer of a response in the background."""
+async def responding(one: Site, key: str) -> str:
+    """The id of a response in the background."""
     asked = {"model": MODEL, "input": PROMPT, "max_output_tokens": N_ANSWER, "background": True}
-    made = (await one.http.post("/v1/responses", json=asked, headers=headers(key))).json()
+    made = await one.http.post("/v1/responses", json=asked, headers=headers(key))
+    return str(made.json()["id"])
+
+
+async def responded(one: Site, key: str, response_id: str) -> str:
+    """What it says when it has ended."""
 
     async def ended() -> Any:
-        path = f"/v1/responses/{made['id']}"
+        path = f"/v1/responses/{response_id}"
         found = (await one.http.get(path, headers=headers(key))).json()
         return found if found["status"] not in ("queued", "in_progress") else None
 
@@ -71,8 +76,8 @@ async def responded(one: Site, key: str) -> str:
     return str(found["output"][0]["content"][0]["text"])
 
 
-async def batched(one: Site, key: str) -> str:
-    """The answer of a batch's only line."""
+async def batching(one: Site, key: str) -> str:
+    """The id of a batch of one line."""
     line = {
         "custom_id": "one",
         "method": "POST",
@@ -88,10 +93,15 @@ async def batched(one: Site, key: str) -> str:
         "endpoint": "/v1/chat/completions",
         "completion_window": "24h",
     }
-    begun = (await one.http.post("/v1/batches", json=batch, headers=headers(key))).json()
+    begun = await one.http.post("/v1/batches", json=batch, headers=headers(key))
+    return str(begun.json()["id"])
+
+
+async def batched(one: Site, key: str, batch_id: str) -> str:
+    """What its line was answered."""
 
     async def ended() -> Any:
-        found = (await one.http.get(f"/v1/batches/{begun['id']}", headers=headers(key))).json()
+        found = (await one.http.get(f"/v1/batches/{batch_id}", headers=headers(key))).json()
         return found if found["status"] == "completed" else None
 
     found = await eventually(ended)
@@ -100,11 +110,22 @@ async def batched(one: Site, key: str) -> str:
     return str(said["response"]["body"]["choices"][0]["message"]["content"])
 
 
-@pytest.mark.parametrize("asked", [invoked, responded, batched])
-async def test_work_that_nobody_waits_for_is_done_by_a_peer_and_billed_once(
-    tmp_path: Path, asked: Any
-) -> None:
-    async with site(tmp_path / "b", Federation("site-b", "eu")) as b:
+async def invoking(_: Site, key: str) -> str:
+    """The key under which an invocation is asked for, as often as need be."""
+    return f"mine-{key[-4:]}"
+
+
+async def invoked_under(one: Site, key: str, idempotency_key: str) -> str:
+    """What the invocation says."""
+    return await invoked(one, key, **{"Idempotency-Key": idempotency_key})
+
+
+@asynccontextmanager
+async def overflowing(
+    tmp_path: Path, token_s: float = 0.04
+) -> AsyncIterator[tuple[Site, Site, str]]:
+    """A site that is always full, its peer, and the key of a tenant whose data may go there."""
+    async with site(tmp_path / "b", Federation("site-b", "eu"), token_s=token_s) as b:
         key = await peer_key(b, "site-a")
         theirs = peer(tmp_path, "site-b", f"{b.url}/v1", "eu", key, is_site=True)
         federation = Federation("site-a", "eu", (theirs,))
@@ -113,25 +134,36 @@ async def test_work_that_nobody_waits_for_is_done_by_a_peer_and_billed_once(
             await a.warm()
             mine = await new_key(a.url)
             await a.put("tenants/acme/policy", policy="regions=eu")
-            assert await asked(a, mine) == EXPECTED
-            await check_bills(a, b)
+            yield a, b, mine
+
+
+KINDS = [(invoking, invoked_under), (responding, responded), (batching, batched)]
+
+
+@pytest.mark.parametrize(("begin", "end"), KINDS)
+async def test_work_that_nobody_waits_for_is_done_by_a_peer_and_billed_once(
+    tmp_path: Path, begin: Any, end: Any
+) -> None:
+    async with overflowing(tmp_path) as (a, b, mine):
+        assert await end(a, mine, await begin(a, mine)) == EXPECTED
+        await check_bills(a, b)
 
 
 async def test_work_stays_where_its_request_says(tmp_path: Path) -> None:
-    async with site(tmp_path / "b", Federation("site-b", "eu")) as b:
-        key = await peer_key(b, "site-a")
-        theirs = peer(tmp_path, "site-b", f"{b.url}/v1", "eu", key, is_site=True)
-        federation = Federation("site-a", "eu", (theirs,))
-        async with site(tmp_path / "a", federation, targets=ALWAYS_FULL) as a:
-            await peers_ready(a)
-            await a.warm()
-            mine = await new_key(a.url)
-            await a.put("tenants/acme/policy", policy="regions=eu")
-            for policy in ("stay", "regions=us"):
-                asked = headers(mine, **{"Airan-Data-Policy": policy})
-                answer = await a.http.post(PEXEC, json=chat(), headers=asked)
-                assert answer.status_code == 429
-            assert (await b.get("stats"))["requests"]["received"] == 0
+    async with overflowing(tmp_path) as (a, b, mine):
+        for policy in ("stay", "regions=us"):
+            asked = headers(mine, **{"Airan-Data-Policy": policy})
+            answer = await a.http.post(PEXEC, json=chat(), headers=asked)
+            assert answer.status_code == 429
+        # A batch's lines are asked for later, and still know what its request said.
+        a.http.headers["Airan-Data-Policy"] = "stay"
+        await batching(a, mine)
+
+        async def line_refused() -> bool:
+            return 'refused_total{tier="flex"}' in (await a.http.get("/metrics")).text
+
+        await eventually(line_refused)
+        assert (await b.get("stats"))["requests"]["received"] == 0
 
 
 async def test_an_invocation_from_another_site_must_be_meant_for_this_region(
@@ -146,30 +178,22 @@ async def test_an_invocation_from_another_site_must_be_meant_for_this_region(
 async def test_a_cancelled_response_is_cancelled_at_the_peer_and_costs_what_it_bills(
     tmp_path: Path,
 ) -> None:
-    async with site(tmp_path / "b", Federation("site-b", "eu"), token_s=0.1) as b:
-        key = await peer_key(b, "site-a")
-        theirs = peer(tmp_path, "site-b", f"{b.url}/v1", "eu", key, is_site=True)
-        federation = Federation("site-a", "eu", (theirs,))
-        async with site(tmp_path / "a", federation, targets=ALWAYS_FULL) as a:
-            await peers_ready(a)
-            await a.warm()
-            mine = await new_key(a.url)
-            await a.put("tenants/acme/policy", policy="regions=eu")
-            asked = {"model": MODEL, "input": PROMPT, "max_output_tokens": 45, "background": True}
-            made = (await a.http.post("/v1/responses", json=asked, headers=headers(mine))).json()
+    async with overflowing(tmp_path, token_s=0.1) as (a, b, mine):
+        asked = {"model": MODEL, "input": PROMPT, "max_output_tokens": 45, "background": True}
+        made = (await a.http.post("/v1/responses", json=asked, headers=headers(mine))).json()
 
-            async def under_way() -> bool:
-                return bool((await b.get("stats"))["tokens"]["output"] > 2)
+        async def under_way() -> bool:
+            return bool((await b.get("stats"))["tokens"]["output"] > 2)
 
-            await eventually(under_way)
-            path = f"/v1/responses/{made['id']}/cancel"
-            ended = await a.http.post(path, headers=headers(mine))
-            assert ended.json()["status"] == "cancelled"
-            (theirs_bill,) = (await b.get("usage?tenant=site-a"))["data"]
-            assert 0 < theirs_bill["output_tokens"] < 45
-            (cost,) = (await a.get("peers"))["costs"]
-            assert cost["unheard"] == 0
-            assert cost["output_tokens"] == theirs_bill["output_tokens"]
+        await eventually(under_way)
+        path = f"/v1/responses/{made['id']}/cancel"
+        ended = await a.http.post(path, headers=headers(mine))
+        assert ended.json()["status"] == "cancelled"
+        (theirs_bill,) = (await b.get("usage?tenant=site-a"))["data"]
+        assert 0 < theirs_bill["output_tokens"] < 45
+        (cost,) = (await a.get("peers"))["costs"]
+        assert cost["unheard"] == 0
+        assert cost["output_tokens"] == theirs_bill["output_tokens"]
 
 
 async def check_bills(a: Site, b: Site) -> None:
@@ -191,7 +215,8 @@ class Dying:
 
     def __init__(self, folder: Path, **asked: Any) -> None:
         self.folder = folder
-        self._asked = {"folder": str(folder), "patience_s": 30.0, "die_at": "", **asked}
+        usual = {"folder": str(folder), "patience_s": 30.0, "is_site": True, "die_at": ""}
+        self._asked = usual | asked
 
     @asynccontextmanager
     async def running(self, **changes: Any) -> AsyncIterator[tuple[Site, Any]]:
@@ -212,19 +237,24 @@ class Dying:
                 process.kill()
             await process.wait()
 
-    async def dies(self, point: str, key: str | None = None) -> str:
-        """Has it take an invocation and die at that point; the key it was asked with."""
+    async def dies(self, point: str) -> str:
+        """Has it take an invocation and die at that point; the tenant's key."""
+        async with self.dying(point) as (a, mine):
+            with pytest.raises(httpx.TransportError):
+                await invoked(a, mine, **{"Idempotency-Key": "mine"})
+        return mine
+
+    @asynccontextmanager
+    async def dying(self, point: str) -> AsyncIterator[tuple[Site, str]]:
+        """Runs it until it has died at that point of the work that the block asks for."""
         async with self.running(die_at=point) as (a, process):
             await peers_ready(a)
             await a.warm()
             mine = await new_key(a.url)
             await a.put("tenants/acme/policy", policy="regions=eu")
             (self.folder / "armed").touch()
-            asking = asyncio.create_task(invoked(a, mine, **{"Idempotency-Key": "mine"}))
+            yield a, mine
             await asyncio.wait_for(process.wait(), 30)
-            with pytest.raises(httpx.TransportError):
-                await asking
-        return mine
 
 
 @asynccontextmanager
@@ -238,10 +268,7 @@ async def two_sites(tmp_path: Path, **asked: Any) -> AsyncIterator[tuple[Dying, 
             yield (
                 Dying(
                     tmp_path / "a",
-                    agent=agent,
-                    peer=f"{b.url}/v1",
-                    key_file=str(key_file),
-                    **asked,
+                    **{"agent": agent, "peer": f"{b.url}/v1", "key_file": str(key_file)} | asked,
                 ),
                 b,
             )
@@ -267,6 +294,35 @@ async def test_a_gateway_killed_at_any_point_loses_nothing_and_has_nothing_done_
                 assert (bill["requests"], bill["output_tokens"]) == (1, N_ANSWER)
                 return
             await check_bills(a, b)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("begin", "end"), KINDS[1:])
+async def test_responses_and_batches_outlive_a_gateway_killed_while_a_peer_works(
+    tmp_path: Path, begin: Any, end: Any
+) -> None:
+    async with two_sites(tmp_path) as (dying, b):
+        async with dying.dying("when the peer has it") as (a, mine):
+            begun = await begin(a, mine)
+        async with dying.running() as (a, _):
+            assert await end(a, mine, begun) == EXPECTED
+            await check_bills(a, b)
+
+
+@pytest.mark.timeout(120)
+async def test_a_cloud_is_not_asked_again_and_its_part_is_told_as_unheard(tmp_path: Path) -> None:
+    server = OpenAiServer()
+    async with serving(server.app) as url:
+        asked = {"peer": url, "is_site": False}
+        async with two_sites(tmp_path, **asked) as (dying, _):
+            mine = await dying.dies(ON_A_STREAM)
+            async with dying.running() as (a, _):
+                assert await invoked(a, mine, **{"Idempotency-Key": "mine"}) == EXPECTED
+                assert server.bodies == []
+                (cost,) = (await a.get("peers"))["costs"]
+                assert (cost["requests"], cost["unheard"]) == (1, 1)
+                (bill,) = (await a.get("usage?tenant=acme"))["data"]
+                assert (bill["requests"], bill["output_tokens"]) == (1, N_ANSWER)
 
 
 @pytest.mark.timeout(120)
