@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from airan.core.clock import Clock
-from airan.core.errors import UnavailableError
+from airan.core.errors import AiranError, UnavailableError
 from marketplace.dispatch.text_turns import answer_in_text
 from marketplace.dispatch.turns import Turn
 from marketplace.engines.invoked import InvokedEngine, Standing, UnheardError, asked_until_heard
@@ -62,7 +62,9 @@ class Away:
                 await self._cancel(job, watch.invoked)
             raise
         except Exception as error:
-            journey.unheard = isinstance(error, UnheardError)
+            # Only an answer says that nothing is done there; a failure of ours does not.
+            said = isinstance(error, AiranError) and not isinstance(error, UnheardError)
+            journey.unheard = not said
             raise
         journey.unheard = False
         _take(turn, found)

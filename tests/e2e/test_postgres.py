@@ -20,9 +20,10 @@ URL = "AIRAN_MARKET__DATABASE_URL"
 
 @pytest.fixture(scope="module")
 def on_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with postgres.cluster() as folder:
-        url = f"postgresql://airan@/postgres?host={folder}"
-        running = start_site(tmp_path_factory.mktemp("postgres") / "state", **{URL: url})
+    with postgres.cluster() as socket:
+        url = f"postgresql://airan@/postgres?host={socket}"
+        folder = tmp_path_factory.mktemp("postgres") / "state"
+        running = start_site(folder, **{URL: url, "AIRAN_CLOCK__START": "03:00"})
         yield running
         stop_site(running)
 
