@@ -30,12 +30,20 @@ def sharing(
     context: typer.Context,
     way: Annotated[
         list[str] | None,
-        typer.Option(help="time-sliced, mps, mps-30-70, green-64 (SMs of the slots); repeatable."),
+        typer.Option(
+            help="time-sliced, mps, mps-30-70 (percent: slots, AI), green-96-36 (SMs); repeatable."
+        ),
     ] = None,
     slots: Annotated[int, typer.Option(help="Slots of each run.")] = 10_000,
     cells: Annotated[int, typer.Option(help="Cells.")] = 20,
     average: Annotated[bool, typer.Option("--average", help="Cells at average load.")] = False,
     batch: Annotated[int, typer.Option(help="Sequences of the AI.")] = 128,
+    engine: Annotated[
+        str, typer.Option(help="stand-in, or vllm where it is installed beside airan.")
+    ] = "stand-in",
+    step_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens of one step of vLLM; its own without.")
+    ] = None,
     report_file: Annotated[
         Path | None, typer.Option("--report", help="Write the rows to this file after each run.")
     ] = None,
@@ -46,12 +54,15 @@ def sharing(
 ) -> None:
     """Measure what each way to share an NVIDIA GPU costs Layer 1's slots and an AI load.
 
-    The AI load is a stand-in: decode steps of an 8B model's shape. Exit code 1 if a run failed.
+    The AI load is decode steps of an 8B model's shape, or vLLM with such a model's random weights.
+    Exit code 1 if a run failed.
     """
     from airan.bench.sharing.run import SharingOptions, SharingReport, measure
     from airan.bench.sharing.ways import DEFAULT_WAYS
 
-    options = SharingOptions(tuple(way or DEFAULT_WAYS), slots, cells, average, batch)
+    options = SharingOptions(
+        tuple(way or DEFAULT_WAYS), slots, cells, average, batch, engine, step_tokens
+    )
     for path in (report_file, series_file):
         if path is not None:
             _write(path, "")  # it is too late to find out after minutes of measuring

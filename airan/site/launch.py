@@ -173,13 +173,17 @@ def run_site(config: SiteConfig, say: Say) -> None:
 
 def describe(runtime: SiteRuntime) -> list[str]:
     """Where to find the site, in a few lines."""
-    ran, node = runtime.config.ran, runtime.config.node
+    ran, node, gpu = runtime.config.ran, runtime.config.node, runtime.config.gpu
     where = f"by Ray at {node.cluster}" if node.cluster else "on this machine's CPU"
     gpus = f"SIMULATED {node.gpu} {where};"
     if node.driver == "nvml":
         gpus = f"{node.gpu}; its cell is decoded on this machine's CPU;"
+    pace = f"slot clock slowed {ran.slot_slowdown:g}x"
+    if gpu.layer1 == "gpu":
+        gpus = f"{node.gpu}, shared by {node.partition}: {ran.n_cells} cells' slots and vLLM;"
+        pace = "slots at the radio's pace, the radio simulated"
     return [
-        f"{gpus} slot clock slowed {ran.slot_slowdown:g}x",
+        f"{gpus} {pace}",
         f"  dashboard      {runtime.dashboard_url}",
         f"  inference API  {runtime.gateway_url}/v1  (make a key: airan key create TENANT)",
         f"  control plane  {runtime.control_address} (gRPC airan.control.v1)",

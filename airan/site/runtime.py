@@ -18,6 +18,7 @@ from pathlib import Path
 from airan.core.clock import DAY_S, DayClock
 from airan.core.config import PortsConfig, SiteConfig
 from airan.core.errors import ConfigError, NotFoundError, PortInUseError
+from airan.site.supervision_log import SupervisionLog
 
 HOST = "127.0.0.1"
 
@@ -41,6 +42,11 @@ class SiteRuntime:
     @property
     def log_dir(self) -> Path:
         return self.config.state_dir / "log"
+
+    @property
+    def supervision(self) -> SupervisionLog:
+        """What the supervisor did in this run."""
+        return SupervisionLog(self.log_dir, self.started_s)
 
     @property
     def day_clock(self) -> DayClock:

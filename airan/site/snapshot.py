@@ -224,7 +224,7 @@ class SiteEvent:
     """Something that happened at the site."""
 
     source: str
-    """`control` or `gateway`."""
+    """`control`, `gateway` or `supervisor`."""
     seq: int
     """Grows within a source."""
     time_s: float

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -23,6 +23,7 @@ from airan.core.errors import AiranError, UnavailableError
 from marketplace.asgi import QuietServer, bind
 from marketplace.engines.base import EngineState, allowed_streams
 from marketplace.engines.host import LlamaHost, LlamaSettings, Pooling, lower_priority
+from marketplace.engines.hosts import EngineHost
 from marketplace.engines.leases import Lease, LeaseKeeper, LeaseSource
 from marketplace.engines.rest import Rest
 from marketplace.engines.vllm_host import VllmHost, VllmSettings
@@ -35,6 +36,7 @@ _DRAIN_POLL_S = 0.01
 # Before the deadline: when clients that do not yield are cut off, and when llama.cpp is stopped.
 _CUT_MARGIN_S = 0.22
 _STOP_MARGIN_S = 0.12
+_VACATE_MARGIN_S = 0.06
 _WATCH_BEAT_S = 1.0
 _REST_S = 0.5
 """How long work that came in at the last moment may take to leave an engine that goes cold."""
@@ -71,26 +73,6 @@ class EngineAgentSettings:
     """After so many seconds without work the model is unloaded until it is wanted; 0: never."""
     background: bool = True
     """Run at the lowest CPU priority, so that Layer 1 always goes first."""
-
-
-class EngineHost(Protocol):
-    """What an agent starts and stops on its lease; see LlamaHost."""
-
-    @property
-    def url(self) -> str:
-        """Where the server listens; empty while it does not run."""
-
-    async def start(self) -> None:
-        """Returns when it listens."""
-
-    def disconnect(self) -> None:
-        """Breaks every connection to it."""
-
-    async def stop(self) -> None:
-        """Ends it; does nothing if it does not run."""
-
-    async def running(self) -> int:
-        """Requests that it works on now."""
 
 
 class EngineAgent:
@@ -140,8 +122,9 @@ class EngineAgent:
         Raises:
             ModelFileError: llama.cpp cannot load the model.
         """
-        await self._host.start()
-        await self._publish(url=self._host.url)
+        if not self._host.needs_lease:
+            await self._host.start()
+            await self._publish(url=self._host.url)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keeper.run())
@@ -178,11 +161,10 @@ class EngineAgent:
             self._changed.notify_all()
 
     async def _granted(self, lease: Lease) -> None:
-        if not self._host.url:
-            await self._host.start()
-            if self._keeper.lease is not lease:
-                # Revoked while the model was being loaded.
-                return
+        await self._host.occupy(lease)
+        if self._keeper.lease is not lease or not self._host.url:
+            # Revoked while the model was being loaded.
+            return
         taken_s = self._rest.warm()
         if taken_s is not None:
             n_before = self._state.n_cold_starts
@@ -197,8 +179,12 @@ class EngineAgent:
         )
 
     async def _resized(self, lease: Lease) -> None:
-        """More or fewer requests at once; the dispatchers pause what is too much."""
-        if self._state.phase == "ready":
+        """More or fewer requests at once; the dispatchers pause what is too much. A server whose
+        share was fixed at its start has to be started anew, under a lease of its own."""
+        if not self._host.fits(lease):
+            await self._keeper.rest(self._clock.now_s() + _REST_S)
+            self._keeper.want()
+        elif self._state.phase == "ready":
             await self._publish(sm_count=lease.sm_count, max_concurrent=self._streams(lease))
 
     def _streams(self, lease: Lease) -> int:
@@ -214,8 +200,9 @@ class EngineAgent:
             if not await self._idle_by(deadline_s - _STOP_MARGIN_S):
                 log.warning("llama.cpp did not come to rest in time: it is stopped")
                 await self._host.stop()
-                await self._publish(url="")
-        await self._publish(phase="no_lease", lease_id="", sm_count=0, running=0)
+        await self._host.vacate(deadline_s - _VACATE_MARGIN_S)
+        url = self._host.url
+        await self._publish(phase="no_lease", lease_id="", sm_count=0, running=0, url=url)
 
     async def _cool(self) -> bool:
         """Gives the lease back and unloads the model, if there is no work and no revocation."""
@@ -233,7 +220,8 @@ class EngineAgent:
     async def _warm(self) -> None:
         await self._publish(phase="warming")
         try:
-            await self._host.start()
+            if not self._host.needs_lease:
+                await self._host.start()
         except AiranError:
             await self._publish(phase="cold")
             raise
@@ -278,9 +266,10 @@ class EngineAgent:
     async def _start_again(self) -> None:
         """After the server was stopped, or died by itself."""
         await self._publish(phase="no_lease", url="", max_concurrent=0, running=0)
-        await self._host.start()
+        if not self._host.needs_lease:
+            await self._host.start()
         lease = self._keeper.lease
-        if lease is not None and self._host.url:
+        if lease is not None:
             await self._granted(lease)
         else:
             await self._publish(url=self._host.url)

@@ -16,6 +16,7 @@ import httpx
 import psutil
 
 from airan.core.errors import ModelFileError, UnavailableError
+from marketplace.engines.leases import Lease
 from marketplace.engines.llamacpp import LlamaCppEngine
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,29 @@ class LlamaHost:
                 f"llama.cpp cannot load {path}: {error}", remedy="airan model pull --force"
             ) from error
         self._client = LlamaCppEngine(str(self._server.listening_address))
+
+    @property
+    def needs_lease(self) -> bool:
+        """See EngineHost: it computes on the CPU."""
+        return False
+
+    def fits(self, lease: Lease) -> bool:
+        """See EngineHost."""
+        del lease
+        return True
+
+    async def occupy(self, lease: Lease) -> None:
+        """See EngineHost.
+
+        Raises:
+            ModelFileError: llama.cpp cannot load the file.
+        """
+        del lease
+        await self.start()
+
+    async def vacate(self, until_s: float) -> None:
+        """See EngineHost: the model stays in the host's memory."""
+        del until_s
 
     def disconnect(self) -> None:
         """Breaks every connection to the server, whose work for them ends with the next token."""

@@ -110,6 +110,24 @@ class VllmEngine:
         counts = (line.rsplit(" ", 1)[1] for line in lines if line.startswith(_GAUGES))
         return round(sum(map(float, counts)))
 
+    async def sleep(self, level: int) -> None:
+        """Gives the model's memory back: weights go to the host's memory (1) or are dropped (2).
+
+        Raises:
+            InvalidInputError: the server was not started for it (404).
+            UnavailableError: it does not answer, or fails.
+        """
+        await self._tell(f"/sleep?level={level}")
+
+    async def wake(self, level: int) -> None:
+        """Takes the memory again that `sleep` of that level gave back; as `sleep` raises."""
+        if level == 1:
+            await self._tell("/wake_up")
+            return
+        await self._tell("/wake_up?tags=weights")
+        await self._tell("/collective_rpc", {"method": "reload_weights"})
+        await self._tell("/wake_up?tags=kv_cache")
+
     async def aclose(self) -> None:
         """See Engine.aclose."""
         self._closed = True
@@ -141,6 +159,15 @@ class VllmEngine:
             return dict(json.loads(answer))
         except (*_FAILURES, json.JSONDecodeError) as error:
             raise self._lost(error) from error
+
+    async def _tell(self, path: str, body: Mapping[str, Any] | None = None) -> None:
+        try:
+            async with self._http.post(path, json=body) as response:
+                answer = await response.read()
+        except _FAILURES as error:
+            raise self._lost(error) from error
+        if response.status != _OK:
+            raise _refusal(response.status, answer)
 
     def _lost(self, error: BaseException) -> UnavailableError:
         return UnavailableError(

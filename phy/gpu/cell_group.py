@@ -72,6 +72,19 @@ class CellGroup:
         if grants:
             self.uplink.prepare(slot, grants)
 
+    def shift(self, gear: int) -> None:
+        """Has the slots that are started from now on run in that gear (see `GroupOptions`); those
+        under way end in theirs."""
+        self.uplink.shift(gear)
+        if self.downlink is not None:
+            self.downlink.shift(gear)
+
+    @property
+    def n_under_way(self) -> int:
+        """Slots that were started and not collected."""
+        sending = 0 if self.downlink is None else self.downlink.n_under_way
+        return self.uplink.n_under_way + sending
+
     def collect(self, *, wait: bool = False) -> Collected:
         """Returns the slots that have ended.
 

@@ -79,6 +79,17 @@ class SimulatedHost:
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
 
+    needs_lease = False
+
+    def fits(self, lease: object) -> bool:
+        return True
+
+    async def occupy(self, lease: object) -> None:
+        if not self.url:
+            await self.start()
+
+    async def vacate(self, until_s: float) -> None: ...
+
     def disconnect(self) -> None:
         """Has every stream end with its next token, as a broken connection would."""
         self._n_cuts += 1

@@ -32,6 +32,9 @@ class FakeLease:
     sm_count: int = 64
     state: str = "active"
     pid: int = 0
+    partition_id: str = "MIG-1"
+    gpu_uuid: str = "GPU-1"
+    profile: str = "3g.40gb"
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class FakeControl:
     """The lease side of a control plane with one partition; the test grants and revokes."""
 
     sm_count: int = 64
+    profile: str = "3g.40gb"
     free: bool = True
     reachable: bool = True
     held: dict[str, FakeLease] = field(default_factory=dict)
@@ -82,7 +86,8 @@ class FakeControl:
         if not self.free:
             raise CapacityError("no partition is free")
         self.free = False
-        lease = FakeLease(f"lease-{next(self._numbers)}", holder, self.sm_count, pid=pid)
+        number = next(self._numbers)
+        lease = FakeLease(f"lease-{number}", holder, self.sm_count, pid=pid, profile=self.profile)
         self.held[lease.id] = lease
         self._send(FakeLeaseEvent("granted", lease))
         return lease
@@ -116,7 +121,8 @@ class FakeControl:
     def resize(self, sm_count: int) -> None:
         """Moves the border of the partition that is held."""
         for lease in list(self.held.values()):
-            self.held[lease.id] = resized = replace(lease, sm_count=sm_count)
+            resized = replace(lease, sm_count=sm_count, profile=self.profile)
+            self.held[lease.id] = resized
             self._send(FakeLeaseEvent("resized", resized))
 
     def offer(self) -> None:

@@ -87,9 +87,9 @@ class Cold:
 
 
 @asynccontextmanager
-async def running_cold(folder: Path, **changes: Any) -> AsyncIterator[Cold]:
+async def running_cold(folder: Path, idle_s: float = IDLE_S, **changes: Any) -> AsyncIterator[Cold]:
     settings = EngineAgentSettings(
-        "engine-0", MODEL, Path(), 0, n_ctx=N_CONTEXT, background=False, idle_s=IDLE_S
+        "engine-0", MODEL, Path(), 0, n_ctx=N_CONTEXT, background=False, idle_s=idle_s
     )
     host, control = SlowHost(), FakeControl()
     agent = EngineAgent(settings, control, SystemClock(), host)
@@ -214,7 +214,8 @@ async def test_a_file_that_has_become_unusable_is_tried_again_at_the_next_word(
 
 
 async def test_a_revocation_of_a_warm_engine_is_no_rest(tmp_path: Path) -> None:
-    async with running_cold(tmp_path) as cold:
+    # It does not go cold by itself, however long the gateway takes to start.
+    async with running_cold(tmp_path, idle_s=60.0) as cold:
         await eventually(lambda: cold.agent.state.phase == "ready")
         await cold.control.revoke()
         assert cold.agent.state.phase == "no_lease"

@@ -27,8 +27,11 @@ class Log:
     def __init__(self) -> None:
         self.calls: list[tuple] = []
 
+    def shift(self, gear):
+        self.gear = gear
+
     def start(self, side):
-        self.calls.append(("start", side))
+        self.calls.append(("start", side, self.gear))
 
     def write(self, name, first, values):
         self.calls.append(("write", name, first, values.tolist()))
@@ -64,7 +67,7 @@ def test_slots_start_after_the_messages_before_them_and_no_later_ones() -> None:
     write(1)
     ours.start(0, n_messages)
     write(2)
-    ours.start(1, n_messages)
+    ours.start(1, n_messages, gear=2)
 
     def serve() -> None:
         with pytest.raises(EOFError):
@@ -82,11 +85,11 @@ def test_slots_start_after_the_messages_before_them_and_no_later_ones() -> None:
     assert not thread.is_alive()
     assert log.calls == [
         ("write", "taps", 0, [1]),
-        ("start", 0),
+        ("start", 0, 0),
         ("write", "taps", 0, [2]),
-        ("start", 1),
+        ("start", 1, 2),
         ("write", "taps", 0, [3]),
-        ("start", 0),
+        ("start", 0, 0),
     ]
     assert [ours.times(n) for n in range(3)] == [(10.0, 20.0), (11.0, 21.0), (10.0, 20.0)]
 
@@ -94,7 +97,7 @@ def test_slots_start_after_the_messages_before_them_and_no_later_ones() -> None:
 def test_a_gpu_that_hangs_is_a_fault_whether_it_is_waited_for_or_looked_at(monkeypatch) -> None:
     monkeypatch.setattr(worker_pipeline, "_SLOT_TIMEOUT_S", 0.05)
     program = Program({"x": Buffer((4,), np.int32)}, (), ("x",), ("x",))
-    pipeline = GpuWorker([LaneOrder(program, write_nothing)], None).pipeline(0)
+    pipeline = GpuWorker([LaneOrder(program, write_nothing)], [None]).pipeline(0)
     # Its process is still starting, or has found no GPU: nobody will answer.
     monkeypatch.setattr(pipeline._process, "read", lambda: None)
     for side, waits in enumerate((pipeline.wait, pipeline.is_done)):
@@ -110,7 +113,7 @@ def write_nothing(_inputs) -> None:
 
 def test_a_worker_that_is_killed_is_a_fault() -> None:
     program = Program({"x": Buffer((4,), np.int32)}, (), ("x",), ("x",))
-    gpu = GpuWorker([LaneOrder(program, write_nothing)], None)
+    gpu = GpuWorker([LaneOrder(program, write_nothing)], [None])
     pipeline = gpu.pipeline(0)
     os.kill(pipeline.pid, signal.SIGKILL)
     with pytest.raises(GpuFaultError, match="its process ended") as caught:
