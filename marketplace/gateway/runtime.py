@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import fcntl
 import hashlib
 import hmac
 import json
@@ -16,14 +15,14 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from airan.core.clock import Clock
-from airan.core.errors import InvalidInputError, UnavailableError
+from airan.core.errors import InvalidInputError
 from marketplace.billing.desk import rate_limit
 from marketplace.chat import ChatRequest, parse_chat_request
 from marketplace.completions import parse_request
 from marketplace.dispatch import Dispatcher, ModelOffer
 from marketplace.dispatch.scaling import ReplicaScaler
 from marketplace.federation.travel import POLICY, VIA, Origin, Sending, origin_of
-from marketplace.gateway.alone import keep_hold, take_hold
+from marketplace.gateway.alone import keep_hold, lock_folder, take_hold
 from marketplace.gateway.errors import ApiError, invalid_api_key, model_not_found, not_allowed
 from marketplace.gateway.function_runner import FunctionRunner
 from marketplace.gateway.settings import GatewaySettings
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
 
 _KEY_CACHE_S = 5.0
 _MAX_CACHED_KEYS = 10_000
-_LOCK_WAIT_S = 30.0
-_LOCK_POLL_S = 0.1
 
 
 class Runtime:
@@ -74,7 +71,7 @@ class Runtime:
             ConfigError: the database cannot be opened.
         """
         self.settings.state_dir.mkdir(parents=True, exist_ok=True)
-        await self._lock()
+        self._lock_fd = await lock_folder(self.settings.state_dir)
         self._hold = await take_hold(self.settings.url_of_database)
         self._holding = asyncio.create_task(keep_hold(self._hold))
         self.db = Database(self.settings.url_of_database)
@@ -338,25 +335,6 @@ class Runtime:
     async def _forget_when_done(self, job: Job) -> None:
         await job.done.wait()
         self.async_jobs.pop(job.id, None)
-
-    async def _lock(self) -> None:
-        """Two dispatchers on one database would both run its open jobs."""
-        path = self.settings.state_dir / "gateway.lock"
-        self._lock_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        waited_s = 0.0
-        while True:
-            try:
-                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if waited_s >= _LOCK_WAIT_S:
-                    os.close(self._lock_fd)
-                    raise UnavailableError(
-                        f"another gateway keeps {path}", remedy="stop it first"
-                    ) from None
-                await asyncio.sleep(_LOCK_POLL_S)
-                waited_s += _LOCK_POLL_S
-            else:
-                return
 
 
 def _verifier(settings: GatewaySettings, clock: Clock) -> OidcVerifier | None:
