@@ -1,8 +1,8 @@
 """A gateway whose work overflows to a peer, and that kills itself at a point of the way.
 
 Arguments: a JSON object with `folder`, `agent`, `peer` (its address), `key_file`, `patience_s`,
-`is_site` and `die_at`, a name of POINTS, ON_A_STREAM or empty. It dies once there is a file `armed`
-in the folder.
+`is_site`, `database_url` and `die_at`, a name of POINTS, ON_A_STREAM or empty. It dies once there
+is a file `armed` in the folder.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ async def main(asked: dict[str, Any]) -> None:
         models=(ModelOffer(MODEL, N_CONTEXT, Price.from_usd(0.01, 0.03)),),
         federation=Federation("site-a", "eu", (peer,)),
         ttft_targets=ALWAYS_FULL,
+        database_url=asked["database_url"],
     )
     async with running_gateway(settings) as url:
         print(url, flush=True)

@@ -216,6 +216,7 @@ class Dying:
     def __init__(self, folder: Path, **asked: Any) -> None:
         self.folder = folder
         usual = {"folder": str(folder), "patience_s": 30.0, "is_site": True, "die_at": ""}
+        usual["database_url"] = ""
         self._asked = usual | asked
 
     @asynccontextmanager
@@ -293,6 +294,20 @@ async def test_a_gateway_killed_at_any_point_loses_nothing_and_has_nothing_done_
                 (bill,) = (await a.get("usage?tenant=acme"))["data"]
                 assert (bill["requests"], bill["output_tokens"]) == (1, N_ANSWER)
                 return
+            await check_bills(a, b)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    "point", ["when the peer has it", "before it is billed", "when it is billed"]
+)
+async def test_on_postgresql_nothing_is_lost_or_done_twice_either(
+    tmp_path: Path, postgres_url: str, point: str
+) -> None:
+    async with two_sites(tmp_path, database_url=postgres_url) as (dying, b):
+        mine = await dying.dies(point)
+        async with dying.running() as (a, _):
+            assert await invoked(a, mine, **{"Idempotency-Key": "mine"}) == EXPECTED
             await check_bills(a, b)
 
 
