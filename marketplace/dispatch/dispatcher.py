@@ -20,6 +20,7 @@ from marketplace.dispatch.admission import (
 from marketplace.dispatch.cold import is_cold
 from marketplace.dispatch.embedder import Embedder
 from marketplace.dispatch.foresight import Foresight
+from marketplace.dispatch.invoked_turns import comes_whole
 from marketplace.dispatch.journal import Journal
 from marketplace.dispatch.lengths import Lengths
 from marketplace.dispatch.lines import WaitingLines
@@ -266,6 +267,12 @@ class Dispatcher:
         else:
             self._begin(Turn(job, peer, self._turns.count(peer)))
 
+    async def account_for(self, sending: Sending) -> None:
+        """Closes what an earlier gateway left open, at a peer, of a job that has ended."""
+        row = await self._db.call(self._db.ledger.job, sending.job_id)
+        if row is not None:
+            self._overflow.account_for(sending, row)
+
     def enqueue(self, job: Job) -> None:
         """Puts an accepted job in line, however many there are."""
         self.pool.want(job.request.model)
@@ -456,11 +463,11 @@ class Dispatcher:
         if job.kind == "async":
             self._journal.running(job)
         if client is None:
-            if job.kind == "async" and turn.engine.peer is not None:
-                await self._overflow.away.answer(turn, lambda n: self._came(turn, n))
-            else:
+            if not comes_whole(turn):
                 self._foresight.begin(turn, self._clock.monotonic_s())
-                await answer_in_text(turn, lambda n: self._came(turn, n))
+            at_peer = turn.engine.peer is not None
+            answer = self._overflow.away.answer if at_peer else answer_in_text
+            await answer(turn, lambda n: self._came(turn, n))
             if turn.reason is None:
                 raise UnavailableError(f"engine {turn.engine.state.name} ended its stream early")
             return

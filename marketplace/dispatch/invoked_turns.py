@@ -1,7 +1,8 @@
-"""Jobs that outlive their connection at peers: stored before they leave, asked for until heard of.
+"""Jobs at peers: what is kept of them, so that a gateway's end hides nothing of what they did.
 
-What is known of such a job at a peer, at any moment, is its `Sending` in the store. A gateway that
-ends in the middle leaves it open, and the next one goes on from there.
+What is known of a job at a peer, at any moment, is its `Sending` in the store. A gateway that ends
+in the middle leaves it open. Jobs that outlive their connection are stored so before they leave,
+and the next gateway goes on from there: asks for them until they are heard of.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Away:
-    """Keeps the account of such jobs while they are at peers."""
+    """Keeps the account of jobs while they are at peers."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._db = database
@@ -49,7 +50,12 @@ class Away:
                 job.id, peer.name, way, headers[VIA], headers[POLICY], self._clock.now_s()
             )
             journey.sending = sending
-            await self._db.call(self._db.sendings.begin, sending)
+            begin = self._db.sendings.begin
+            if job.kind == "sync":
+                # Its client waits, and it is not asked for again: what counts is to know of it.
+                self._db.insist_later(begin, begin, sending)
+            else:
+                await self._db.call(begin, sending)
         if sending.way == "stream":
             await answer_in_text(turn, note)
             return
@@ -103,7 +109,11 @@ class Away:
     def closed(self, job: Job) -> None:
         """The job has ended, and that is stored."""
         if job.journey is not None and job.journey.sending is not None:
-            self._end(job.journey.sending, "answered", None)
+            self.close(job.journey.sending)
+
+    def close(self, sending: Sending) -> None:
+        """It was answered, and what it cost is kept."""
+        self._end(sending, "answered", None)
 
     def lose(self, sending: Sending, most: PeerCost | None) -> None:
         """What an earlier gateway sent is not asked for: the peer may have done it."""
@@ -151,8 +161,16 @@ class Away:
 
 
 def way_of(job: Job, *, is_site: bool) -> SendingWay:
-    """How a job goes to a peer. Invocations are chats; a raw text goes on a stream of its own."""
-    return "invocation" if is_site and job.request.prompt is None else "stream"
+    """How a job goes to a peer. A client that waits wants a stream; invocations are chats, and a
+    raw text is none."""
+    kept = is_site and job.kind == "async" and job.request.prompt is None
+    return "invocation" if kept else "stream"
+
+
+def comes_whole(turn: Turn) -> bool:
+    """Whether the engine gives the answer all at once."""
+    peer = turn.engine.peer
+    return peer is not None and way_of(turn.job, is_site=peer.is_site) == "invocation"
 
 
 def _take(turn: Turn, found: Standing) -> None:

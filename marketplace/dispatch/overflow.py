@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from airan.core.clock import Clock
 from airan.core.errors import AiranError, CapacityError
@@ -104,7 +105,7 @@ class Overflow:
         ((engine, peer),) = found
         again = sending.remote_id is not None or await self._may_still_go(job, peer, sending)
         if sending.way == "stream" or not again:
-            self.away.lose(sending, self._cost(job, peer, job.n_input, job.max_tokens))
+            self.away.lose(sending, self._most(job, peer))
             return None
         job.tally = Tally(job.request, peer.n_ctx)
         headers = headers_out(sending.via, sending.policy, self._federation.site, job.id)
@@ -136,16 +137,30 @@ class Overflow:
         cost = None
         if tally.n_output or turn.reason is not None:
             cost = self._cost(job, peer, tally.n_input, tally.n_output)
-        if job.kind == "async":
-            self.away.ended(turn, cost, self._cost(job, peer, job.n_input, job.max_tokens))
-        elif cost is not None:
-            note = self._db.peering.note_cost
-            self._db.insist_later(note, note, cost)
+        self.away.ended(turn, cost, self._most(job, peer))
+
+    def account_for(self, sending: Sending, row: dict[str, Any]) -> None:
+        """Closes what an earlier gateway left open of a job that has ended; `row`: the job's."""
+        if row["state"] == "completed":
+            self.away.close(sending)
+            return
+        peer = next((one for one in self._federation.peers if one.name == sending.peer), None)
+        most = None
+        if peer is not None:
+            n_input = row["input_tokens"]
+            n_output = max(0, peer.n_ctx - n_input)
+            most = self._priced(sending.job_id, row["model"], peer, (n_input, n_output))
+        self.away.lose(sending, most)
+
+    def _most(self, job: Job, peer: Peer) -> PeerCost:
+        return self._cost(job, peer, job.n_input, job.max_tokens)
 
     def _cost(self, job: Job, peer: Peer, n_input: int, n_output: int) -> PeerCost:
-        amount = peer.price.amount_micro_usd(n_input, n_output)
-        model, now_s = job.request.model, self._clock.now_s()
-        return PeerCost(job.id, peer.name, model, n_input, n_output, amount, now_s)
+        return self._priced(job.id, job.request.model, peer, (n_input, n_output))
+
+    def _priced(self, job_id: str, model: str, peer: Peer, tokens: tuple[int, int]) -> PeerCost:
+        amount = peer.price.amount_micro_usd(*tokens)
+        return PeerCost(job_id, peer.name, model, *tokens, amount, self._clock.now_s())
 
     def _eligible(self, job: Job, policy: DataPolicy, now_s: float) -> list[PooledEngine]:
         """Peers that the job may go to, the cheapest first."""

@@ -48,7 +48,7 @@ SendingWay = Literal["invocation", "stream"]
 
 @dataclass(frozen=True)
 class Sending:
-    """A job that outlives its connection, at a peer, as it is stored before it leaves."""
+    """A job at a peer, as it is stored before it leaves."""
 
     job_id: str
     peer: str

@@ -98,8 +98,7 @@ class Runtime:
             principal = await self.db.call(self.db.keys.principal, row["key_id"])
             await self._go_on(row, principal, sent.pop(row["id"], None))
         for left in sent.values():
-            # Of a job that ended: only this was not written any more.
-            self.db.post(self.db.sendings.end, left.job_id, left.peer, "answered", None)
+            await self.dispatcher.account_for(left)
 
     async def stop(self) -> None:
         """Cuts the streams and closes the database; open jobs wait there for the next start."""

@@ -1,4 +1,4 @@
-"""Jobs that outlive their connection, at peers: what was sent, and what became of it."""
+"""Jobs at peers: what was sent, and what became of it."""
 
 from __future__ import annotations
 

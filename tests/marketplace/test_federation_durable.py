@@ -27,7 +27,7 @@ from tests.marketplace.federated import (
     site,
 )
 from tests.marketplace.openai_server import WORDS, OpenAiServer, serving
-from tests.marketplace.simulated_engine import MODEL, simulated_agent
+from tests.marketplace.simulated_engine import MODEL, N_CONTEXT, simulated_agent
 from tests.marketplace.site import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -338,6 +338,34 @@ async def test_a_cloud_is_not_asked_again_and_its_part_is_told_as_unheard(tmp_pa
                 assert (cost["requests"], cost["unheard"]) == (1, 1)
                 (bill,) = (await a.get("usage?tenant=acme"))["data"]
                 assert (bill["requests"], bill["output_tokens"]) == (1, N_ANSWER)
+
+
+@pytest.mark.timeout(120)
+async def test_what_a_cloud_may_have_done_for_a_client_that_waited_is_told_too(
+    tmp_path: Path,
+) -> None:
+    server = OpenAiServer()
+    server.waits_after = 2
+    async with serving(server.app) as url, two_sites(tmp_path, peer=url, is_site=False) as found:
+        dying, _ = found
+        async with dying.running() as (a, process):
+            await peers_ready(a)
+            await a.warm()
+            mine = await new_key(a.url)
+            await a.put("tenants/acme/policy", policy="regions=eu")
+            asking = asyncio.create_task(a.ask(mine, PROMPT))
+            await eventually(lambda: server.bodies)
+            # What was posted before this answer is written by now.
+            await a.get("peers")
+            process.kill()
+            with pytest.raises(httpx.TransportError):
+                await asking
+        async with dying.running() as (a, _):
+            (cost,) = (await a.get("peers"))["costs"]
+            assert (cost["requests"], cost["unheard"]) == (1, 1)
+            tokens = (cost["input_tokens"], cost["output_tokens"])
+            assert tokens == (len(PROMPT), N_CONTEXT - len(PROMPT))
+            assert (await a.get("usage?tenant=acme"))["data"] == []
 
 
 @pytest.mark.timeout(120)

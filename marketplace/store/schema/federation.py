@@ -24,7 +24,7 @@ peer_usage = Table(
 peer_sendings = Table(
     "peer_sendings",
     metadata,
-    # Of jobs that outlive their connection; stored before anything of them leaves.
+    # Of jobs that outlive their connection, stored before anything of them leaves.
     Column("job_id", String(48), ForeignKey("jobs.id"), primary_key=True),
     Column("peer", String(64), primary_key=True),
     Column("way", String(12), nullable=False),  # invocation | stream
