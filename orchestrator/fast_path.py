@@ -17,11 +17,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from airan.core.errors import InvalidInputError
+from orchestrator.cost_correction import CostCorrection
 from orchestrator.gear_times import ALONE, BESIDE_A_MODEL, GearTimes
 from orchestrator.step_budget import StepBudget, StepLimits
-
-_TELLING = 0.3
-"""Of the budget: slots that are expected to be shorter say nothing of what longer ones take."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +115,8 @@ class FastPath:
         self._recent: dict[tuple[str, bool], tuple[int, float]] = {}
         """By channel the gear that its last slots ran in, and the longest of them (fading); in
         parts of what the cost model says where it says something."""
-        self._scale: dict[str, float] = {}
-        """By channel what slots take relative to what was expected."""
+        self._corrections: dict[str, CostCorrection] = {}
+        """By channel what slots take beyond what the cost model says."""
         self.reason = ""
         """Why the gear changed last."""
 
@@ -176,11 +174,12 @@ class FastPath:
         """Moves up for slots that are to come; the gear stays up while they keep coming."""
         fractions = self._settings
         for slot in slots:
-            scale = self._scale.get(slot.channel, 1.0)
-            parts = [scale * us / slot.budget_us for us in slot.us_by_gear]
+            correction = self._corrections.setdefault(slot.channel, CostCorrection())
+            parts = [correction.us(us) / slot.budget_us for us in slot.us_by_gear]
             if parts[self._gear] > fractions.raise_fraction:
                 fine = [g for g in range(self._gear, self._most) if self._is_fine(parts[g])]
-                why = f"a {slot.channel} slot of {scale * slot.us_by_gear[self._gear]:.0f} us comes"
+                coming_us = parts[self._gear] * slot.budget_us
+                why = f"a {slot.channel} slot of {coming_us:.0f} us comes"
                 self._rise(min(fine, default=self._most), now_s, why)
             if self._gear and parts[self._gear - 1] > fractions.lower_fraction:
                 self._calm_s = now_s
@@ -231,7 +230,8 @@ class FastPath:
         """What the slot would have taken in another gear, by a cautious estimate."""
         factor = self._times_of(slot).ratio(slot.gear, gear)
         if slot.us_by_gear:
-            factor *= slot.us_by_gear[gear] / slot.us_by_gear[slot.gear]
+            us = self._corrections[slot.channel].us
+            factor *= us(slot.us_by_gear[gear]) / us(slot.us_by_gear[slot.gear])
         factor = max(1.0, factor) if gear < slot.gear else min(1.0, factor)
         return slot.latency_us * factor
 
@@ -246,11 +246,10 @@ class FastPath:
         """The first slot in another gear, beside the longest of the last ones in the former."""
         key, part = (slot.channel, bool(slot.us_by_gear)), slot.latency_us
         if slot.us_by_gear:
-            part /= slot.us_by_gear[slot.gear]
-        if slot.us_by_gear and slot.us_by_gear[slot.gear] >= _TELLING * slot.budget_us:
-            # What a short slot takes beyond the model is fixed, and no part of a long one.
-            scale = self._scale.get(slot.channel, 0.0)
-            self._scale[slot.channel] = part if part > scale else scale + 0.02 * (part - scale)
+            correction = self._corrections.setdefault(slot.channel, CostCorrection())
+            model_us = slot.us_by_gear[slot.gear]
+            part /= correction.us(model_us)
+            correction.learn(model_us, slot.latency_us, slot.budget_us)
         gear, longest = self._recent.get(key, (slot.gear, 0.0))
         if gear != slot.gear:
             self._times_of(slot).learn(gear, longest, slot.gear, part)

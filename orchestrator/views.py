@@ -43,6 +43,7 @@ class GpuView:
     sm_count: int = 0
     memory_mib: int = 0
     memory_slices: int = 0
+    """Length of the drawing of its partitions: 8 memory slices; without MIG its SMs."""
     partitions: tuple[PartitionView, ...] = ()
     node: str = ""
     lost: bool = False

@@ -62,8 +62,9 @@ class VllmConfig(BaseModel):
     """Further environment variables of the server."""
     start_timeout_s: float = Field(default=600.0, gt=0.0)
     between_leases: Literal["stay", "sleep", "stop"] = "stay"
-    """What it does without a lease. `stay`: keeps the model in memory, which on a GPU divided by
-    MIG, or not divided, only lasts until the notice ends. `sleep`: gives the GPU's memory back
-    within the notice; where that takes longer, or this vLLM cannot, it is stopped. `stop`."""
+    """What it does without a lease. `stay`: keeps the model in memory; on a real GPU divided by
+    MIG, or not divided, where memory goes with the partition, it stops. `sleep`: gives the GPU's
+    memory back within the notice; where that takes longer, or this vLLM cannot, it is stopped.
+    `stop`."""
     sleep_level: Literal[1, 2] = 1
     """1: the weights wait in the host's memory. 2: they are read again from the disk."""

@@ -6,7 +6,6 @@ between them. Where the control plane is away slots and fast path go on.
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import logging
 import os
@@ -15,23 +14,23 @@ from pathlib import Path
 
 from airan.core.clock import SystemClock
 from airan.core.config import SiteConfig
-from airan.core.errors import AiranError, InvalidInputError, NotFoundError
+from airan.core.errors import InvalidInputError, NotFoundError
 from airan.site.cell_sizing import cell_id, measured_sizing
 from airan.site.cells import Allocations, CellGroup, load_profile
 from airan.site.gpu_radio import SimulatedRadio
 from airan.site.gpu_slots import SlotLoop, latency_limits_us, without_collections
 from airan.site.gpu_window import DownlinkCounts
-from airan.site.l1 import REPORT_S, Reporter, go_first, known
+from airan.site.l1 import REPORT_S, go_first, known
+from airan.site.l1_reports import Reports
 from airan.site.main import service_main, stop_event
 from airan.site.runtime import SiteRuntime
 from airan.site.services import board_file, runs_mps
-from orchestrator.api.client import ControlClient
 from orchestrator.drivers.environment import Side, client, folders_in
 from orchestrator.fast_path import FastPath, FastPathSettings
 from orchestrator.gear_costs import GearCosts
 from orchestrator.sm_board import Gear, SmBoard
 from orchestrator.step_budget import StepLimits
-from orchestrator.views import GpuView, SlotReport
+from orchestrator.views import SlotReport
 from phy.gpu import cell_group
 from phy.gpu.device_group import GroupOptions, open_cell_group
 from phy.gpu.downlink_group import DownlinkOptions
@@ -44,34 +43,6 @@ log = logging.getLogger("airan.l1")
 
 ALARM_REPORT_S = 0.02
 """A slot that was lost is reported so soon."""
-
-
-class PlanReader(threading.Thread):
-    """Reads now and then what the plan gives the RAN; what was read last holds meanwhile."""
-
-    def __init__(self, address: str, stop: threading.Event) -> None:
-        super().__init__(name="plan-reader", daemon=True)
-        self._address, self._stop_all = address, stop
-        self.ran_sms = 0
-        """0: not known yet."""
-
-    def run(self) -> None:
-        asyncio.run(self._read())
-
-    async def _read(self) -> None:
-        async with ControlClient(self._address) as control:
-            while not self._stop_all.is_set():
-                try:
-                    self.ran_sms = ran_sms(await control.gpus())
-                except AiranError as error:
-                    log.debug("the plan cannot be read: %s", error)
-                await asyncio.sleep(REPORT_S)
-
-
-def ran_sms(gpus: list[GpuView]) -> int:
-    """SMs of the RAN's partitions."""
-    parts = [part for gpu in gpus for part in gpu.partitions]
-    return sum(part.sm_count for part in parts if part.role == "ran" and part.state == "ready")
 
 
 def least_gear(gears: tuple[int, ...], planned_sms: int) -> int:
@@ -160,22 +131,20 @@ class GpuLayer1:
         judged_by, fast = self._config.gpu.judged_by, FastPath(self.settings)
         return SlotLoop(group, self.radio, fast, board, self._costs, judged_by=judged_by)
 
-    def run(
-        self, loop: SlotLoop, reporter: Reporter, plan: PlanReader, stop: threading.Event
-    ) -> None:
-        """Runs slots until stopped."""
+    def run(self, loop: SlotLoop, reports: Reports, stop: threading.Event) -> None:
+        """Runs slots until stopped, or until nobody hears of them any more."""
         loop.begin()
         reported_s = self._clock.monotonic_s()
-        while not stop.is_set():
+        while not (stop.is_set() or reports.is_over):
             loop.step()
             self._take_faults(loop)
             now_s = self._clock.monotonic_s()
             if now_s - reported_s >= (ALARM_REPORT_S if loop.alarm else REPORT_S):
-                reporter.send(self.report(loop))
+                reports.send(self.report(loop))
                 gc.collect(0)  # the youngest objects only, which are few
                 self._draw_loads()
-                if plan.ran_sms:
-                    loop.bound(least_gear(self.settings.gears, plan.ran_sms))
+                if planned_sms := reports.ran_sms:
+                    loop.bound(least_gear(self.settings.gears, planned_sms))
                 reported_s = now_s
 
     def report(self, loop: SlotLoop) -> SlotReport:
@@ -222,23 +191,23 @@ def main(runtime: SiteRuntime) -> None:
     """Runs the slots until stopped."""
     stop = stop_event()
     layer1 = GpuLayer1(runtime)
+    for inherited in [key for key in os.environ if key.startswith("CUDA_MPS_")]:
+        del os.environ[inherited]
     os.environ.update(layer1.environment())
-    reporter = Reporter(runtime.control_address, stop)
-    plan = PlanReader(runtime.control_address, stop)
     try:
         group = layer1.open()
     except GpuFaultError as error:
         # The supervisor tries again: a GPU that was just given up may need a moment.
         log.error("Layer 1 has no GPU: %s", error)
         raise
+    reports = Reports(runtime.control_address)
     try:
-        reporter.start()
-        plan.start()
         log.info("slot thread: %s", go_first())
         loop = layer1.loop(group)
         without_collections()
-        layer1.run(loop, reporter, plan, stop)
+        layer1.run(loop, reports, stop)
     finally:
+        reports.close()
         group.close()
 
 

@@ -33,9 +33,9 @@ class PartitionView:
     role: str
     """`ran`, `ai` or `free`."""
     start: int
-    """First memory slice."""
+    """First memory slice; without MIG, SM."""
     size: int
-    """Memory slices."""
+    """Memory slices, or SMs."""
     sm_count: int
     memory_mib: int
     state: str

@@ -99,6 +99,8 @@ class EngineAgent:
             idle_s=settings.idle_s,
             prefill_piece_tokens=settings.prefill_piece_tokens,
         )
+        self._starting: asyncio.Task[None] | None = None
+        """Brings a server back that is gone."""
         self._rest = Rest(settings.idle_s, clock, self._cool, self._warm)
         self._keeper = LeaseKeeper(
             source,
@@ -131,6 +133,8 @@ class EngineAgent:
                 tasks.create_task(self._measure())
                 tasks.create_task(self._rest.run())
         finally:
+            if self._starting is not None:
+                self._starting.cancel()
             with suppress(Exception):
                 await self._keeper.give_back()
             await self._host.stop()
@@ -194,7 +198,10 @@ class EngineAgent:
     async def _revoked(self, deadline_s: float) -> None:
         """Sends the dispatchers away, waits for idle slots, and stops llama.cpp if none comes."""
         await self._publish(phase="draining", max_concurrent=0, deadline_s=deadline_s)
-        if not await self._idle_by(deadline_s - _CUT_MARGIN_S):
+        if not self._host.url:
+            # It is being loaded, if it runs at all.
+            await self._host.stop()
+        elif not await self._idle_by(deadline_s - _CUT_MARGIN_S):
             log.warning("some client does not yield: all connections to llama.cpp are cut")
             self._host.disconnect()
             if not await self._idle_by(deadline_s - _STOP_MARGIN_S):
@@ -246,8 +253,7 @@ class EngineAgent:
         busy_s = 0.0
         while True:
             await asyncio.sleep(_POLL_S)
-            if not self._host.url and self._state.phase in ("no_lease", "ready"):
-                await self._start_again()
+            self._keep_started()
             try:
                 running = await self._host.running()
             except UnavailableError:
@@ -262,6 +268,17 @@ class EngineAgent:
             if now_s - reported_s >= settings.report_interval_s:
                 await self._keeper.report_use(now_s - reported_s, min(busy_s, now_s - reported_s))
                 reported_s, busy_s = now_s, 0.0
+
+    def _keep_started(self) -> None:
+        """Has a server that is gone start again, which may take minutes: meanwhile the lease has
+        to be confirmed."""
+        starting = self._starting
+        if starting is not None and starting.done():
+            self._starting = None
+            starting.result()
+        is_gone = not self._host.url and self._state.phase in ("no_lease", "ready")
+        if is_gone and self._starting is None:
+            self._starting = asyncio.create_task(self._start_again())
 
     async def _start_again(self) -> None:
         """After the server was stopped, or died by itself."""

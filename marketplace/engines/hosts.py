@@ -64,5 +64,14 @@ class GpuAccess:
         Raises:
             ConfigError: it needs an MPS daemon, and there is none.
         """
-        part = PartOf(lease.partition_id, lease.gpu_uuid, lease.profile, lease.sm_count)
-        return environment(part, Side(AI, self.memory_mib), self.total_sms, self.folders)
+        side = Side(AI, self.memory_mib)
+        return environment(_part(lease), side, self.total_sms, self.folders)
+
+    def may_keep_memory(self, lease: Lease) -> bool:
+        """Whether a model may stay in memory when the lease ends: each side of a GPU shared by MPS
+        or green contexts has its own for good; of any other partition all goes to the next."""
+        return _part(lease).kind in ("mps", "green")
+
+
+def _part(lease: Lease) -> PartOf:
+    return PartOf(lease.partition_id, lease.gpu_uuid, lease.profile, lease.sm_count)

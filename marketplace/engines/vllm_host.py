@@ -49,7 +49,8 @@ class VllmSettings:
     gpu: GpuAccess | None = None
     """How it follows its lease to a partition; None: it runs beside its lease, on the CPU."""
     between_leases: str = "stay"
-    """What it does without a lease: `stay` loaded, `sleep` without the GPU's memory, or `stop`."""
+    """What it does without a lease: `stay` loaded where the partition's memory is the engine's for
+    good, and otherwise stop; `sleep` without the GPU's memory; or `stop`."""
     sleep_level: int = 1
     """1: the weights go to the host's memory meanwhile. 2: they are read again from the disk."""
 
@@ -65,6 +66,7 @@ class VllmHost:
         self._starting = asyncio.Lock()
         self._partition: Mapping[str, str] = {}
         """What the server that runs was told of its partition, or the next one will be."""
+        self._may_stay = True
         self._sleeps = False
         self._can_sleep = settings.between_leases == "sleep"
 
@@ -113,14 +115,16 @@ class VllmHost:
         if not self.fits(lease):
             log.info("vLLM is started anew for another partition, %s", lease.profile)
             await self.stop()
-        self._partition = self._variables(lease)
+        self._partition, access = self._variables(lease), self._settings.gpu
+        self._may_stay = access is None or access.may_keep_memory(lease)
         if self.url and self._sleeps and not await self._wake():
             await self.stop()
         await self.start()
 
     async def vacate(self, until_s: float) -> None:
         """See EngineHost. Stops the server where it cannot sleep, or not in time."""
-        if self._settings.between_leases == "stay" or not self.url:
+        stays = self._settings.between_leases == "stay" and self._may_stay
+        if stays or not self.url:
             return
         if not self._can_sleep or not await self._sleep(until_s):
             await self.stop()

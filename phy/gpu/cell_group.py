@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from airan.core.errors import InvalidInputError
@@ -39,7 +39,10 @@ class CellGroup:
         uplink: UplinkGroup,
         downlink: DownlinkGroup | None = None,
         timing: SlotTiming | None = None,
+        on_close: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_close` is called when it has given the GPU back."""
+        self._on_close = on_close
         self.uplink = uplink
         self.downlink = downlink
         self.timing = timing or SlotTiming()
@@ -107,3 +110,4 @@ class CellGroup:
         self.uplink.close()
         if self.downlink is not None:
             self.downlink.close()
+        self._on_close()

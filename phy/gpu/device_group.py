@@ -29,12 +29,15 @@ class GroupOptions:
             split off; None: all. It begins in the first.
         is_isolated: the GPU is used by a process of its own, which is started anew after a fault;
             otherwise by this one, for which a sticky error is the end.
+        has_standby: another process, with the GPU set up, takes over at once when that one ends. It
+            takes as much memory. A fault of the GPU that ends every process ends it too.
         uplink, downlink: of the halves.
         timing: slots and the TDD pattern.
     """
 
     gears_sms: tuple[int | None, ...] = (None,)
     is_isolated: bool = True
+    has_standby: bool = False
     uplink: UplinkOptions | None = None
     downlink: DownlinkOptions | None = None
     timing: SlotTiming | None = None
@@ -64,17 +67,23 @@ def open_cell_group(
     if downlink is not None:
         write_idle = partial(write_idle_downlink, downlink)
         lanes.append(LaneOrder(downlink_program(downlink), write_idle))
-    prepare = _in_worker if options.is_isolated else _here
-    make = prepare(lanes, options.gears_sms)
+    worker: GpuWorker | None = None
+    if options.is_isolated:
+        worker = GpuWorker(lanes, options.gears_sms, has_standby=options.has_standby)
+        make: Callable[[int], Pipeline] = worker.pipeline
+    else:
+        make = _here(lanes, options.gears_sms)
+    close = worker.close if worker is not None else lambda: None
     receiving = UplinkGroup(uplink, partial(make, 0), options.uplink, on_alarm=on_alarm)
     if downlink is None:
-        return CellGroup(receiving, timing=options.timing)
+        return CellGroup(receiving, timing=options.timing, on_close=close)
     try:
         sending = DownlinkGroup(downlink, partial(make, 1), options.downlink, on_alarm=on_alarm)
     except BaseException:
         receiving.close()
+        close()
         raise
-    return CellGroup(receiving, sending, options.timing)
+    return CellGroup(receiving, sending, options.timing, close)
 
 
 def write_idle_uplink(limits: UplinkLimits, inputs: Tables) -> None:
@@ -85,12 +94,6 @@ def write_idle_uplink(limits: UplinkLimits, inputs: Tables) -> None:
 def write_idle_downlink(limits: DownlinkLimits, inputs: Tables) -> None:
     """Writes the tables of a slot in which nothing is sent."""
     DownlinkTables(limits).fill(inputs, [], [], slot_number=0)
-
-
-def _in_worker(
-    lanes: Sequence[LaneOrder], gears_sms: Sequence[int | None]
-) -> Callable[[int], Pipeline]:
-    return GpuWorker(lanes, gears_sms).pipeline
 
 
 def _here(lanes: Sequence[LaneOrder], gears_sms: Sequence[int | None]) -> Callable[[int], Pipeline]:

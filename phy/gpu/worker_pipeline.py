@@ -29,18 +29,43 @@ _LOOKS = 200
 class GpuWorker:
     """Starts the process when its first pipeline is asked for, and again when it has ended."""
 
-    def __init__(self, lanes: Sequence[LaneOrder], gears_sms: Sequence[int | None]) -> None:
-        """`lanes` are its pipelines; `gears_sms` the multiprocessors they share in each gear,
-        rounded up to what the GPU can split off, None: all."""
+    def __init__(
+        self,
+        lanes: Sequence[LaneOrder],
+        gears_sms: Sequence[int | None],
+        *,
+        has_standby: bool = False,
+    ) -> None:
+        """Starts nothing yet.
+
+        Args:
+            lanes: its pipelines.
+            gears_sms: multiprocessors they share in each gear, rounded up to what the GPU can split
+                off, None: all.
+            has_standby: a second process, with the GPU set up, takes over when the first has ended,
+                and another one stands by then. It takes as much memory.
+        """
         self._lanes = tuple(lanes)
         self._gears_sms = tuple(gears_sms)
+        self._has_standby = has_standby
         self._process: WorkerProcess | None = None
+        self._standby: WorkerProcess | None = None
 
     def pipeline(self, lane: int) -> WorkerPipeline:
         """Returns one of the pipelines, made at once, ready when the process has set the GPU up."""
         if self._process is None or self._process.has_ended:
-            self._process = WorkerProcess(self._lanes, self._gears_sms)
+            self._process, self._standby = self._standby, None
+            if self._process is None or not self._process.is_alive:
+                self._process = WorkerProcess(self._lanes, self._gears_sms)
+            if self._has_standby:
+                self._standby = WorkerProcess(self._lanes, self._gears_sms)
         return WorkerPipeline(self._process, lane)
+
+    def close(self) -> None:
+        """Ends the process that stands by; pipelines end theirs. Again is no error."""
+        if self._standby is not None:
+            self._standby.close()
+            self._standby = None
 
 
 class WorkerProcess:
@@ -84,6 +109,11 @@ class WorkerProcess:
     def pid(self) -> int:
         """Of the process."""
         return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
 
     def message(self, lane: int, *values: object) -> None:
         """Sends a message that the lane's next slot comes after.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from airan.bench.sharing import process, report, run
+from airan.bench.sharing import day, process, report, run
 from airan.bench.sharing.report import RunResult
 from airan.bench.sharing.ways import Run, Setup, Way, by_setup, runs, way
 from airan.core.errors import InvalidInputError
@@ -34,6 +34,8 @@ def simulated_sides(monkeypatch) -> None:
     monkeypatch.setattr(process.SideProcess, "__init__", simulated)
     monkeypatch.setattr(run, "MpsDaemon", lambda folder: MpsDaemon(folder, str(FAKE_MPS)))
     monkeypatch.setattr(run, "_SETTLE_S", 0.05)
+    monkeypatch.setattr(day, "_SETTLE_S", 0.05)
+    monkeypatch.setattr(day, "_ALONE_S", 0.3)
 
 
 def slot(index: int, kernels_us: float, latency_us: float, channel: str = "pdsch") -> TracedSlot:
@@ -156,18 +158,19 @@ def test_slots_are_told_apart_even_if_a_dropped_one_ends_before_others() -> None
 
 def test_a_whole_bench_with_simulated_sides(airan, simulated_sides, tmp_path) -> None:
     rows, series = tmp_path / "rows.json", tmp_path / "series.jsonl"
-    files = ("--report", rows, "--series", series)
+    files = ("--report", rows, "--series", series, "--plot", tmp_path / "plots")
     ways = ("--way", "time-sliced", "--way", "mps", "--way", "green-66-66")
     ran = airan("bench", "sharing", "--slots", 200, *ways, *files)
     assert ran.code == 0, ran.err
     assert "time-sliced" in ran.out
-    results = {one["name"]: one for one in json.loads(rows.read_text())["results"]}
+    results = {one["name"]: one for one in json.loads(rows.read_text())["runs"][0]["results"]}
     assert [one["error"] for one in results.values()] == [None] * 7
     half = results["green-66-66"]
     # The simulated slots take twice the time on half of the SMs, beside the AI as alone.
     assert half["channels"][0]["kernels"]["p50_us"] == 200
     assert half["p999_ratio"] == {"pdsch": 1.0, "pusch": 1.0}
     assert results["green-66-66, AI alone"]["ai_share"] == pytest.approx(0.5, abs=0.2)
+    assert (tmp_path / "plots" / "20-peak-green-66-66.png").stat().st_size > 10_000
     assert [json.loads(one)["name"] for one in series.read_text().split("\n") if one] == [
         *("whole GPU, slots alone", "whole GPU, AI alone", "mps"),
         *("green-66-66, slots alone", "green-66-66, AI alone", "green-66-66"),
@@ -175,13 +178,43 @@ def test_a_whole_bench_with_simulated_sides(airan, simulated_sides, tmp_path) ->
     ]
 
 
-def test_sides_that_do_not_start_become_rows_and_the_others_go_on(airan, simulated_sides) -> None:
+def test_sides_that_do_not_start_become_rows_and_the_others_go_on(
+    airan, simulated_sides, tmp_path
+) -> None:
     ways = ("--way", "mps", "--way", "time-sliced")
-    ran = airan("bench", "sharing", "--slots", 100, "--cells", 13, *ways, "--json")
+    path = tmp_path / "rows.json"
+    ran = airan("bench", "sharing", "--slots", 100, "--cells", 13, *ways, "--report", path)
     assert ran.code == 1
-    errors = {one["name"]: one["error"] for one in json.loads(ran.out)["results"]}
+    assert "the simulated GPU fell off" in ran.err
+    errors = {
+        one["name"]: one["error"] for one in json.loads(path.read_text())["runs"][0]["results"]
+    }
     assert set(errors.values()) == {"the simulated GPU fell off"}
     assert list(errors)[-2:] == ["mps", "time-sliced"]
+
+
+def test_json_has_a_row_for_each_figure_beside_the_same_side_alone(airan, simulated_sides) -> None:
+    ran = airan("bench", "sharing", "--slots", 200, "--way", "green-66-66", "--json")
+    rows = {one["name"]: one for one in json.loads(ran.out)}
+    slots = rows["green-66-66_(20_peak_cells)_pdsch_p999"]
+    assert (slots["value"], slots["peer"], slots["ratio"]) == (200, "the same slots alone", 1)
+    assert rows["green-66-66_(20_peak_cells)_pdsch_late"]["value"] == 0
+    tokens = rows["green-66-66_(20_peak_cells)_tokens"]
+    assert tokens["ratio"] == pytest.approx(0.5, abs=0.2)
+    assert "simulated" in tokens["hardware"]
+
+
+def test_the_whole_proof_with_simulated_sides(airan, simulated_sides, tmp_path) -> None:
+    files = ("--report", tmp_path / "proof.json", "--plot", tmp_path / "plots")
+    ran = airan("bench", "sharing", "--gpu", "--slots", 100, "--day", 10_000, "--pauses", 3, *files)
+    assert ran.code == 0, ran.err
+    proof = json.loads((tmp_path / "proof.json").read_text())
+    assert [one["options"]["n_cells"] for one in proof["runs"]] == [20, 4]
+    assert all("vLLM" in one["ai"] for one in (*proof["runs"], proof["day"]))
+    assert proof["day"]["pauses"]["n"] == 3
+    assert "revocation until it has stopped" in ran.out
+    drawn = {one.name for one in (tmp_path / "plots").iterdir()}
+    assert {"day.png", "20-peak-green-96-32.png", "4-average-mps.png"} <= drawn
 
 
 @pytest.mark.parametrize(
@@ -191,6 +224,8 @@ def test_sides_that_do_not_start_become_rows_and_the_others_go_on(airan, simulat
         (("--slots", "3"), "slots: must be at least 100"),
         (("--cells", "0"), "cells: must lie in"),
         (("--batch", "0"), "batch: must lie in"),
+        (("--day", "0.5"), "day: its speed must lie in"),
+        (("--plot", "/dev/null/x"), "/dev/null/x cannot be made"),
         (("--engine", "nosuch"), "engine: must be stand-in or vllm"),
         (("--step-tokens", "512"), "step-tokens: are vLLM's"),
         (("--engine", "vllm", "--step-tokens", "8"), "step-tokens: must be at least the batch"),

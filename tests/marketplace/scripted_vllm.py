@@ -2,7 +2,8 @@
 
 What it is told, and the environment it was started with, go to the file that SCRIPT_LOG names.
 SCRIPT says what it does not do: `no-sleep` (has no such route), `no-sleep-mode` (does not start
-with the option), `slow-sleep` (never answers), `no-wake` (fails).
+with the option), `slow-sleep` (never answers), `no-wake` (fails), `slow-start` (listens only when
+the file SCRIPT_GO is there).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -51,5 +53,7 @@ class Handler(BaseHTTPRequestHandler):
 
 if SCRIPT == "no-sleep-mode" and "--enable-sleep-mode" in OPTIONS:
     sys.exit("ValueError: Sleep mode is not supported on current platform.")
+while SCRIPT == "slow-start" and not Path(os.environ["SCRIPT_GO"]).exists():
+    time.sleep(0.02)
 note(started=dict(os.environ), options=OPTIONS)
 ThreadingHTTPServer(("127.0.0.1", PORT), Handler).serve_forever()

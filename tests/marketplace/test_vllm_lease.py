@@ -38,7 +38,11 @@ class Scripted:
             "m",
             python,
             folder / "vllm.log",
-            env={"SCRIPT_LOG": str(self.log), "SCRIPT": script_of},
+            env={
+                "SCRIPT_LOG": str(self.log),
+                "SCRIPT": script_of,
+                "SCRIPT_GO": str(folder / "go"),
+            },
             start_timeout_s=60.0,
             gpu=ACCESS,
             **changes,
@@ -97,6 +101,19 @@ async def test_another_partition_means_another_server(tmp_path: Path) -> None:
     seen = [one["started"]["CUDA_VISIBLE_DEVICES"] for one in scripted.starts()]
     assert seen == ["GPU-1", "MIG-7"]
     assert "CUDA_MPS_PIPE_DIRECTORY" not in scripted.starts()[1]["started"]
+
+
+@pytest.mark.parametrize(
+    ("profile", "stays"), [("green.68", True), ("mps.68", True), ("3g.40gb", False)]
+)
+async def test_a_model_stays_loaded_where_its_memory_is_the_engines_for_good(
+    tmp_path: Path, profile: str, stays: bool
+) -> None:
+    scripted = Scripted(tmp_path)
+    async with hosted(scripted.settings) as host:
+        await host.occupy(replace(GREEN, profile=profile))
+        await host.vacate(time.time() + 30)
+        assert bool(host.url) == stays
 
 
 @pytest.mark.parametrize(
@@ -217,3 +234,41 @@ async def test_an_engine_whose_share_was_fixed_at_its_start_takes_a_lease_of_ano
         await eventually(lambda: has(2))
     key = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
     assert [one["started"][key] for one in scripted.starts()] == ["50", "25"]
+
+
+async def test_a_lease_is_confirmed_while_the_model_is_loaded_however_long_that_takes(
+    tmp_path: Path, control: FakeControl
+) -> None:
+    scripted = Scripted(tmp_path, script="slow-start")
+    options: dict[str, Any] = {"confirm_timeout_s": 3.0, "report_interval_s": 0.1}
+    async with running_agent(
+        tmp_path, control, model="m", vllm=scripted.settings, **options
+    ) as agent:
+        await eventually(lambda: sum(one[1] for one in control.reports) > 4.0)
+        assert {lease_id for lease_id, _, _ in control.reports} == {"lease-1"}
+        (tmp_path / "go").touch()
+
+        async def ready() -> bool:
+            return (await engine_state(agent))["phase"] == "ready"
+
+        await eventually(ready)
+        assert list(control.held) == ["lease-1"]
+    assert len(scripted.starts()) == 1
+
+
+async def test_a_lease_that_is_revoked_while_the_model_is_loaded_goes_back_at_once(
+    tmp_path: Path, control: FakeControl
+) -> None:
+    scripted = Scripted(tmp_path, script="slow-start")
+    async with running_agent(tmp_path, control, model="m", vllm=scripted.settings) as agent:
+        await eventually(lambda: bool(control.held))
+        await control.revoke(notice_s=10.0)
+        assert control.released_late_s[-1] < -5
+        (tmp_path / "go").touch()
+        control.offer()
+
+        async def ready() -> bool:
+            return (await engine_state(agent))["phase"] == "ready"
+
+        await eventually(ready)
+    assert len(scripted.starts()) == 1

@@ -22,7 +22,9 @@ from orchestrator.drivers.environment import PartOf, Side, client, environment, 
 from orchestrator.drivers.nvml import NvmlNode
 from orchestrator.drivers.shared_node import SharedNode
 from orchestrator.drivers.simulated import SimulatedNode
+from orchestrator.policy import Policy
 from tests.orchestrator.recorded_nvml import RecordedNvml
+from tests.orchestrator.site import Site
 
 Start = Callable[[], "subprocess.Popen[bytes]"]
 KINDS = ("green", "mps")
@@ -182,6 +184,48 @@ async def test_a_gpu_with_mig_on_is_divided_by_mig_all_the_same(tmp_path: Path) 
     await driver.detach(made.uuid, os.getpid())
     await driver.destroy(made.uuid)
     assert await driver.instances() == ()
+
+
+# --- plans over it
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_plan_divides_it_and_its_border_follows_the_policy_under_a_lease(
+    tmp_path: Path, kind: str, start_process: Start
+) -> None:
+    site = Site(tmp_path, driver=real(tmp_path, kind))
+    await site.control.start()
+    await site.control.set_policy(Policy(kind="static", ran_share=0.4), dry_run=False)
+    await site.play(0.3)
+    (gpu,) = (await site.control.status()).gpus
+    assert not gpu.simulated
+    sms = {part.role: part.sm_count for part in gpu.partitions}
+    assert sms["ran"] + sms["ai"] == gpu.memory_slices == 132
+    assert {part.profile.partition(".")[0] for part in gpu.partitions} == {kind}
+    holder = start_process()
+    lease = await site.control.leases.acquire("engine-0", holder.pid, 1, 50)
+    part = PartOf(lease.partition_id, lease.gpu_uuid, lease.profile, lease.sm_count)
+    found = environment(part, Side("ai", 60_000), gpu.sm_count, folders_in(tmp_path))
+    assert found["CUDA_VISIBLE_DEVICES"] == gpu.uuid
+    await site.control.set_policy(Policy(kind="static", ran_share=0.7), dry_run=False)
+    await site.play(0.3)
+    (busy,) = (await site.control.status()).gpus
+    moved = {part.role: part.sm_count for part in busy.partitions}
+    assert moved["ran"] > sms["ran"]
+    (kept,) = site.control.leases.live()
+    assert kept.id == lease.id
+    assert kept.sm_count == moved["ai"] < lease.sm_count
+    assert "lease.resized" in site.kinds()
+    assert holder.poll() is None
+    await site.close()
+
+    # The next control plane finds everything as it was.
+    again = Site(tmp_path, driver=real(tmp_path, kind))
+    await again.control.start()
+    (same,) = (await again.control.status()).gpus
+    assert [part.id for part in same.partitions] == [part.id for part in busy.partitions]
+    assert [one.id for one in again.control.leases.live()] == [lease.id]
+    await again.close()
 
 
 # --- what holders are started with

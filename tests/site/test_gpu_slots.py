@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,13 @@ from airan.core.config import CellSizeConfig, SiteConfig
 from airan.site import runtime as site_runtime
 from airan.site.gpu_radio import SimulatedRadio
 from airan.site.gpu_slots import MOST_BEHIND, SLOT_S, SlotLoop
-from airan.site.l1_gpu import GpuLayer1, board_of, fast_path_settings, least_gear, ran_sms
+from airan.site.l1_gpu import GpuLayer1, board_of, fast_path_settings, least_gear
+from airan.site.l1_reports import ran_sms
 from orchestrator.cell_demand import CellConfig, CellDemand
 from orchestrator.fast_path import FastPath, FastPathSettings
 from orchestrator.gear_costs import GearCosts
 from orchestrator.sm_board import Gear, SmBoard
-from orchestrator.views import GpuView, PartitionView
+from orchestrator.views import GpuView, PartitionView, SlotReport
 from phy.gpu.faults import FaultKind, GpuFaultError
 from tests.site.paced_pipeline import PacedGroup
 
@@ -24,6 +26,7 @@ SMALL = CellSizeConfig(n_prb=12, n_layers=1, n_rx=2, uplink_mcs=16, downlink_mcs
 GEARS = (16, 64, 132)
 TOP = len(GEARS) - 1
 SETTINGS = FastPathSettings(GEARS, 132)
+GEARS_OF_SITE = (16, 32, 64, 96, 132)
 PORTS = {
     f"AIRAN_PORTS__{name}": "0" for name in ("GATEWAY", "DASHBOARD", "CONTROL", "ENGINE", "METRICS")
 }
@@ -284,6 +287,37 @@ def test_reports_have_both_directions_counts_and_the_cells_measured_needs(
     assert len(report.cells) == 4
     assert all(cell.live and cell.n_prb == 24 for cell in report.cells)
     assert 0.0 < report.demand_share <= 1.0
+
+
+def test_slots_run_until_nobody_hears_of_them_and_keep_to_the_plan_meanwhile(
+    gpu_site: SiteConfig,
+) -> None:
+    class Heard:
+        """Hears three reports."""
+
+        ran_sms = 96
+
+        def __init__(self) -> None:
+            self.reports: list[SlotReport] = []
+
+        def send(self, report: SlotReport) -> None:
+            self.reports.append(report)
+
+        @property
+        def is_over(self) -> bool:
+            return len(self.reports) == 3
+
+    runtime = site_runtime.resolve(gpu_site)
+    runtime.run_dir.mkdir(parents=True)
+    layer1, heard = GpuLayer1(runtime), Heard()
+    laws = {"pusch": lambda _: 10.0, "pdsch": lambda _: 5.0}
+    loop = layer1.loop(PacedGroup(layer1.radio, laws, decodes=False).group)
+    loop._now_s = loop._group.uplink._now_s
+    layer1.run(loop, heard, threading.Event())  # type: ignore[arg-type]
+    assert all(report.slots > 0 for report in heard.reports)
+    # Without the plan such short slots would have brought it to gear 0.
+    assert GEARS_OF_SITE[loop.gear] == 96
+    assert loop._board.current.gear == loop.gear
 
 
 def test_gears_fit_the_gpu_and_the_engine_decodes_as_many_sequences_as_it_has(

@@ -147,3 +147,22 @@ def test_a_cell_group_receives_the_same_in_every_gear(cp) -> None:
             slot += 1
     assert cells.uplink.counters.slots["failed"] == 0
     cells.close()
+
+
+def test_a_process_that_stands_by_takes_over_within_a_second(cp) -> None:
+    limits = uplink_limits(GRIDS, [UES], n_soft_buffers=16)
+    cells = open_cell_group(limits, options=GroupOptions(has_standby=True))
+    group = cells.uplink
+    rng = np.random.default_rng(5)
+    assert_received(group, rng, 0)
+    time.sleep(30)  # until the other one has set the GPU up
+    os.kill(group._lane.running().pid, signal.SIGKILL)
+    killed_s = time.monotonic()
+    send(group, rng, 1)
+    group.submit(1, [Grant(ue) for ue in UES])
+    group.collect(wait=True)
+    while not group.is_ready():
+        assert time.monotonic() - killed_s < 1
+    assert_received(group, rng, 2)
+    assert time.monotonic() - killed_s < 1
+    cells.close()

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from multiprocessing.connection import Connection
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from phy.gpu.doorbell import Doorbell
 from phy.gpu.faults import FaultKind, GpuFaultError, answer_of, gpu_faults, kind_of
 from phy.gpu.pipeline import Elapsed
 from phy.gpu.program import Buffer, Program
-from phy.gpu.worker import LaneOrder
+from phy.gpu.worker import LaneOrder, Order
 from phy.gpu.worker_pipeline import GpuWorker
 
 
@@ -152,3 +153,60 @@ def test_errors_that_are_not_the_gpus_pass_through() -> None:
         raise error
     with pytest.raises(ZeroDivisionError), gpu_faults("testing"):
         _ = 1 / 0
+
+
+class ScriptedProcess:
+    """A worker's process that sets up no GPU."""
+
+    made: ClassVar[list[ScriptedProcess]] = []
+
+    def __init__(self, lanes, gears_sms) -> None:
+        self.has_ended, self.is_alive, self.closed = False, True, False
+        memories = Order(lanes, gears_sms, 0).lanes
+        self.doorbells = [Doorbell(np.zeros(Doorbell.N_BYTES, np.uint8)) for _ in memories]
+        self.made.append(self)
+
+    def close(self) -> None:
+        self.closed = self.has_ended = True
+        self.is_alive = False
+
+
+@pytest.fixture
+def scripted(monkeypatch) -> type[ScriptedProcess]:
+    ScriptedProcess.made.clear()
+    monkeypatch.setattr(worker_pipeline, "WorkerProcess", ScriptedProcess)
+    return ScriptedProcess
+
+
+def a_worker(**options) -> GpuWorker:
+    program = Program({"x": Buffer((4,), np.int32)}, (), ("x",), ("x",))
+    return GpuWorker([LaneOrder(program, write_nothing)] * 2, [None], **options)
+
+
+def test_a_process_that_stands_by_takes_over_and_another_one_stands_by(scripted) -> None:
+    gpu = a_worker(has_standby=True)
+    lanes = [gpu.pipeline(lane) for lane in (0, 1)]
+    first, second = scripted.made
+    assert all(lane._process is first for lane in lanes)
+    first.close()
+    assert all(gpu.pipeline(lane)._process is second for lane in (0, 1))
+    assert len(scripted.made) == 3
+    gpu.close()
+    assert scripted.made[2].closed
+    assert not second.closed
+
+
+def test_a_process_that_stood_by_and_died_is_not_taken(scripted) -> None:
+    gpu = a_worker(has_standby=True)
+    gpu.pipeline(0)
+    first, second = scripted.made
+    second.is_alive = False
+    first.close()
+    assert gpu.pipeline(0)._process is scripted.made[2]
+
+
+def test_nothing_stands_by_unless_it_is_wanted(scripted) -> None:
+    gpu = a_worker()
+    gpu.pipeline(0)
+    gpu.close()
+    assert len(scripted.made) == 1
