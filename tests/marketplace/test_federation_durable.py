@@ -120,6 +120,16 @@ async def invoked_under(one: Site, key: str, idempotency_key: str) -> str:
     return await invoked(one, key, **{"Idempotency-Key": idempotency_key})
 
 
+async def outgoing(a: Site) -> str:
+    """The key of a tenant whose data may go to the peer, which is there by now; the site knows
+    how long things take, and so that it has no time for them."""
+    await peers_ready(a)
+    await a.warm()
+    mine = await new_key(a.url)
+    await a.put("tenants/acme/policy", policy="regions=eu")
+    return mine
+
+
 @asynccontextmanager
 async def overflowing(
     tmp_path: Path, token_s: float = 0.04
@@ -130,10 +140,7 @@ async def overflowing(
         theirs = peer(tmp_path, "site-b", f"{b.url}/v1", "eu", key, is_site=True)
         federation = Federation("site-a", "eu", (theirs,))
         async with site(tmp_path / "a", federation, targets=ALWAYS_FULL) as a:
-            await peers_ready(a)
-            await a.warm()
-            mine = await new_key(a.url)
-            await a.put("tenants/acme/policy", policy="regions=eu")
+            mine = await outgoing(a)
             yield a, b, mine
 
 
@@ -249,10 +256,7 @@ class Dying:
     async def dying(self, point: str) -> AsyncIterator[tuple[Site, str]]:
         """Runs it until it has died at that point of the work that the block asks for."""
         async with self.running(die_at=point) as (a, process):
-            await peers_ready(a)
-            await a.warm()
-            mine = await new_key(a.url)
-            await a.put("tenants/acme/policy", policy="regions=eu")
+            mine = await outgoing(a)
             (self.folder / "armed").touch()
             yield a, mine
             await asyncio.wait_for(process.wait(), 30)
@@ -349,10 +353,7 @@ async def test_what_a_cloud_may_have_done_for_a_client_that_waited_is_told_too(
     async with serving(server.app) as url, two_sites(tmp_path, peer=url, is_site=False) as found:
         dying, _ = found
         async with dying.running() as (a, process):
-            await peers_ready(a)
-            await a.warm()
-            mine = await new_key(a.url)
-            await a.put("tenants/acme/policy", policy="regions=eu")
+            mine = await outgoing(a)
             asking = asyncio.create_task(a.ask(mine, PROMPT))
             await eventually(lambda: server.bodies)
             # What was posted before this answer is written by now.
@@ -406,10 +407,7 @@ async def test_a_cloud_that_keeps_nothing_is_asked_on_one_stream(tmp_path: Path)
         theirs = peer(tmp_path, "cloud", url, "eu")
         federation = Federation("site-a", "eu", (theirs,))
         async with site(tmp_path / "a", federation, targets=ALWAYS_FULL) as a:
-            await peers_ready(a)
-            await a.warm()
-            mine = await new_key(a.url)
-            await a.put("tenants/acme/policy", policy="regions=eu")
+            mine = await outgoing(a)
             assert await invoked(a, mine) == "".join(WORDS[:N_ANSWER])
             assert len(server.bodies) == 1
             (cost,) = (await a.get("peers"))["costs"]
