@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from marketplace.adapters.adapter import Adapter
 from marketplace.chat import ChatRequest
 from marketplace.engines.base import TokenChunk, TokenLogprob
 from marketplace.engines.text import Resume, TextChunk
@@ -86,6 +87,8 @@ class Job:
     started_s: float
     """Monotonic time at which the request came in."""
     id: str = field(default_factory=new_job_id)
+    adapter: Adapter | None = None
+    """Its answer is made with this one, from the first token to the last."""
     prompt_ids: list[int] | None = None
     max_tokens: int = 0
     state: JobState = "queued"
@@ -139,6 +142,21 @@ class Job:
         self._stops = StopMatcher(self.request.stops)
         self._n_before_turn = 0
         self._n_in_turn = 0
+
+    @property
+    def model(self) -> str:
+        """The model whose engines run it; that of the request may be an adapter of it."""
+        return self.request.model if self.adapter is None else self.adapter.base
+
+    @property
+    def adapter_id(self) -> str:
+        """The adapter's id, or an empty string."""
+        return "" if self.adapter is None else self.adapter.id
+
+    @property
+    def prefix_owner(self) -> str:
+        """Whose prompts this one may be matched with: its tenant's, with the same adapter."""
+        return f"{self.principal.tenant_id}\0{self.adapter_id}"
 
     @property
     def n_output(self) -> int:

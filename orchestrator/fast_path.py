@@ -34,7 +34,9 @@ class FastPathSettings:
     gears: tuple[int, ...]
     """SMs of the RAN's part in each gear, ascending."""
     total_sms: int
-    """Of the GPU; what the RAN's part leaves is the engine's."""
+    """Of the GPU."""
+    ai_sms: tuple[int, ...] = ()
+    """SMs of the engine's part in each gear; empty: what the RAN's part leaves."""
     raise_fraction: float = 0.85
     """Of the budget: a slot that takes more moves the gear up."""
     aim_fraction: float = 0.75
@@ -53,12 +55,20 @@ class FastPathSettings:
         gears = self.gears
         if not gears or gears[0] < 1 or any(a >= b for a, b in pairwise(gears)):
             raise InvalidInputError("gears", f"must be positive and ascend, got {gears}")
-        if gears[-1] > self.total_sms:
-            raise InvalidInputError("gears", f"{gears[-1]} SMs are more than {self.total_sms}")
+        if self.ai_sms and len(self.ai_sms) != len(gears):
+            raise InvalidInputError("ai_sms", f"must be {len(gears)}, got {len(self.ai_sms)}")
+        most = max(ran + ai for ran, ai in zip(gears, self.engine_sms, strict=True))
+        if most > self.total_sms:
+            raise InvalidInputError("gears", f"{most} SMs are more than {self.total_sms}")
         if not 0 < self.lower_fraction < self.aim_fraction <= self.raise_fraction <= 1:
             raise InvalidInputError("fractions", "need 0 < lower < aim <= raise <= 1")
         if not 0 < self.hold_s <= self.max_hold_s:
             raise InvalidInputError("hold_s", "must be positive and at most max_hold_s")
+
+    @property
+    def engine_sms(self) -> tuple[int, ...]:
+        """SMs of the engine's part in each gear."""
+        return self.ai_sms or tuple(max(0, self.total_sms - sms) for sms in self.gears)
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,7 @@ class FastPath:
         self._least, self._most = 0, len(settings.gears) - 1
         self._gear = self._most
         self._times: dict[tuple[str, bool], GearTimes] = {}
-        self._steps = StepBudget([settings.total_sms - n for n in settings.gears], settings.step)
+        self._steps = StepBudget(settings.engine_sms, settings.step)
         self._hold_s = settings.hold_s
         self._calm_s = math.inf
         """Since when every slot would have been fine one gear lower."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+_GROUP_SMS = 8
+"""What GPUs from compute capability 9.0 on can be divided in."""
 
 
 class GpuConfig(BaseModel):
@@ -16,9 +20,11 @@ class GpuConfig(BaseModel):
     layer1: Literal["cpu", "gpu"] = "cpu"
     """Where slots are decoded. `gpu`: all cells' slots, at the radio's pace, on this host's GPU;
     `airan up --gpu` sets it."""
-    gears: tuple[int, ...] = (16, 32, 64, 96, 132)
-    """SMs of Layer 1's part in each gear, ascending; the engine has what is left. Those beyond
-    the GPU's SMs are left out, and all of its SMs are the last gear."""
+    gears: tuple[str, ...] = ("16+116", "24+108", "40+88", "64+64", "80+48", "96+32")
+    """SMs of Layer 1's part and of the engine's in each gear, Layer 1's in eights and ascending.
+    Memory is shared: an engine on fewer SMs than are left asks less of it, and slots are shorter
+    beside it. Gears beyond the GPU's SMs are left out; all of its SMs for Layer 1, which lets the
+    engine pause, are the last gear."""
     judged_by: Literal["latency", "gpu"] = "latency"
     """What of a slot the fast path holds against its budget. `latency`: from when the slot was due
     until the host has its results. `gpu`: its kernels on the GPU and what they waited for,
@@ -37,14 +43,26 @@ class GpuConfig(BaseModel):
 
     @field_validator("gears")
     @classmethod
-    def _ascend(cls, gears: tuple[int, ...]) -> tuple[int, ...]:
-        if not gears or gears[0] < 1 or list(gears) != sorted(set(gears)):
-            raise ValueError("must be positive and ascend")
+    def _ascend(cls, gears: tuple[str, ...]) -> tuple[str, ...]:
+        pairs = [_pair(gear) for gear in gears]
+        if not pairs or pairs != sorted(set(pairs)) or len({ran for ran, _ in pairs}) < len(pairs):
+            raise ValueError("must ascend by Layer 1's SMs")
         return gears
 
-    def gears_of(self, sm_count: int) -> tuple[int, ...]:
-        """The gears of a GPU with so many SMs."""
-        return (*(sms for sms in self.gears if sms < sm_count), sm_count)
+    def gears_of(self, sm_count: int) -> tuple[tuple[int, int], ...]:
+        """The gears of a GPU with so many SMs: Layer 1's, the engine's."""
+        fitting = [(ran, ai) for ran, ai in map(_pair, self.gears) if ran < sm_count]
+        return (*((ran, min(ai, sm_count - ran)) for ran, ai in fitting), (sm_count, 0))
+
+
+def _pair(gear: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,4})\+(\d{1,4})", gear)
+    if found is None:
+        raise ValueError(f"{gear!r} must be Layer 1's and the engine's SMs, such as 96+32")
+    ran_sms, ai_sms = int(found[1]), int(found[2])
+    if ran_sms < 1 or ran_sms % _GROUP_SMS:
+        raise ValueError(f"{gear}: Layer 1's SMs must be a multiple of {_GROUP_SMS}")
+    return ran_sms, ai_sms
 
 
 class VllmConfig(BaseModel):
@@ -68,3 +86,7 @@ class VllmConfig(BaseModel):
     `stop`."""
     sleep_level: Literal[1, 2] = 1
     """1: the weights wait in the host's memory. 2: they are read again from the disk."""
+    max_adapters: int = Field(default=0, ge=0, le=64)
+    """LoRA adapters of tenants that answers may be made with at once; 0: none, which costs no
+    memory. With any, `sleep` between leases is `stop`."""
+    max_adapter_rank: int = Field(default=16, ge=1, le=256)

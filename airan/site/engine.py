@@ -14,7 +14,8 @@ from airan.site.runtime import HOST, SiteRuntime
 from airan.site.services import board_file, runs_mps
 from marketplace import models
 from marketplace.catalogue.precache import Precacher
-from marketplace.engines.agent import EngineAgentSettings, run_agent
+from marketplace.engines.agent import EngineAgentSettings
+from marketplace.engines.agent_server import run_agent
 from marketplace.engines.hosts import GpuAccess
 from marketplace.engines.replicas import run_replicas
 from marketplace.engines.shelf import FurtherModel, run_shelf
@@ -43,6 +44,7 @@ def settings_of(runtime: SiteRuntime) -> EngineAgentSettings:
         max_concurrent=config.model.max_concurrent,
         n_threads=config.model.n_threads,
         idle_s=config.model.idle_s,
+        adapters_dir=config.state_dir / "adapters",
     )
 
 
@@ -66,6 +68,8 @@ def vllm_settings(runtime: SiteRuntime) -> VllmSettings | None:
         gpu_access(runtime),
         vllm.between_leases,
         vllm.sleep_level,
+        vllm.max_adapters,
+        vllm.max_adapter_rank,
     )
 
 
@@ -108,6 +112,7 @@ def further_models(runtime: SiteRuntime) -> list[FurtherModel]:
                 embeddings=model.kind == "embeddings",
                 pooling=model.pooling,
                 idle_s=model.idle_s,
+                adapters_dir=None if model.kind == "embeddings" else config.state_dir / "adapters",
             ),
             source,
             model.sm_count,

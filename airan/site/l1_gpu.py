@@ -51,9 +51,9 @@ def least_gear(gears: tuple[int, ...], planned_sms: int) -> int:
     return max((gear for gear, sms in enumerate(gears) if sms <= planned_sms), default=0)
 
 
-def board_of(path: Path, gears: tuple[int, ...], total_sms: int) -> SmBoard:
+def board_of(path: Path, settings: FastPathSettings) -> SmBoard:
     """The site's board; the one that is there, if it is alike, because an engine may watch it."""
-    wanted = tuple(Gear(sms, total_sms - sms) for sms in gears)
+    wanted = tuple(map(Gear, settings.gears, settings.engine_sms))
     try:
         board = SmBoard.open(path)
         if board.gears == wanted:
@@ -69,7 +69,9 @@ def fast_path_settings(config: SiteConfig, total_sms: int) -> FastPathSettings:
     gpu = config.gpu
     decode_tokens = min(config.model.max_concurrent, gpu.max_step_tokens)
     step = StepLimits(gpu.step_limit_us, decode_tokens, gpu.max_step_tokens)
-    return FastPathSettings(gpu.gears_of(total_sms), total_sms, step=step)
+    gears = gpu.gears_of(total_sms)
+    ran_sms, ai_sms = tuple(ran for ran, _ in gears), tuple(ai for _, ai in gears)
+    return FastPathSettings(ran_sms, total_sms, ai_sms, step=step)
 
 
 class GpuLayer1:
@@ -113,6 +115,7 @@ class GpuLayer1:
         limits_us = latency_limits_us(self._config.gpu.judged_by)
         options = GroupOptions(
             gears,
+            has_standby=True,
             uplink=UplinkOptions(budget_us=limits_us["pusch"]),
             downlink=DownlinkOptions(budget_us=limits_us["pdsch"]),
         )
@@ -126,8 +129,7 @@ class GpuLayer1:
     def loop(self, group: cell_group.CellGroup) -> SlotLoop:
         """The slots over a cell group."""
         self._draw_loads()
-        total_sms = self.settings.total_sms
-        board = board_of(self._board_path, self.settings.gears, total_sms)
+        board = board_of(self._board_path, self.settings)
         judged_by, fast = self._config.gpu.judged_by, FastPath(self.settings)
         return SlotLoop(group, self.radio, fast, board, self._costs, judged_by=judged_by)
 

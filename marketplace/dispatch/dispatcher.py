@@ -27,7 +27,7 @@ from marketplace.dispatch.lines import WaitingLines
 from marketplace.dispatch.offers import ContextLengthError, ModelOffer
 from marketplace.dispatch.outcomes import EndState, outcome_of
 from marketplace.dispatch.overflow import Overflow, check_guest, take_home
-from marketplace.dispatch.places import free_share, rooms_for
+from marketplace.dispatch.places import free_share, rooms_for, with_adapter
 from marketplace.dispatch.prefixes import SlotKey
 from marketplace.dispatch.prompts import prompt_tokens
 from marketplace.dispatch.text_turns import (
@@ -118,7 +118,7 @@ class Dispatcher:
     def load(self, model: str) -> int:
         """Jobs of that model, running and waiting."""
         here = [turn.job for turn in self._turns if turn.engine.peer is None]
-        n_running = sum(job.request.model == model for job in here)
+        n_running = sum(job.model == model for job in here)
         return n_running + len(self._lines.of(model))
 
     def start(self) -> None:
@@ -147,18 +147,18 @@ class Dispatcher:
             TierUnreachableError: the engine is cold and will not be back in the tier's time.
             InvalidInputError: the engine refuses the messages.
         """
-        self._offers[job.request.model].check_chat()
-        external = self.pool.external(job.request.model)
+        self._offers[job.model].check_chat()
+        external = self.pool.external(job.model)
         if external is not None:
             prepare_text(job, external)
             if not await self.pool.is_served(external.name, timeout_s):
                 raise not_served(external.name)
             return
-        if job.kind == "sync" and is_cold(self.pool.states_of(job.request.model)):
+        if job.kind == "sync" and is_cold(self.pool.states_of(job.model)):
             await self._admit_cold(job)
             timeout_s = max(timeout_s, _COLD_START_S)
-        prompt_ids = await prompt_tokens(self.pool, self._clock, job.request, timeout_s)
-        n_ctx, wanted = self._offers[job.request.model].n_ctx, job.request.max_tokens
+        prompt_ids = await prompt_tokens(self.pool, self._clock, job, timeout_s)
+        n_ctx, wanted = self._offers[job.model].n_ctx, job.request.max_tokens
         if len(prompt_ids) + (wanted or 1) > n_ctx:
             raise ContextLengthError(n_ctx, len(prompt_ids), wanted or 0)
         job.prompt_ids = prompt_ids
@@ -217,7 +217,7 @@ class Dispatcher:
 
     async def _admit_cold(self, job: Job) -> None:
         """The same before the prompt can be counted, which takes a loaded model; has it loaded."""
-        model, now_s = job.request.model, self._clock.monotonic_s()
+        model, now_s = job.model, self._clock.monotonic_s()
         self.pool.want(model)
         wait_s = self._foresight.absence_s(model, self.pool.engines, now_s)
         if wait_s is None:
@@ -235,7 +235,7 @@ class Dispatcher:
     def _margin_s(self, job: Job, found: FirstToken) -> float:
         """What predictions of waits are short by."""
         tier = job.request.service_tier
-        late_s = self._foresight.calibration.margin_s(job.request.model, tier)
+        late_s = self._foresight.calibration.margin_s(job.model, tier)
         return min(late_s, _MOST_MARGIN * self._targets.of(tier)) if found.wait_s else 0.0
 
     async def _refused(self, job: Job) -> None:
@@ -244,12 +244,12 @@ class Dispatcher:
 
     def free_share(self) -> float:
         """The part of our own engines' places that nothing runs on or waits for, 0 to 1."""
-        n_waiting = sum(self.pool.external(job.request.model) is None for job in self._lines)
+        n_waiting = sum(self.pool.external(job.model) is None for job in self._lines)
         return free_share(self.pool.engines, self._turns, n_waiting)
 
     def _ask(self, job: Job) -> Ask:
         """What the job can cost; a prompt that was not counted yet may fill the context."""
-        n_ctx = self._offers[job.request.model].n_ctx
+        n_ctx = self._offers[job.model].n_ctx
         n_prompt, max_tokens = n_ctx, job.request.max_tokens or n_ctx
         if job.prompt_ids is not None:
             n_prompt, max_tokens = len(job.prompt_ids), job.max_tokens
@@ -275,7 +275,7 @@ class Dispatcher:
 
     def enqueue(self, job: Job) -> None:
         """Puts an accepted job in line, however many there are."""
-        self.pool.want(job.request.model)
+        self.pool.want(job.model)
         self._lines.join(job)
         self._pump()
 
@@ -289,6 +289,11 @@ class Dispatcher:
             return
         if self._lines.leave(job):
             await self._finish(job, "cancelled")
+
+    async def give_up(self, job: Job, error: AiranError) -> None:
+        """Ends a job that waits for what will never come."""
+        if self._lines.leave(job):
+            await self._finish(job, "failed", error=error)
 
     # Engines
 
@@ -354,23 +359,33 @@ class Dispatcher:
     def _pump(self) -> None:
         """Starts waiting jobs, in order, while there is room."""
         for model in self._lines.models:
+            passed: list[Job] = []
             while self._lines.of(model) and not self._stopping:
                 now_s = self._clock.monotonic_s()
                 rooms = rooms_for(model, self.pool.engines, self._turns, now_s)
                 job = self._lines.take(model) if rooms else None
                 if job is None:
                     break
+                if not (rooms := with_adapter(job.adapter_id, rooms)):
+                    passed.append(job)
+                    continue
                 place = self._foresight.choose(job, rooms, self._kept(model))
                 turn = Turn(job, place.engine, place.slot)
                 # Its turn has come although higher tiers wait: it would never get on otherwise.
                 turn.protected = self._lines.of(model).waiting("priority") > 0
                 self._begin(turn)
-            self._make_room(model)
+            for job in passed:
+                # No engine with room has loaded its adapter yet.
+                self._lines.put_back(job)
+            self._make_room(model, sum(job.request.service_tier == "priority" for job in passed))
 
-    def _make_room(self, model: str) -> None:
-        """Cuts off flex work for the priority work that waits, the cheapest to resume first."""
-        n_waiting = self._lines.of(model).waiting("priority")
-        if not n_waiting or self._stopping:
+    def _make_room(self, model: str, n_blocked: int) -> None:
+        """Cuts off flex work for the priority work that waits, the cheapest to resume first.
+
+        `n_blocked`: so many wait for something else than room.
+        """
+        n_waiting = self._lines.of(model).waiting("priority") - n_blocked
+        if n_waiting <= 0 or self._stopping:
             return
         now_s = self._clock.monotonic_s()
         for turn in to_yield(self._turns, model, n_waiting, now_s):
@@ -481,7 +496,7 @@ class Dispatcher:
         params = job.request.sampling(job.n_left, job.preemptions)
         tokens = [*prompt_ids, *job.token_ids]
         self._foresight.begin(turn, self._clock.monotonic_s())
-        stream = client.generate(tokens, params, slot=turn.slot)
+        stream = client.generate(tokens, params, slot=turn.slot, adapter=job.adapter_id)
         try:
             async for chunk in stream:
                 stopped = job.record(chunk)
@@ -523,7 +538,7 @@ class Dispatcher:
     ) -> None:
         """Stores and bills the end of the job; only then does the client learn of it."""
         outcome = outcome_of(job, state, reason, error)
-        price = self._offers[job.request.model].price
+        price = self._offers[job.model].price
         job.state = state
         self._foresight.ended(job, self._clock.monotonic_s())
         if state == "completed":
@@ -551,5 +566,5 @@ class Dispatcher:
         while True:
             await asyncio.sleep(_KEEP_ALIVE_S)
             for job in self._lines:
-                self.pool.want(job.request.model)
+                self.pool.want(job.model)
                 job.feed.put_nowait(WAITING)

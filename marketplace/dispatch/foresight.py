@@ -42,7 +42,7 @@ class Foresight:
         job = turn.job
         key = (turn.engine.state.url, turn.slot)
         tokens = [*(job.prompt_ids or ()), *job.token_ids]
-        blocks = blocks_of(tokens, job.principal.tenant_id)
+        blocks = blocks_of(tokens, job.prefix_owner)
         n_held = self.prefixes.match_tokens(key, blocks)
         n_tokens = self.work(job).n_prompt if job.tally is not None else len(tokens)
         turn.n_new, turn.began_s = max(1, n_tokens - n_held), now_s
@@ -67,17 +67,17 @@ class Foresight:
         job = turn.job
         if turn.began_s and turn.engine.peer is None:
             job.slot_s += now_s - turn.began_s
-            self.progress.took(job.request.model, now_s - turn.began_s, now_s)
+            self.progress.took(job.model, now_s - turn.began_s, now_s)
         if turn.last_token_s is not None:
             tokens = [*(job.prompt_ids or ()), *job.token_ids]
-            blocks = blocks_of(tokens, job.principal.tenant_id)
+            blocks = blocks_of(tokens, job.prefix_owner)
             self.prefixes.note((turn.engine.state.url, turn.slot), blocks)
 
     def first_token(
         self, job: Job, lines: WaitingLines, engines: Sequence[PooledEngine], now_s: float
     ) -> FirstToken | None:
         """When the job would have its first token; None: nothing was measured yet."""
-        model = job.request.model
+        model = job.model
         line = lines.of(model)
         engines = [one for one in engines if one.state.model == model]
         coming = lines.coming_before(job)
@@ -110,7 +110,7 @@ class Foresight:
 
         The other tenants' work to come goes between them: the tenant has its share of the slots.
         """
-        model, tier = job.request.model, job.request.service_tier
+        model, tier = job.model, job.request.service_tier
         tenant_id = job.principal.tenant_id
         before = [one for one in lines.of_tenant(model, tier, tenant_id) if one is not job]
         if not before:
@@ -128,24 +128,24 @@ class Foresight:
             return
         came_s = job.predicted_wait_s + ttft_s - job.predicted_ttft_s
         uncorrected_s = job.predicted_wait_s / job.prediction_factor
-        model, tier = job.request.model, job.request.service_tier
+        model, tier = job.model, job.request.service_tier
         self.calibration.note(model, tier, uncorrected_s, came_s)
 
     def asked(self, job: Job, engines: Sequence[PooledEngine], now_s: float) -> None:
         """A tenant asks for the job, whether it is accepted or not."""
         tenant_id, slot_s = job.principal.tenant_id, self._slot_s(job, engines)
-        self.entitlement.note(job.request.model, job.request.service_tier, tenant_id, slot_s, now_s)
+        self.entitlement.note(job.model, job.request.service_tier, tenant_id, slot_s, now_s)
 
     def accepted(self, job: Job, engines: Sequence[PooledEngine], now_s: float) -> None:
         """The job will take its time on some slot."""
         job.predicted_slot_s = self._slot_s(job, engines)
-        model, tier = job.request.model, job.request.service_tier
+        model, tier = job.model, job.request.service_tier
         self.demand.note(model, tier, job.predicted_slot_s, now_s)
 
     def ended(self, job: Job, now_s: float) -> None:
         """The job has its outcome; what was cut short tells nothing of predictions."""
         whole = job.state == "completed" and job.predicted_slot_s
-        self.progress.did(job.request.model, whole or job.slot_s, now_s)
+        self.progress.did(job.model, whole or job.slot_s, now_s)
 
     def served(
         self, model: str, is_served: bool, n_slots: int, waited_for: bool, now_s: float
@@ -157,7 +157,7 @@ class Foresight:
 
     def _slot_s(self, job: Job, engines: Sequence[PooledEngine]) -> float:
         """How long the job takes a slot; 0 where nothing was measured yet."""
-        model = job.request.model
+        model = job.model
         state = next((one.state for one in engines if one.state.model == model), None)
         speed = None if state is None else self.speeds.of(state)
         if state is None or speed is None:
@@ -167,7 +167,7 @@ class Foresight:
     def choose(self, job: Job, rooms: list[Room], kept: Collection[SlotKey]) -> Place:
         """Where the job should run."""
         tokens = [*(job.prompt_ids or ()), *job.token_ids]
-        blocks = blocks_of(tokens, job.principal.tenant_id)
+        blocks = blocks_of(tokens, job.prefix_owner)
         return choose_place(self.work(job), blocks, rooms, self.prefixes, self.speeds, kept)
 
     def _at_once(self, job: Job, rooms: list[Room]) -> FirstToken | None:
@@ -183,9 +183,9 @@ class Foresight:
         return Work(n_prompt, self._lengths.answer_tokens(job))
 
     def _slots(self, job: Job, engines: Sequence[PooledEngine], now_s: float) -> list[SlotForecast]:
-        blocks = blocks_of(job.prompt_ids or (), job.principal.tenant_id)
+        blocks = blocks_of(job.prompt_ids or (), job.prefix_owner)
         ready = [one for one in engines if one.state.phase == "ready"]
-        outage_s = 0.0 if ready else self.absence_s(job.request.model, engines, now_s)
+        outage_s = 0.0 if ready else self.absence_s(job.model, engines, now_s)
         if outage_s is None:
             return []
         urgent = job.request.service_tier == "priority"

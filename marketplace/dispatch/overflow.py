@@ -206,7 +206,7 @@ def check_guest(job: Job, engines: Sequence[PooledEngine], turns: Turns, n_befor
     Raises:
         TierUnreachableError: there is none.
     """
-    if not job.principal.is_peer or free_places(job.request.model, engines, turns) > n_before:
+    if not job.principal.is_peer or free_places(job.model, engines, turns) > n_before:
         return
     raise TierUnreachableError(
         "peers' work runs only while compute is free, and none is",
@@ -218,4 +218,6 @@ def check_guest(job: Job, engines: Sequence[PooledEngine], turns: Turns, n_befor
 def _can_go(job: Job) -> bool:
     request = job.request
     plain = request.n_logprobs is None and not request.prompt_token_ids and request.tools is None
-    return plain and job.prompt_ids is not None
+    # A peer has not got the adapter, whatever it calls its models.
+    own = job.adapter is not None
+    return plain and not own and job.prompt_ids is not None

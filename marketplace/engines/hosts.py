@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from marketplace.adapters.adapter import AdapterFile
 from marketplace.engines.leases import Lease
 from orchestrator.drivers.environment import PartOf, Side, environment
 from orchestrator.drivers.mps import MpsFolders
@@ -24,8 +25,32 @@ class EngineHost(Protocol):
     def needs_lease(self) -> bool:
         """It runs on the lease's partition, and without a lease not at all."""
 
-    async def start(self) -> None:
-        """Returns when it listens."""
+    @property
+    def takes_adapters(self) -> bool:
+        """Whether add_adapter() and drop_adapter() work while it runs; else start() takes them."""
+
+    async def start(self, adapters: Sequence[AdapterFile] = ()) -> None:
+        """Returns when it listens, with these adapters loaded.
+
+        Raises:
+            ModelFileError: it cannot load the model, or one of them.
+        """
+
+    async def add_adapter(self, adapter: AdapterFile) -> None:
+        """Loads one more.
+
+        Raises:
+            InvalidInputError: it cannot.
+            UnavailableError: the server does not answer.
+        """
+
+    async def drop_adapter(self, adapter: AdapterFile) -> None:
+        """Unloads one.
+
+        Raises:
+            InvalidInputError: it does not have it.
+            UnavailableError: the server does not answer.
+        """
 
     def fits(self, lease: Lease) -> bool:
         """Whether the server, as it runs, keeps to the lease's partition."""

@@ -10,11 +10,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from airan.core.errors import AiranError, ModelFileError, UnavailableError
+from airan.core.errors import AiranError, InvalidInputError, ModelFileError, UnavailableError
+from marketplace.adapters.adapter import AdapterFile
 from marketplace.engines.hosts import GpuAccess
 from marketplace.engines.leases import Lease
 from marketplace.engines.vllm import VllmEngine
@@ -53,6 +54,9 @@ class VllmSettings:
     good, and otherwise stop; `sleep` without the GPU's memory; or `stop`."""
     sleep_level: int = 1
     """1: the weights go to the host's memory meanwhile. 2: they are read again from the disk."""
+    max_adapters: int = 0
+    """LoRA adapters that may be loaded at once; 0: none, which costs no memory."""
+    max_adapter_rank: int = 16
 
 
 class VllmHost:
@@ -68,7 +72,8 @@ class VllmHost:
         """What the server that runs was told of its partition, or the next one will be."""
         self._may_stay = True
         self._sleeps = False
-        self._can_sleep = settings.between_leases == "sleep"
+        # Whether adapters outlive a sleep has not been tried: with them it is stopped instead.
+        self._can_sleep = settings.between_leases == "sleep" and not settings.max_adapters
 
     @property
     def url(self) -> str:
@@ -82,12 +87,18 @@ class VllmHost:
         """See EngineHost: where it follows its lease."""
         return self._settings.gpu is not None
 
-    async def start(self) -> None:
+    @property
+    def takes_adapters(self) -> bool:
+        """See EngineHost."""
+        return True
+
+    async def start(self, adapters: Sequence[AdapterFile] = ()) -> None:
         """Loads the model and listens on a free loopback port, unless it is stopped meanwhile.
 
         Raises:
             ModelFileError: vLLM is not installed there, or cannot load the model.
         """
+        del adapters  # They are added while it runs.
         async with self._starting:
             if self.url:
                 return
@@ -100,6 +111,26 @@ class VllmHost:
                 log.warning("this vLLM cannot sleep: it is stopped between leases")
                 self._can_sleep = False
                 await self._start()
+
+    async def add_adapter(self, adapter: AdapterFile) -> None:
+        """See EngineHost."""
+        if adapter.rank > self._settings.max_adapter_rank:
+            raise InvalidInputError(
+                "adapter",
+                f"its rank is {adapter.rank}, and the engine was started for"
+                f" {self._settings.max_adapter_rank}",
+                remedy="raise model.vllm.max_adapter_rank",
+            )
+        await self._running().load_adapter(adapter)
+
+    async def drop_adapter(self, adapter: AdapterFile) -> None:
+        """See EngineHost."""
+        await self._running().unload_adapter(adapter.id)
+
+    def _running(self) -> VllmEngine:
+        if self._client is None:
+            raise UnavailableError("the vLLM server does not run")
+        return self._client
 
     def fits(self, lease: Lease) -> bool:
         """See EngineHost: what the server was started with is what the lease asks for."""
@@ -203,8 +234,13 @@ class VllmHost:
 
     def _environment(self) -> dict[str, str]:
         """The partition's variables come last: no setting reaches beyond it."""
-        sleeping = {"VLLM_SERVER_DEV_MODE": "1"} if self._can_sleep else {}
-        own = {"VLLM_NO_USAGE_STATS": "1", **sleeping, **self._settings.env}
+        own = {"VLLM_NO_USAGE_STATS": "1"}
+        if self._can_sleep:
+            own["VLLM_SERVER_DEV_MODE"] = "1"
+        if self._settings.max_adapters:
+            # Else the server has no routes to load adapters by. It listens on loopback only.
+            own["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
+        own |= self._settings.env
         inherited = dict(os.environ)
         if self._partition:
             inherited = {key: one for key, one in inherited.items() if not key.startswith(_MPS)}
@@ -221,6 +257,9 @@ class VllmHost:
             "max-num-seqs": str(settings.n_slots),
         }
         given = [f"--{name}={value}" for name, value in options.items()]
+        if settings.max_adapters:
+            given += ["--enable-lora", f"--max-loras={settings.max_adapters}"]
+            given += [f"--max-lora-rank={settings.max_adapter_rank}"]
         if self._can_sleep:
             given.append("--enable-sleep-mode")
         return [str(settings.python), "-m", _MODULE, *given, *settings.args]
@@ -261,10 +300,7 @@ class VllmHost:
         Raises:
             UnavailableError: the server does not run or does not answer.
         """
-        client = self._client
-        if client is None:
-            raise UnavailableError("the vLLM server does not run")
-        return await client.running()
+        return await self._running().running()
 
 
 def _free_port() -> int:

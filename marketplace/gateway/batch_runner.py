@@ -20,8 +20,6 @@ from marketplace.gateway.errors import (
     ApiError,
     from_airan,
     from_outcome,
-    model_not_found,
-    not_allowed,
 )
 from marketplace.gateway.files_api import content_path, save_file
 from marketplace.gateway.runtime import Runtime
@@ -207,11 +205,7 @@ class BatchRunner:
         """A line's status and body, as the endpoint would have answered it."""
         runtime = self._runtime
         try:
-            name = line.body.get("model")
-            if isinstance(name, str) and name not in runtime.offers:
-                raise model_not_found(name, list(runtime.offers))
-            if isinstance(name, str) and not principal.may_use(name):
-                raise not_allowed(f"use the model {name!r}")
+            runtime.check_model(principal, line.body.get("model"))
             if document["endpoint"] == "/v1/embeddings":
                 return 200, await answer_embeddings(
                     runtime, principal, line.body, _job_id(document["id"], line).hex

@@ -43,9 +43,9 @@ def _add_money_routes(router: APIRouter, runtime: Runtime) -> None:
     @router.get("/prices")
     async def get_prices(request: Request) -> dict[str, Any]:
         """What a request would be quoted now, per 1,000 tokens."""
-        await runtime.authenticate(request, "billing:read")
+        principal = await runtime.authenticate(request, "billing:read")
         data = []
-        for model in runtime.offers:
+        for model in runtime.models_of(principal.tenant_id):
             for tier in TIERS:
                 price = await runtime.dispatcher.desk.quote(model, tier)
                 row = {

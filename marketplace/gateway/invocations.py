@@ -12,7 +12,8 @@ from marketplace.chat import completion, parse_chat_request, tools_of, usage_obj
 from marketplace.federation.travel import Origin
 from marketplace.functions import Function
 from marketplace.gateway.errors import ApiError, from_outcome, not_allowed
-from marketplace.gateway.runtime import Runtime, parse_json
+from marketplace.gateway.reading import parse_json
+from marketplace.gateway.runtime import Runtime
 from marketplace.jobs import Job, new_job_id
 from marketplace.principal import Principal
 from marketplace.store.functions import InvocationResult
@@ -64,7 +65,10 @@ class Invocations:
         """
         runtime = self._runtime
         name = function_id
-        if function_id not in runtime.offers or version_id not in (None, MODEL_VERSION):
+        known = function_id in runtime.offers or runtime.adapters.find(
+            principal.tenant_id, function_id
+        )
+        if not known or version_id not in (None, MODEL_VERSION):
             function = await find_function(runtime, principal.tenant_id, function_id, version_id)
             if function.model is None:
                 if not principal.may_use(function.name):

@@ -23,8 +23,9 @@ from marketplace.gateway.invocations import (
     is_open,
     not_found,
 )
+from marketplace.gateway.reading import bearer_key, read_bytes, read_json_bytes
 from marketplace.gateway.results import ResultLinks
-from marketplace.gateway.runtime import Runtime, bearer_key, read_bytes, read_json_bytes
+from marketplace.gateway.runtime import Runtime
 from marketplace.store.functions import InvocationResult
 
 _DEFAULT_POLL_S = 60.0
@@ -103,7 +104,7 @@ def _add_queue_routes(router: APIRouter, runtime: Runtime) -> None:
             for one in found
             if version in (None, one.version_id)
         ]
-        if not found and function_id in runtime.offers:
+        if not found and function_id in runtime.models_of(tenant_id):
             queues = [_queue(MODEL_VERSION, function_id, Invocations(runtime).depth(function_id))]
         if not queues:
             raise not_found(function_id, version)

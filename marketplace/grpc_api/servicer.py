@@ -14,7 +14,8 @@ from marketplace.federation.travel import POLICY, VIA, Origin
 from marketplace.functions import Function
 from marketplace.gateway.errors import ApiError, from_outcome
 from marketplace.gateway.invocations import Invocations, Row, error_of, is_open
-from marketplace.gateway.runtime import Runtime, parse_json
+from marketplace.gateway.reading import parse_json
+from marketplace.gateway.runtime import Runtime
 from marketplace.grpc_api import invocation_pb2 as pb
 from marketplace.grpc_api import invocation_pb2_grpc as rpc
 from marketplace.grpc_api.errors import status_of

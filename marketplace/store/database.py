@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from airan.core.errors import UnavailableError
 from marketplace.store.accounts import Accounts
+from marketplace.store.adapters import AdapterRows
 from marketplace.store.batches import Batches
 from marketplace.store.billing import Billing
 from marketplace.store.books import Books
@@ -45,6 +46,7 @@ class Database:
         self._thread = StoreThread(self._engine)
         self.accounts = Accounts(self._engine)
         self.keys = Keys(self._engine)
+        self.adapters = AdapterRows(self._engine)
         self.users = Users(self._engine)
         self.peering = Peering(self._engine)
         self.sendings = Sendings(self._engine)

@@ -18,7 +18,8 @@ from fastapi import FastAPI
 
 from airan.core.errors import CapacityError, NotFoundError, UnavailableError
 from marketplace.asgi import QuietServer, bind
-from marketplace.engines.agent import EngineAgentSettings, run_agent
+from marketplace.engines.agent import EngineAgentSettings
+from marketplace.engines.agent_server import run_agent
 from marketplace.gateway import GatewaySettings, ModelOffer, Price, build_app
 
 MODEL = "SmolLM2-135M-Instruct"

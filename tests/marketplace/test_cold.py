@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,8 @@ from airan.core.clock import ManualClock, SystemClock
 from airan.core.errors import ModelFileError
 from marketplace.dispatch import TtftTargets
 from marketplace.dispatch.cold import ColdStarts
-from marketplace.engines.agent import EngineAgent, EngineAgentSettings, serve_agent
+from marketplace.engines.agent import EngineAgent, EngineAgentSettings
+from marketplace.engines.agent_server import serve_agent
 from marketplace.engines.base import EngineState
 from marketplace.engines.rest import Rest
 from marketplace.gateway import ModelOffer, Price
@@ -44,7 +45,7 @@ class SlowHost(SimulatedHost):
         self.n_starts = 0
         self.broken = False
 
-    async def start(self) -> None:
+    async def start(self, adapters: Sequence[object] = ()) -> None:
         if self.url:
             return
         self.n_starts += 1

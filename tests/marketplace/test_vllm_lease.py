@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
@@ -12,11 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
+from marketplace.adapters.adapter import TENSORS, AdapterFile
+from marketplace.adapters.folder import AdapterFolder
+from marketplace.engines.adapted import AdapterSet
 from marketplace.engines.hosts import GpuAccess
 from marketplace.engines.vllm_host import VllmHost, VllmSettings
 from orchestrator.drivers.environment import folders_in
+from tests.marketplace.lora_files import safetensors
 from tests.marketplace.site import FakeControl, FakeLease, eventually, running_agent
 
 ACCESS = GpuAccess(132, folders_in(Path("/site")), 60_000)
@@ -127,6 +133,7 @@ async def test_a_model_stays_loaded_where_its_memory_is_the_engines_for_good(
                 "/wake_up?tags=weights",
                 "/collective_rpc",
                 "/wake_up?tags=kv_cache",
+                "/reset_prefix_cache",
             ],
         ),
     ],
@@ -272,3 +279,30 @@ async def test_a_lease_that_is_revoked_while_the_model_is_loaded_goes_back_at_on
 
         await eventually(ready)
     assert len(scripted.starts()) == 1
+
+
+async def test_an_engine_with_adapters_gets_them_with_every_server_and_does_not_sleep(
+    tmp_path: Path,
+) -> None:
+    scripted = Scripted(tmp_path, between_leases="sleep", max_adapters=2, max_adapter_rank=8)
+    module = "model.layers.0.self_attn.o_proj"
+    name = f"base_model.model.{module}"
+    pair = {f"{name}.lora_A.weight": np.ones((4, 8)), f"{name}.lora_B.weight": np.ones((8, 4))}
+    (tmp_path / "model.safetensors").write_bytes(safetensors({f"{module}.weight": np.ones((8, 8))}))
+    path = tmp_path / "lora-1"
+    path.mkdir()
+    (path / TENSORS).write_bytes(data := safetensors(pair))
+    digest = hashlib.sha256(data).hexdigest()
+    folder = AdapterFolder(tmp_path / "adapters")
+    folder.publish("m", [AdapterFile("lora-1", path, "peft", digest, 4)])
+    async with hosted(scripted.settings) as host:
+        adapters = AdapterSet(host, folder, "m", "e", tmp_path)
+        for lease in (GREEN, replace(GREEN, id="b")):
+            await adapters.occupy(lease)
+            assert (adapters.loaded, adapters.refused) == (("lora-1",), ())
+            await host.vacate(time.time() + 5.0)
+    assert scripted.paths() == ["/v1/load_lora_adapter"] * 2
+    for start in scripted.starts():
+        assert {"--enable-lora", "--max-loras=2", "--max-lora-rank=8"} <= set(start["options"])
+        assert "--enable-sleep-mode" not in start["options"]
+        assert start["started"]["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"

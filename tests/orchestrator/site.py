@@ -31,7 +31,8 @@ class Site:
         started_s: float = STARTED_S,
         driver: Driver | None = None,
     ) -> None:
-        """`driver`: in place of the simulated node, which is there then, too, and not used."""
+        """`driver`: in place of the simulated node, which is there then, too, and not used. It may
+        have a thread, which on a busy machine takes its time."""
         self.clock = ManualClock(STARTED_S)
         self.node = SimulatedNode(
             path / "node.json", "GH200-96GB", n_gpus, delays_s=(0.0, 0.0), clock=self.clock
@@ -42,7 +43,7 @@ class Site:
             site_started_s=started_s,
             change_s=0.2,
             leases=LeaseSettings(watch_grace_s=600.0, restart_grace_s=600.0),
-            executor=ExecutorSettings(retry_s=0.001, call_timeout_s=0.5),
+            executor=ExecutorSettings(retry_s=0.001, call_timeout_s=30.0 if driver else 0.5),
         )
         self.control = ControlPlane(self.store, driver or self.node, self.clock, POLICY, options)
 

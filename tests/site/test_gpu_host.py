@@ -170,6 +170,9 @@ def test_the_command_refuses_on_a_host_without_a_gpu(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_gears_must_ascend() -> None:
+@pytest.mark.parametrize(
+    "gears", ['["64+32", "32+64"]', '["64+32", "64+48"]', "[]", '["20+80"]', '["0+80"]', '["96"]']
+)
+def test_gears_that_make_no_sense_are_refused(gears: str) -> None:
     with pytest.raises(ConfigError, match=r"gpu\.gears"):
-        site(AIRAN_GPU__GEARS="[64, 32]")
+        site(AIRAN_GPU__GEARS=gears)

@@ -26,7 +26,7 @@ SMALL = CellSizeConfig(n_prb=12, n_layers=1, n_rx=2, uplink_mcs=16, downlink_mcs
 GEARS = (16, 64, 132)
 TOP = len(GEARS) - 1
 SETTINGS = FastPathSettings(GEARS, 132)
-GEARS_OF_SITE = (16, 32, 64, 96, 132)
+GEARS_OF_SITE = (16, 24, 40, 64, 80, 96, 132)
 PORTS = {
     f"AIRAN_PORTS__{name}": "0" for name in ("GATEWAY", "DASHBOARD", "CONTROL", "ENGINE", "METRICS")
 }
@@ -50,7 +50,7 @@ class Rig:
             for channel in self.work
         }
         self.paced = PacedGroup(self.radio, laws, decodes=decodes)
-        self.board = board_of(path, GEARS, 132)
+        self.board = board_of(path, SETTINGS)
         self.fast = FastPath(SETTINGS)
         self.loop = SlotLoop(
             self.paced.group,
@@ -214,15 +214,15 @@ def test_judged_by_the_gpu_a_slow_host_moves_no_gear(tmp_path: Path, costs) -> N
 
 def test_a_board_that_is_alike_is_kept_for_the_engine_that_watches_it(tmp_path: Path) -> None:
     path = tmp_path / "board"
-    first = board_of(path, GEARS, 132)
+    first = board_of(path, FastPathSettings(GEARS, 132))
     assert first.gears == (Gear(16, 116), Gear(64, 68), Gear(132, 0))
     watched = SmBoard.open(path)
-    board_of(path, GEARS, 132).order(0, 7)
+    board_of(path, FastPathSettings(GEARS, 132)).order(0, 7)
     assert (watched.current.gear, watched.current.step_tokens) == (0, 7)
-    board_of(path, (16, 132), 132).order(1, 9)
+    board_of(path, FastPathSettings((16, 132), 132)).order(1, 9)
     assert watched.current.step_tokens == 7
     path.write_text("no board")
-    assert board_of(path, GEARS, 132).current.gear == TOP
+    assert board_of(path, FastPathSettings(GEARS, 132)).current.gear == TOP
 
 
 def test_the_plans_part_of_the_ran_is_the_lowest_gear() -> None:
@@ -258,7 +258,8 @@ def test_the_process_is_an_mps_client_with_a_memory_limit(gpu_site: SiteConfig) 
         "CUDA_MPS_LOG_DIRECTORY": f"{gpu_site.state_dir}/mps/log",
         "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": "0=12288M",
     }
-    assert layer1.settings.gears == (16, 32, 64, 96, 132)
+    assert layer1.settings.gears == (16, 24, 40, 64, 80, 96, 132)
+    assert layer1.settings.engine_sms == (116, 108, 88, 64, 48, 32, 0)
 
 
 def test_reports_have_both_directions_counts_and_the_cells_measured_needs(
@@ -324,5 +325,6 @@ def test_gears_fit_the_gpu_and_the_engine_decodes_as_many_sequences_as_it_has(
     gpu_site: SiteConfig,
 ) -> None:
     settings = fast_path_settings(gpu_site, 114)
-    assert settings.gears == (16, 32, 64, 96, 114)
+    assert settings.gears == (16, 24, 40, 64, 80, 96, 114)
+    assert settings.engine_sms == (98, 90, 74, 50, 34, 18, 0)
     assert settings.step.decode_tokens == gpu_site.model.max_concurrent

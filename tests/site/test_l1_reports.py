@@ -43,7 +43,9 @@ async def test_reports_arrive_and_the_plan_comes_back(tmp_path: Path) -> None:
         try:
             reports.send(report(control.clock.now_s()))
             await eventually(lambda: reports.ran_sms > 0)
-            status = await control.status()
+            async with asyncio.timeout(60.0):
+                while not (status := await control.status()).slots.slots:
+                    await asyncio.sleep(0.02)
             assert status.slots.slots == 1000
             assert status.slots.slots_late == 3
             assert reports.ran_sms <= 132

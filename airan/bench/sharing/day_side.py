@@ -71,7 +71,8 @@ def run(order: SideOrder, channel: Channel) -> None:
     carrier = CellConfig(size.n_prb, size.n_layers, size.n_rx, size.uplink_mcs, size.downlink_mcs)
     costs = GearCosts(model, carrier, order.n_cells, gears)
     step = StepLimits(decode_tokens=order.batch, most_tokens=order.step_tokens or 8192)
-    settings = FastPathSettings(gears, _sm_count(), step=step)
+    ai_sms = tuple(gear.ai_sms for gear in board.gears[: order.n_gears])
+    settings = FastPathSettings(gears, _sm_count(), ai_sms, step=step)
     limits_us = latency_limits_us(_JUDGED_BY)
     options = GroupOptions(
         gears,

@@ -4,6 +4,7 @@ A new table needs a migration too: tests compare what the migrations make with w
 """
 
 from marketplace.store.schema.accounts import keys, projects, tenants, users
+from marketplace.store.schema.adapters import adapters
 from marketplace.store.schema.base import metadata
 from marketplace.store.schema.batches import batch_lines, batches, files, responses
 from marketplace.store.schema.federation import peer_sendings, peer_usage
@@ -28,6 +29,7 @@ from marketplace.store.schema.webhooks import (
 )
 
 __all__ = [
+    "adapters",
     "balances",
     "batch_lines",
     "batches",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0085"
-down_revision = "0080"
+revision = "0095"
+down_revision = "0090"
 
 
 def upgrade() -> None:
