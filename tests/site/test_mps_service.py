@@ -17,7 +17,7 @@ import pytest
 from airan.core import config
 from airan.site import runtime as site_runtime
 from airan.site import supervision_log
-from airan.site.processes import ProcessRecord, members, sweep
+from airan.site.processes import ProcessLock, ProcessRecord, members, sweep
 from airan.site.runtime import SiteRuntime
 from airan.site.services import ready_file, services_of
 from airan.site.supervision_log import SupervisionLog
@@ -68,6 +68,9 @@ def site() -> Iterator[SiteRuntime]:
         }
         runtime = site_runtime.resolve(config.load(None, PORTS | given))
         runtime.save()
+        # The warden's part: without one the supervisor would start it, which would end it too.
+        warden = ProcessLock(runtime.run_dir / "warden.lock")
+        assert warden.acquire()
         child = subprocess.Popen(
             [sys.executable, "-m", "test_supervisor", str(runtime.config.state_dir)],
             env=os.environ
@@ -80,6 +83,7 @@ def site() -> Iterator[SiteRuntime]:
         finally:
             (runtime.run_dir / "stop").touch()
             assert child.wait(30) == 0
+            warden.release()
             sweep(runtime.instance)
             assert members(runtime.instance) == []
 
