@@ -126,6 +126,8 @@ class Job:
     """Where it came from; None: it never goes to a peer."""
     journey: Journey | None = None
     """To which peers it goes; None: it is done here."""
+    counted_input: int | None = None
+    """Tokens of its prompt as an earlier gateway counted them; the ids are not kept."""
     setbacks: int = 0
     """Turns in a row that an engine broke off without a single token."""
     sequence: int = 0
@@ -167,9 +169,11 @@ class Job:
     def n_input(self) -> int:
         """Tokens of the prompt, as far as they are known."""
         # Where we counted ourselves, that is what is billed, whoever answers.
-        if self.prompt_ids is not None or self.tally is None:
-            return len(self.prompt_ids or ())
-        return self.tally.n_input
+        if self.prompt_ids is not None:
+            return len(self.prompt_ids)
+        if self.counted_input is not None:
+            return self.counted_input
+        return 0 if self.tally is None else self.tally.n_input
 
     @property
     def n_left(self) -> int:

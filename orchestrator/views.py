@@ -186,7 +186,7 @@ class SlotReport:
 
 @dataclass(frozen=True)
 class SlotStats:
-    """Slots since the site's start; the latencies are the last report's."""
+    """Slots since the site's start; the latencies are of the last report with a received slot."""
 
     slots: int = 0
     slots_late: int = 0

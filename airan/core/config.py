@@ -95,6 +95,8 @@ class PeerConfig(_Section):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     """Of an airan site: its own `name`."""
+    kind: Literal["airan", "openai"] = "openai"
+    """`airan`: another site, which keeps what nobody waits for until it is asked for it again."""
     url: str = Field(pattern=r"^https?://\S+$")
     """Its base address, up to and with `/v1`."""
     models: dict[str, str] = Field(min_length=1)

@@ -27,6 +27,7 @@ from airan.site.processes import sweep
 from airan.site.runtime import SiteRuntime
 from airan.site.warden import AlreadyRunningError, Warden, hold, running
 from marketplace import models
+from marketplace.store.hold import check_free
 from orchestrator.mig import MigGeometry
 from orchestrator.service import nvml_node
 
@@ -50,6 +51,7 @@ def prepare(config: SiteConfig, say: Say) -> SiteRuntime:
     check_peers(config)
     ensure_model(config, say)
     end_leftovers(config.state_dir)
+    check_database(config)
     runtime = site_runtime.resolve(config)
     runtime.save()
     (runtime.run_dir / "stop").unlink(missing_ok=True)
@@ -60,6 +62,13 @@ def end_leftovers(state_dir: Path) -> None:
     """Ends what an earlier run in `state_dir` may have left, after its watchers were killed."""
     with contextlib.suppress(NotFoundError):
         sweep(site_runtime.load(state_dir).instance)
+
+
+def check_database(config: SiteConfig) -> None:
+    """Raises UnavailableError when another site's gateway works on the marketplace's database,
+    or it cannot be reached."""
+    if config.market.database_url:
+        check_free(config.market.database_url)
 
 
 def check_gpu(config: SiteConfig) -> None:

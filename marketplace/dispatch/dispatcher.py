@@ -20,6 +20,7 @@ from marketplace.dispatch.admission import (
 from marketplace.dispatch.cold import is_cold
 from marketplace.dispatch.embedder import Embedder
 from marketplace.dispatch.foresight import Foresight
+from marketplace.dispatch.invoked_turns import comes_whole
 from marketplace.dispatch.journal import Journal
 from marketplace.dispatch.lengths import Lengths
 from marketplace.dispatch.lines import WaitingLines
@@ -40,6 +41,7 @@ from marketplace.engines.base import EngineState, FinishReason
 from marketplace.engines.external_model import ExternalModel
 from marketplace.engines.text import Resume
 from marketplace.federation.peers import Federation
+from marketplace.federation.travel import Sending
 from marketplace.jobs import WAITING, Job
 from marketplace.meter import Meter
 from marketplace.pool import EnginePool, PooledEngine
@@ -91,7 +93,7 @@ class Dispatcher:
         self._foresight = Foresight(self._lengths, self._turns, weights)
         self._lines = WaitingLines(list(offers), self._lengths, weights, max_waiting)
         federation = federation or Federation()
-        self._overflow = Overflow(federation, database, self._turns, self._foresight)
+        self._overflow = Overflow(federation, database, self._turns, self._foresight, clock)
         self.pool = EnginePool(agent_urls, self._engine_changed, externals, federation.peers)
         self._overflow.engines = self.pool.engines
         self.embedder = Embedder(database, self.pool, self.desk, meter, clock)
@@ -255,6 +257,22 @@ class Dispatcher:
             n_prompt, max_tokens = job.tally.most_input, job.max_tokens
         return Ask(job.principal, job.request.model, job.request.service_tier, n_prompt, max_tokens)
 
+    async def take_up(self, job: Job, sending: Sending) -> None:
+        """Goes on with an accepted job that an earlier gateway sent to a peer, there or here."""
+        n_ctx = self._offers[job.request.model].n_ctx
+        job.max_tokens = job.request.max_tokens or n_ctx - job.n_input
+        peer = await self._overflow.take_up(job, sending)
+        if peer is None:
+            self.enqueue(job)
+        else:
+            self._begin(Turn(job, peer, self._turns.count(peer)))
+
+    async def account_for(self, sending: Sending) -> None:
+        """Closes what an earlier gateway left open, at a peer, of a job that has ended."""
+        row = await self._db.call(self._db.ledger.job, sending.job_id)
+        if row is not None:
+            self._overflow.account_for(sending, row)
+
     def enqueue(self, job: Job) -> None:
         """Puts an accepted job in line, however many there are."""
         self.pool.want(job.model)
@@ -404,7 +422,7 @@ class Dispatcher:
         finally:
             self._turns.end(job)
             self._foresight.end(turn, self._clock.monotonic_s())
-            self._overflow.ended(turn, self._clock)
+            self._overflow.ended(turn)
         # From here on no cut can reach the job: it is not on an engine any more.
         self._pump()
         if turn.reason is not None:
@@ -413,7 +431,7 @@ class Dispatcher:
             await self._finish(job, "failed", error=failure)
         elif turn.cut == "cancel":
             await self._finish(job, "cancelled")
-        elif not self._go_elsewhere(turn):
+        elif not self._overflow.away.stays(turn) and not self._go_elsewhere(turn):
             self._preempt(job, turn)
 
     def _go_elsewhere(self, turn: Turn) -> bool:
@@ -449,19 +467,22 @@ class Dispatcher:
         job, client = turn.job, turn.engine.client
         if client is None and turn.engine.external is None:
             raise UnavailableError(f"engine {turn.engine.state.name} has no address")
+        from_peer = client is not None and job.tally is not None
+        if client is not None and from_peer:
+            await take_home(job, client)
         if job.prompt_ids is None and job.tally is None:
             await self.prepare(job, 0.0)
         prompt_ids = job.prompt_ids or []
         resumed = job.preemptions > 0
-        from_peer = client is not None and job.tally is not None
-        if client is not None and from_peer:
-            await take_home(job, client)
         job.begin_turn()
         if job.kind == "async":
             self._journal.running(job)
         if client is None:
-            self._foresight.begin(turn, self._clock.monotonic_s())
-            await answer_in_text(turn, lambda n_pieces: self._came(turn, n_pieces))
+            if not comes_whole(turn):
+                self._foresight.begin(turn, self._clock.monotonic_s())
+            at_peer = turn.engine.peer is not None
+            answer = self._overflow.away.answer if at_peer else answer_in_text
+            await answer(turn, lambda n: self._came(turn, n))
             if turn.reason is None:
                 raise UnavailableError(f"engine {turn.engine.state.name} ended its stream early")
             return
@@ -531,6 +552,8 @@ class Dispatcher:
             log.exception("job %s could not be stored as %s", job.id, state)
             message = "the result could not be stored; you were not billed"
             outcome = Outcome("failed", 0, 0, error_code="internal_error", error_message=message)
+        else:
+            self._overflow.away.closed(job)
         self._meter.finished(outcome)
         job.outcome = outcome
         if state == "completed" and job.request.response_schema is not None and job.text:

@@ -52,6 +52,9 @@ class Foresight:
     def tokens(self, turn: Turn, n_tokens: int, now_s: float) -> None:
         """The engine gave some tokens."""
         state = turn.engine.state
+        if not turn.began_s:
+            # It came from a peer, whole: that tells nothing of first and further tokens.
+            return
         if turn.last_token_s is None:
             self.speeds.note_first_token(state, turn.n_new, now_s - turn.began_s)
         else:

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from airan.core.errors import InvalidInputError, UnavailableError
+from marketplace.chat import usage_object
 from marketplace.functions import Function
 from marketplace.gateway.errors import ApiError
 from marketplace.gateway.idempotency import stable_id
@@ -52,6 +53,17 @@ def build_router(runtime: Runtime) -> APIRouter:
         poll_s = _poll_seconds(request)
         await _find(runtime, request, job_id)
         return await _answer(runtime, links, request, job_id, poll_s)
+
+    @router.delete("/pexec/status/{job_id}")
+    async def cancel(job_id: str, request: Request) -> Response:
+        row = await _find(runtime, request, job_id)
+        if is_open(row):
+            await Invocations(runtime).cancel(job_id)
+            row = await _find(runtime, request, job_id)
+        usage = usage_object(row["input_tokens"], row["output_tokens"], row["preemptions"])
+        headers = _headers(row)
+        status = headers["NVCF-STATUS"]
+        return JSONResponse({"reqId": job_id, "status": status, "usage": usage}, 200, headers)
 
     @router.get("/results/{job_id}")
     async def result(
@@ -110,6 +122,7 @@ async def _invoke(
     if "nvcf-input-asset-references" in request.headers:
         raise InvalidInputError("NVCF-INPUT-ASSET-REFERENCES", "assets are not supported here")
     principal = await runtime.authenticate(request)
+    origin = runtime.origin(request)
     known = stable_id(request, "job")
     made = None if known is None else await runtime.db.call(runtime.db.ledger.job, str(known))
     if made is not None:
@@ -119,7 +132,7 @@ async def _invoke(
     read = read_bytes if isinstance(target, Function) else read_json_bytes
     body = await read(request, runtime.settings.max_body_bytes)
     wanted = None if known is None else str(known)
-    job_id = await Invocations(runtime).accept(principal, target, body, wanted)
+    job_id = await Invocations(runtime).accept(principal, target, body, wanted, origin)
     try:
         return await _answer(runtime, links, request, job_id, poll_s)
     except UnavailableError:

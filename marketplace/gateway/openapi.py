@@ -73,6 +73,8 @@ _MORE: dict[str, dict[int, tuple[str, ...]]] = {
     "POST /v1/responses": {200: (_EVENTS,)},
     "GET /v1/responses/{response_id}": {200: (_EVENTS,)},
     "GET /v1/files/{file_id}/content": {200: ("application/octet-stream",)},
+    "GET /v1/usage": {200: ("text/csv",)},
+    "GET /admin/v1/costs": {200: ("text/csv",)},
     "GET /v1/invoices/{month}": {200: ("text/csv", "application/pdf")},
     "GET /admin/v1/invoices/{tenant}/{month}": {200: ("text/csv", "application/pdf")},
     "GET /v2/nvcf/results/{job_id}": {200: ("*/*",)},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import fcntl
 import hashlib
 import hmac
 import json
@@ -15,15 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from fastapi import Request
 
 from airan.core.clock import Clock
-from airan.core.errors import InvalidInputError, UnavailableError
+from airan.core.errors import InvalidInputError
 from marketplace.adapters.adapter import Adapter
 from marketplace.billing.desk import rate_limit
 from marketplace.chat import ChatRequest, parse_chat_request
 from marketplace.completions import parse_request
 from marketplace.dispatch import Dispatcher, ModelOffer
 from marketplace.dispatch.scaling import ReplicaScaler
-from marketplace.federation.travel import POLICY, VIA, Origin, origin_of
+from marketplace.federation.travel import POLICY, VIA, Origin, Sending, origin_of
 from marketplace.gateway.adapter_book import AdapterBook
+from marketplace.gateway.alone import keep_hold, lock_folder, take_hold
 from marketplace.gateway.errors import (
     ApiError,
     invalid_api_key,
@@ -48,8 +48,6 @@ if TYPE_CHECKING:
 
 _KEY_CACHE_S = 5.0
 _MAX_CACHED_KEYS = 10_000
-_LOCK_WAIT_S = 30.0
-_LOCK_POLL_S = 0.1
 
 
 class Runtime:
@@ -78,11 +76,13 @@ class Runtime:
         """Opens the database, follows the engines, and goes on with the stored jobs.
 
         Raises:
-            UnavailableError: another gateway keeps the state folder.
+            UnavailableError: another gateway keeps the state folder, or the database.
             ConfigError: the database cannot be opened.
         """
         self.settings.state_dir.mkdir(parents=True, exist_ok=True)
-        await self._lock()
+        self._lock_fd = await lock_folder(self.settings.state_dir)
+        self._hold = await take_hold(self.settings.url_of_database)
+        self._holding = asyncio.create_task(keep_hold(self._hold))
         self.db = Database(self.settings.url_of_database)
         ledger = self.db.ledger
         open_jobs = await self.db.call(ledger.recover, self.clock.now_s())
@@ -103,8 +103,12 @@ class Runtime:
         self.dispatcher.start()
         self._scaler = ReplicaScaler(self.settings.replica_urls, self.dispatcher.load, self.clock)
         self._scaler.start()
+        sent = await self.db.call(self.db.sendings.open)
         for row in open_jobs:
-            self._go_on(row, await self.db.call(self.db.keys.principal, row["key_id"]))
+            principal = await self.db.call(self.db.keys.principal, row["key_id"])
+            await self._go_on(row, principal, sent.pop(row["id"], None))
+        for left in sent.values():
+            await self.dispatcher.account_for(left)
         self.adapters.start()
 
     async def stop(self) -> None:
@@ -117,6 +121,9 @@ class Runtime:
             watcher.cancel()
         await asyncio.gather(*self._watchers, *self._tasks, return_exceptions=True)
         await asyncio.to_thread(self.db.close)
+        self._holding.cancel()
+        await asyncio.gather(self._holding, return_exceptions=True)
+        await asyncio.to_thread(self._hold.close)
         os.close(self._lock_fd)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
@@ -237,8 +244,17 @@ class Runtime:
             InvalidInputError: its headers cannot be read.
             ForbiddenError: it must not be in this site's region.
         """
-        headers = request.headers
-        origin = origin_of(headers.getlist(VIA), headers.get(POLICY))
+        via = request.headers.getlist(VIA)
+        return self.origin_of(",".join(via) if via else None, request.headers.get(POLICY))
+
+    def origin_of(self, via: str | None, policy: str | None) -> Origin:
+        """The same of what stood in those headers.
+
+        Raises:
+            InvalidInputError: they cannot be read.
+            ForbiddenError: it must not be in this site's region.
+        """
+        origin = origin_of([] if via is None else [via], policy)
         origin.check_here(self.settings.federation.region)
         return origin
 
@@ -328,7 +344,7 @@ class Runtime:
             "time_to_first_token_ms": self.meter.ttft_percentiles(),
         }
 
-    def _go_on(self, row: dict[str, Any], principal: Principal) -> None:
+    async def _go_on(self, row: dict[str, Any], principal: Principal, sent: Sending | None) -> None:
         chat = parse_request(json.loads(row["request"]))
         job = Job(
             "async",
@@ -344,30 +360,15 @@ class Runtime:
         job.ttft_ms = row["ttft_ms"]
         job.restore(unpack_ids(row["generated_ids"]), row["text"] or "", row["preemptions"])
         self.keep(job)
-        self.dispatcher.enqueue(job)
+        if sent is None:
+            self.dispatcher.enqueue(job)
+        else:
+            job.counted_input = row["input_tokens"]
+            await self.dispatcher.take_up(job, sent)
 
     async def _forget_when_done(self, job: Job) -> None:
         await job.done.wait()
         self.async_jobs.pop(job.id, None)
-
-    async def _lock(self) -> None:
-        """Two dispatchers on one database would both run its open jobs."""
-        path = self.settings.state_dir / "gateway.lock"
-        self._lock_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        waited_s = 0.0
-        while True:
-            try:
-                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if waited_s >= _LOCK_WAIT_S:
-                    os.close(self._lock_fd)
-                    raise UnavailableError(
-                        f"another gateway keeps {path}", remedy="stop it first"
-                    ) from None
-                await asyncio.sleep(_LOCK_POLL_S)
-                waited_s += _LOCK_POLL_S
-            else:
-                return
 
 
 def _verifier(settings: GatewaySettings, clock: Clock) -> OidcVerifier | None:

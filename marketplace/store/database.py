@@ -23,6 +23,7 @@ from marketplace.store.keys import Keys
 from marketplace.store.ledger import Ledger
 from marketplace.store.peering import Peering
 from marketplace.store.prices import Prices
+from marketplace.store.sendings import Sendings
 from marketplace.store.statements import Statements
 from marketplace.store.thread import StoreThread
 from marketplace.store.users import Users
@@ -48,6 +49,7 @@ class Database:
         self.adapters = AdapterRows(self._engine)
         self.users = Users(self._engine)
         self.peering = Peering(self._engine)
+        self.sendings = Sendings(self._engine)
         self.prices = Prices(self._engine)
         self.billing = Billing(self._engine)
         self.books = Books(self._engine)

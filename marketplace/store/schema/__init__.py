@@ -7,7 +7,7 @@ from marketplace.store.schema.accounts import keys, projects, tenants, users
 from marketplace.store.schema.adapters import adapters
 from marketplace.store.schema.base import metadata
 from marketplace.store.schema.batches import batch_lines, batches, files, responses
-from marketplace.store.schema.federation import peer_usage
+from marketplace.store.schema.federation import peer_sendings, peer_usage
 from marketplace.store.schema.functions import functions, invocations
 from marketplace.store.schema.idempotency import idempotency_keys
 from marketplace.store.schema.jobs import events, jobs, usage
@@ -45,6 +45,7 @@ __all__ = [
     "ledger_entries",
     "ledger_transactions",
     "metadata",
+    "peer_sendings",
     "peer_usage",
     "prices",
     "projects",

@@ -82,7 +82,7 @@ function updatePartition(block, partition, nSlices) {
   size.textContent = `${partition.sm_count} SMs · ${gibibytes(partition.memory_mib)}`;
   lease.textContent = leaseText(partition);
   block.setAttribute("aria-label", `${role}, ${profile.textContent}, ${size.textContent}, ${state}. ${lease.textContent}`);
-  block.title = `${profile.textContent} · ${partition.id}`;
+  block.title = [profile.textContent, size.textContent, partition.id, lease.textContent].filter(Boolean).join(" · ");
 }
 
 function leaseText(partition) {
