@@ -259,7 +259,7 @@ class Dispatcher:
 
     async def take_up(self, job: Job, sending: Sending) -> None:
         """Goes on with an accepted job that an earlier gateway sent to a peer, there or here."""
-        n_ctx = self._offers[job.request.model].n_ctx
+        n_ctx = self._offers[job.model].n_ctx
         job.max_tokens = job.request.max_tokens or n_ctx - job.n_input
         peer = await self._overflow.take_up(job, sending)
         if peer is None:
