@@ -23,6 +23,7 @@ from marketplace.dispatch.foresight import Foresight
 from marketplace.dispatch.journal import Journal
 from marketplace.dispatch.lengths import Lengths
 from marketplace.dispatch.lines import WaitingLines
+from marketplace.dispatch.making_room import MakingRoom
 from marketplace.dispatch.offers import ContextLengthError, ModelOffer
 from marketplace.dispatch.outcomes import EndState, outcome_of
 from marketplace.dispatch.overflow import Overflow, check_guest, take_home
@@ -35,7 +36,7 @@ from marketplace.dispatch.text_turns import (
     prepare_text,
     why_it_ends,
 )
-from marketplace.dispatch.turns import Turn, Turns, rank, to_yield
+from marketplace.dispatch.turns import Turn, Turns, rank
 from marketplace.engines.base import EngineState, FinishReason
 from marketplace.engines.external_model import ExternalModel
 from marketplace.engines.text import Resume
@@ -90,6 +91,8 @@ class Dispatcher:
         weights = self.desk.weights
         self._foresight = Foresight(self._lengths, self._turns, weights)
         self._lines = WaitingLines(list(offers), self._lengths, weights, max_waiting)
+        speeds = self._foresight.speeds
+        self._room = MakingRoom(self._lines, self._turns, self._lengths, speeds, clock)
         federation = federation or Federation()
         self._overflow = Overflow(federation, database, self._turns, self._foresight)
         self.pool = EnginePool(agent_urls, self._engine_changed, externals, federation.peers)
@@ -127,6 +130,7 @@ class Dispatcher:
     async def stop(self) -> None:
         """Cuts all streams. Jobs stay open in the store: the next start deals with them."""
         self._stopping = True
+        self._room.stop()
         if self._ticker is not None:
             self._ticker.cancel()
         for turn in self._turns:
@@ -347,17 +351,8 @@ class Dispatcher:
                 # Its turn has come although higher tiers wait: it would never get on otherwise.
                 turn.protected = self._lines.of(model).waiting("priority") > 0
                 self._begin(turn)
-            self._make_room(model)
-
-    def _make_room(self, model: str) -> None:
-        """Cuts off flex work for the priority work that waits, the cheapest to resume first."""
-        n_waiting = self._lines.of(model).waiting("priority")
-        if not n_waiting or self._stopping:
-            return
-        now_s = self._clock.monotonic_s()
-        for turn in to_yield(self._turns, model, n_waiting, now_s):
-            turn.yields = True
-            turn.end("preempt")
+            if not self._stopping:
+                self._room.make(model, self._targets.priority, self._pump)
 
     def _kept(self, model: str) -> set[SlotKey]:
         """Slots that hold what waiting jobs have so far."""

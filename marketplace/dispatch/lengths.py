@@ -39,6 +39,18 @@ class AnswerLengths:
         longer = self._sorted[bisect_right(self._sorted, n_tokens) :]
         return max(1, round(sum(longer) / len(longer)) - n_tokens) if longer else n_tokens
 
+    def ends_within(self, n_tokens: int, n_more: float) -> float:
+        """The probability that an answer of so many tokens gets at most `n_more` others.
+
+        As often as it was so among those answers that were longer. One that is longer than all
+        seen has anything up to as many again twice over.
+        """
+        before = bisect_right(self._sorted, n_tokens)
+        n_longer = len(self._sorted) - before
+        if not n_longer:
+            return min(1.0, n_more / (2.0 * n_tokens)) if n_tokens else 0.0
+        return (bisect_right(self._sorted, n_tokens + n_more) - before) / n_longer
+
 
 class Lengths:
     """Lengths of prompts by model, and of answers by model and tenant."""
@@ -71,6 +83,15 @@ class Lengths:
             return max(1, most or 1)
         left = seen.left(len(job.token_ids))
         return left if most is None else max(1, min(left, most))
+
+    def ends_within(self, job: Job, n_tokens: float) -> float:
+        """The probability that the job's answer gets at most so many tokens more; 0 before any
+        answer was seen, as long as it may go on."""
+        model = job.request.model
+        if job.max_tokens and n_tokens >= job.n_left:
+            return 1.0
+        seen = self._answer.get((model, job.principal.tenant_id)) or self._answer.get((model, ""))
+        return seen.ends_within(len(job.token_ids), n_tokens) if seen is not None else 0.0
 
     def cost_tokens(self, job: Job) -> int:
         """Prompt and answer together."""

@@ -16,18 +16,21 @@ from marketplace.dispatch.admission import (
     TtftTargets,
     Work,
     check_admission,
-    predict,
 )
-from marketplace.dispatch.demand import Demand
 from marketplace.dispatch.outages import Outages
 from marketplace.dispatch.queue import Tier
 from marketplace.dispatch.speeds import EngineSpeed
+from marketplace.dispatch.waits import Asker, Before, Waits
+from sims.fleet.cohort import Predicted
 
 _MODEL = "simulated"
 _NOTE_S = 15.0
 """Accepted work is told to the live account of the tiers' demand in pieces of so long."""
 _MOST_NOTES = 60
 """Of a step, which makes the pieces of a long one longer."""
+_MOST_MARGIN = 1.0 / 3.0
+_MOST_CAME = 22
+"""First tokens of one moment that the live correction is told of; it forgets what was before."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,23 @@ class Let:
     n: int
     retry_after_s: float | None = None
     """None: nobody was refused, or the prompt alone takes too long."""
+    predicted: Predicted | None = None
+    """On which they were let in."""
+
+
+@dataclass(frozen=True)
+class Engines:
+    """A site's, together."""
+
+    decode_rate: float = 0.0
+    prefill_rate: float = 0.0
+    n: int = 1
+    places: int = 1
+
+    @property
+    def speed(self) -> EngineSpeed:
+        """What the live code would have measured of them, taken for one slot."""
+        return speed_of(self.decode_rate, self.prefill_rate)
 
 
 def speed_of(decode_rate: float, prefill_rate: float) -> EngineSpeed:
@@ -72,19 +92,48 @@ class Admission:
 
     def __init__(self, targets: TtftTargets, step_s: float, speed: float = 1.0) -> None:
         self._targets, self._step_s, self._clock_speed = targets, step_s, speed
-        self._demand, self._outages = Demand(), Outages()
+        self._waits, self._outages = Waits({}), Outages()
+        self._engines = Engines()
         self._speed: EngineSpeed | None = None
-        self._one_of = 1
         self._ready = False
         self._accepted: list[tuple[Tier, float, float]] = []
         """Work of this step: tier, seconds of the engines, when the step began; wall time."""
 
-    def engines(self, decode_rate: float, prefill_rate: float, n: int, now_s: float) -> None:
-        """From now on there are `n` engines, so fast together."""
-        self._ready = decode_rate > 0.0
+    def engines(self, engines: Engines, now_s: float, *, waited_for: bool = False) -> None:
+        """From now on these are there. `waited_for`: there is work."""
+        self._ready = engines.decode_rate > 0.0
         if self._ready:
-            self._speed, self._one_of = speed_of(decode_rate, prefill_rate), max(1, n)
-        self._outages.note(_MODEL, self._ready, now_s)
+            self._speed, self._engines = engines.speed, engines
+        lasted_s = self._outages.note(_MODEL, self._ready, now_s)
+        if waited_for and lasted_s:
+            self._took(lasted_s * self._engines.places, now_s)
+
+    def worked(self, seconds: float, now_s: float) -> None:
+        """The engines worked for so long."""
+        self._took(seconds * self._engines.places, now_s)
+
+    def did(self, predicted: Predicted, n: float, now_s: float) -> None:
+        """So many of those that were let in on that are done."""
+        place_s = predicted.each_s * n * predicted.places / self._clock_speed
+        self._waits.progress.did(_MODEL, place_s, now_s / self._clock_speed)
+
+    def turned_away(self, tier: Tier, predicted: Predicted, n: int) -> None:
+        """So many of the last step's found too many of their tenant's waiting."""
+        for number, (its, taken_s, begun_s) in enumerate(self._accepted):
+            if its == tier:
+                less_s = predicted.each_s * n / self._clock_speed
+                self._accepted[number] = its, max(0.0, taken_s - less_s), begun_s
+
+    def came(self, tier: Tier, predicted_s: float, came_s: float, n: float) -> None:
+        """So many had waited so long in line, and were predicted to."""
+        if predicted_s > 0.0:
+            for _ in range(min(_MOST_CAME, math.ceil(n))):
+                self._waits.calibration.note(
+                    _MODEL, tier, predicted_s / self._clock_speed, came_s / self._clock_speed
+                )
+
+    def _took(self, place_s: float, now_s: float) -> None:
+        self._waits.progress.took(_MODEL, place_s / self._clock_speed, now_s / self._clock_speed)
 
     def let(self, asked: Asked, ahead: Work, now_s: float) -> Let:
         """How many get in behind the work `ahead`, and notes them as accepted."""
@@ -104,7 +153,9 @@ class Admission:
         if self._ready and ahead != Work(0, 0):
             passing, refusal = self._in_time(asked, passing, refusal, ahead, now_s)
         self._accept(asked, passing, now_s)
-        return Let(passing, None if refusal is None else refusal.retry_after_s)
+        told_s = None if refusal is None else refusal.retry_after_s
+        predicted = self._predicted(asked, passing, ahead, now_s) if passing else None
+        return Let(passing, told_s, predicted)
 
     def _in_time(
         self,
@@ -132,30 +183,53 @@ class Admission:
     ) -> TierUnreachableError | None:
         """What the live code tells a request. `numbers`: of the step's requests, how many were
         let in before it, and how many came."""
+        found = self._first_token(asked, numbers, ahead, now_s)
+        if found is None:
+            return None
+        target_s = self._targets.of(asked.tier) * self._clock_speed
+        margin_s = 0.0
+        if found.wait_s:
+            late_s = self._waits.calibration.margin_s(_MODEL, asked.tier) * self._clock_speed
+            margin_s = min(late_s, _MOST_MARGIN * target_s)
+        try:
+            check_admission(asked.tier, found, margin_s, target_s)
+        except TierUnreachableError as error:
+            return error
+        return None
+
+    def _first_token(
+        self, asked: Asked, numbers: tuple[int, int], ahead: Work, now_s: float
+    ) -> FirstToken | None:
+        """What the live code predicts for a request, at its arrival. None: nothing is known."""
         if self._speed is None:
             return None
         n, come = numbers
         passed_s, outage_s = self._step_s * come / asked.n, 0.0
         if not self._ready:
-            found = self._outages.wait_s(_MODEL, now_s + passed_s)
-            if found is None:
+            found_s = self._outages.wait_s(_MODEL, now_s + passed_s)
+            if found_s is None:
                 return None
-            outage_s = found
-        share_left = self._demand.share_left(_MODEL, asked.tier, 1, now_s / self._clock_speed)
+            outage_s = found_s
         # One engine of several reads the prompt.
-        own = Work(asked.each.n_prompt * self._one_of, asked.each.n_answer)
-        slot = SlotForecast(outage_s, self._speed, 1)
-        predicted = predict([slot], [ahead, asked.first(n)], own, share_left)
-        if predicted is None:
+        own = Work(asked.each.n_prompt * self._engines.n, asked.each.n_answer)
+        slots = [SlotForecast(outage_s, self._speed, 1)]
+        # A tier's tenants ask alike: none waits longer for its share than the others.
+        asker, before = Asker(_MODEL, asked.tier, ""), Before([ahead, asked.first(n)], [])
+        wall_s = now_s / self._clock_speed
+        found = self._waits.first_token(asker, own, before, slots, wall_s)
+        if found is None:
             return None
-        wait_s = predicted.wait_s - (passed_s if self._ready else 0.0)
-        last = FirstToken(max(0.0, wait_s), predicted.prefill_s)
-        try:
-            target_s = self._targets.of(asked.tier) * self._clock_speed
-            check_admission(asked.tier, last, 0.0, target_s)
-        except TierUnreachableError as error:
-            return error
-        return None
+        passed_s = passed_s * found.factor if self._ready else 0.0
+        return FirstToken(max(0.0, found.wait_s - passed_s), found.prefill_s, found.factor)
+
+    def _predicted(self, asked: Asked, n: int, ahead: Work, now_s: float) -> Predicted | None:
+        first = self._first_token(asked, (0, 0), ahead, now_s)
+        last = self._first_token(asked, (n, asked.n), ahead, now_s)
+        if first is None or last is None or self._speed is None:
+            return None
+        taken_s = SlotForecast(0.0, self._speed, 1).seconds(asked.first(n)) or 0.0
+        waits_s = first.wait_s / first.factor, last.wait_s / last.factor
+        return Predicted(*waits_s, taken_s / n, self._engines.places)
 
     def _accept(self, asked: Asked, n: int, now_s: float) -> None:
         if not n or self._speed is None:
@@ -171,5 +245,5 @@ class Admission:
         for tier, slot_s, begun_s in self._accepted[: len(self._accepted) - len(later)]:
             for piece in range(pieces):
                 at_s = begun_s + step_s * (piece + 0.5) / pieces
-                self._demand.note(_MODEL, tier, slot_s / pieces, at_s)
+                self._waits.demand.note(_MODEL, tier, slot_s / pieces, at_s)
         self._accepted = later

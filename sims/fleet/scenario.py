@@ -75,6 +75,8 @@ class LlmTraffic(_Part):
 
     tiers: tuple[TierTraffic, ...] = ()
     trace: Trace | None = None
+    retries: Annotated[int, Field(ge=0, le=10)] = 2
+    """How often a refused request comes again, as OpenAI's client does of its own accord."""
 
 
 class EngineSpec(_Part):
@@ -216,6 +218,8 @@ class Scenario(_Part):
     """A tier without a price costs as `default`."""
     ttft_target_s: TtftTargetSpec | None = TtftTargetSpec()
     """What admission keeps to; null: everyone is let in."""
+    max_waiting: Count = 512
+    """Requests of one tenant that may wait at a site; one more is refused. The live default."""
     federation: FederationSpec | None = None
     """Where requests go that a site refuses; null: nowhere."""
     policies: dict[str, PolicySpec] = Field(min_length=1)

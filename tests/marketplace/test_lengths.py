@@ -40,3 +40,30 @@ def test_what_is_left_is_the_mean_of_what_longer_ones_had(
     longer = [length - n_tokens for length in lengths[-64:] if length > n_tokens]
     wanted = sum(longer) / len(longer) if longer else n_tokens
     assert abs(seen(*lengths).left(n_tokens) - max(1, wanted)) <= 0.5
+
+
+def test_an_answer_ends_as_soon_as_those_that_were_longer_did() -> None:
+    lengths = seen(*[10] * 30, *[100] * 10)
+    assert lengths.ends_within(0, 9) == 0.0
+    assert lengths.ends_within(0, 10) == 0.75
+    assert lengths.ends_within(10, 50) == 0.0
+    assert lengths.ends_within(10, 90) == 1.0
+    # Longer than all: it may be over at any moment, up to twice as many again.
+    assert [lengths.ends_within(100, more) for more in (50, 200, 900)] == [0.25, 1.0, 1.0]
+
+
+@given(
+    st.lists(st.integers(0, 4000), max_size=100),
+    st.integers(0, 8000),
+    st.floats(0, 8000),
+    st.floats(0, 8000),
+)
+def test_the_more_tokens_the_more_answers_end(
+    lengths: list[int], n_tokens: int, fewer: float, more: float
+) -> None:
+    found = seen(*lengths)
+    assert 0.0 <= found.ends_within(n_tokens, min(fewer, more))
+    assert found.ends_within(n_tokens, min(fewer, more)) <= found.ends_within(
+        n_tokens, max(fewer, more)
+    )
+    assert found.ends_within(n_tokens, max(fewer, more)) <= 1.0
