@@ -80,7 +80,12 @@ class Door:
         return groups
 
     def _cohorts(
-        self, tier: Tier, kept: Sequence[Group], now_s: float, price: Price, predicted: Predicted | None
+        self,
+        tier: Tier,
+        kept: Sequence[Group],
+        now_s: float,
+        price: Price,
+        predicted: Predicted | None,
     ) -> list[Cohort]:
         found: dict[str, Cohort] = {}
         for one in kept:

@@ -89,7 +89,8 @@ class Serving:
                 self._join(cohort)
         came = [one.item for one in self._newest if one.tier == "priority"]
         if came and at_work is not None and self._engines.decode_rate > 0.0:
-            if is_full or at_work.item.n_left >= self._engines.places:
+            is_full = is_full or at_work.item.n_left >= self._engines.places
+            if is_full:
                 self._make_room(at_work.item, came)
 
     def _work_before(self, tier: Tier) -> Work:

@@ -62,7 +62,7 @@ def test_the_more_tokens_the_more_answers_end(
     lengths: list[int], n_tokens: int, fewer: float, more: float
 ) -> None:
     found = seen(*lengths)
-    assert 0.0 <= found.ends_within(n_tokens, min(fewer, more))
+    assert found.ends_within(n_tokens, min(fewer, more)) >= 0.0
     assert found.ends_within(n_tokens, min(fewer, more)) <= found.ends_within(
         n_tokens, max(fewer, more)
     )

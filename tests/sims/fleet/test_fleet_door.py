@@ -124,9 +124,7 @@ def test_who_does_not_try_again_is_refused_at_once() -> None:
     st.integers(0, 1000),
     st.floats(0.0, 1.0),
 )
-def test_turning_away_loses_no_request_and_no_token(
-    tries: list[int], n: int, left: float
-) -> None:
+def test_turning_away_loses_no_request_and_no_token(tries: list[int], n: int, left: float) -> None:
     total = sum(tries)
     cohort = Cohort("flex", "a", total, total * 333, total * 77, 0.0, Price(1, 1), list(tries))
     cohort.left = left
