@@ -88,10 +88,10 @@ class Serving:
             for cohort in self._door.let_in(tier, step, before, now_s, level):
                 self._join(cohort)
         came = [one.item for one in self._newest if one.tier == "priority"]
-        if came and at_work is not None and self._engines.decode_rate > 0.0:
-            is_full = is_full or at_work.item.n_left >= self._engines.places
-            if is_full:
-                self._make_room(at_work.item, came)
+        if not came or at_work is None or self._engines.decode_rate <= 0.0:
+            return
+        if is_full or at_work.item.n_left >= self._engines.places:
+            self._make_room(at_work.item, came)
 
     def _work_before(self, tier: Tier) -> Work:
         """What was there before this step, of that tier and those above, and what has to be read
@@ -178,7 +178,7 @@ class Serving:
         if self._engines.decode_rate <= 0.0:
             self._first_tokens.stall(seconds)
             return 0.0
-        left_s = seconds - self._read_again(seconds)
+        left_s = seconds - self._read_again(now_s, seconds)
         while left_s > 1e-9:
             if self._current is None:
                 self._current = self._queue.pop()
@@ -186,21 +186,20 @@ class Serving:
                     break
                 self._begin(self._current.item)
             left_s -= self._serve(self._current.item, now_s + seconds - left_s, left_s)
-        worked_s = seconds - left_s
-        self.worked_s += worked_s
-        if self._desk.admission is not None:
-            self._desk.admission.worked(worked_s, now_s + seconds)
-        return worked_s
+        self.worked_s += seconds - left_s
+        return seconds - left_s
 
     def _begin(self, cohort: Cohort) -> None:
         """Its turn has come although priority work waits: it would never get on otherwise."""
         cohort.held = self._queue.waiting("priority") > 0
 
-    def _read_again(self, most_s: float) -> float:
+    def _read_again(self, now_s: float, most_s: float) -> float:
         """Reads what paused requests had; it is work, but not sold twice."""
         rate = self._engines.prefill_rate
         took_s = min(most_s, self._again_tokens / rate)
         self._again_tokens = max(0.0, self._again_tokens - took_s * rate)
+        if self._desk.admission is not None:
+            self._desk.admission.worked(took_s, now_s + took_s)
         return took_s
 
     def _serve(self, cohort: Cohort, now_s: float, most_s: float) -> float:
@@ -209,8 +208,10 @@ class Serving:
         took_s = min(most_s, cohort.left * whole_s)
         part = took_s / whole_s
         self._note_wait(cohort, now_s, min(part, cohort.left))
-        if self._desk.admission is not None and cohort.predicted is not None:
-            self._desk.admission.did(cohort.predicted, cohort.n * part, now_s + took_s)
+        if self._desk.admission is not None:
+            self._desk.admission.worked(took_s, now_s + took_s)
+            if cohort.predicted is not None:
+                self._desk.admission.did(cohort.predicted, cohort.n * part, now_s + took_s)
         cohort.left -= part
         self._note(cohort, -part)
         count = self.tiers[cohort.tier]
