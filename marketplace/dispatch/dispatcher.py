@@ -11,50 +11,39 @@ from airan.core.errors import AiranError, CapacityError, UnavailableError
 from marketplace.billing.desk import Desk
 from marketplace.billing.quotes import Ask
 from marketplace.billing.spot import SpotPrice
-from marketplace.dispatch.admission import (
-    FirstToken,
-    TierUnreachableError,
-    TtftTargets,
-    check_admission,
-)
+from marketplace.dispatch.admission import TierUnreachableError, TtftTargets
 from marketplace.dispatch.cold import is_cold
 from marketplace.dispatch.embedder import Embedder
+from marketplace.dispatch.embedding_line import AT_ONCE
+from marketplace.dispatch.endings import Endings
 from marketplace.dispatch.foresight import Foresight
+from marketplace.dispatch.gate import Gate
+from marketplace.dispatch.generation import Generation
 from marketplace.dispatch.journal import Journal
 from marketplace.dispatch.lengths import Lengths
 from marketplace.dispatch.lines import WaitingLines
 from marketplace.dispatch.making_room import MakingRoom
 from marketplace.dispatch.offers import ContextLengthError, ModelOffer
-from marketplace.dispatch.outcomes import EndState, outcome_of
-from marketplace.dispatch.overflow import Overflow, check_guest, take_home
+from marketplace.dispatch.overflow import Overflow, check_guest
+from marketplace.dispatch.patience import Patience
 from marketplace.dispatch.places import free_share, rooms_for
 from marketplace.dispatch.prefixes import SlotKey
 from marketplace.dispatch.prompts import prompt_tokens
-from marketplace.dispatch.text_turns import (
-    answer_in_text,
-    not_served,
-    prepare_text,
-    why_it_ends,
-)
+from marketplace.dispatch.text_turns import not_served, prepare_text, why_it_ends
 from marketplace.dispatch.turns import Turn, Turns, rank
-from marketplace.engines.base import EngineState, FinishReason
+from marketplace.engines.base import EngineState
 from marketplace.engines.external_model import ExternalModel
-from marketplace.engines.text import Resume
 from marketplace.federation.peers import Federation
 from marketplace.jobs import WAITING, Job
 from marketplace.meter import Meter
 from marketplace.pool import EnginePool, PooledEngine
 from marketplace.store.database import Database
-from marketplace.store.ledger import Outcome
 
 log = logging.getLogger(__name__)
 
-_CHECKPOINT_S = 1.0
 _KEEP_ALIVE_S = 2.0
 _AVOID_S = 0.3
 _MAX_SETBACKS = 8
-_MOST_MARGIN = 1.0 / 3.0
-"""Of a tier's time."""
 _COLD_START_S = 60.0
 """How long a client's request waits, at least, until a cold engine has loaded its model."""
 
@@ -82,7 +71,6 @@ class Dispatcher:
         self._offers = offers
         self._meter = meter
         self._clock = clock
-        self._targets = targets or TtftTargets()
         self._journal = Journal(database, clock)
         self._turns = Turns()
         self._lengths = Lengths()
@@ -97,7 +85,21 @@ class Dispatcher:
         self._overflow = Overflow(federation, database, self._turns, self._foresight)
         self.pool = EnginePool(agent_urls, self._engine_changed, externals, federation.peers)
         self._overflow.engines = self.pool.engines
-        self.embedder = Embedder(database, self.pool, self.desk, meter, clock)
+        self._gate = Gate(
+            self._foresight, self._lines, self._overflow, clock, targets or TtftTargets()
+        )
+        self._generation = Generation(self._foresight, self._journal, meter, clock, self.prepare)
+        self._endings = Endings(self.desk, self._foresight, self._lengths, meter, offers, clock)
+        self.embedder = Embedder(
+            database,
+            self.pool,
+            self.desk,
+            meter,
+            clock,
+            foresight=self._foresight,
+            gate=self._gate,
+        )
+        self._patience = Patience(self._lines, self._fail)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._stopping = False
@@ -131,6 +133,7 @@ class Dispatcher:
         """Cuts all streams. Jobs stay open in the store: the next start deals with them."""
         self._stopping = True
         self._room.stop()
+        self._patience.stop()
         if self._ticker is not None:
             self._ticker.cancel()
         for turn in self._turns:
@@ -157,7 +160,12 @@ class Dispatcher:
                 raise not_served(external.name)
             return
         if job.kind == "sync" and is_cold(self.pool.states_of(job.request.model)):
-            await self._admit_cold(job)
+            self.pool.want(job.request.model)
+            try:
+                self._gate.admit_cold(job)
+            except TierUnreachableError:
+                await self._refused(job)
+                raise
             timeout_s = max(timeout_s, _COLD_START_S)
         prompt_ids = await prompt_tokens(self.pool, self._clock, job.request, timeout_s)
         n_ctx, wanted = self._offers[job.request.model].n_ctx, job.request.max_tokens
@@ -198,47 +206,12 @@ class Dispatcher:
             self.enqueue(job)
 
     async def _admit(self, job: Job) -> None:
-        """Refuses a job whose tier cannot be kept, by what was measured until now, and that no
-        peer may take."""
-        now_s = self._clock.monotonic_s()
         check_guest(job, self.pool.engines, self._turns, self._lines.n_before(job))
-        self._foresight.asked(job, self.pool.engines, now_s)
-        found = self._foresight.first_token(job, self._lines, self.pool.engines, now_s)
-        if found is None:
-            return
-        spent_s = now_s - job.started_s
         try:
-            self._check_tier(job, found, spent_s + self._margin_s(job, found))
-        except TierUnreachableError:
-            if await self._overflow.find(job, now_s):
-                return
-            await self._refused(job)
-            raise
-        job.predicted_ttft_s = spent_s + found.total_s
-        job.predicted_wait_s, job.prediction_factor = found.wait_s, found.factor
-
-    async def _admit_cold(self, job: Job) -> None:
-        """The same before the prompt can be counted, which takes a loaded model; has it loaded."""
-        model, now_s = job.request.model, self._clock.monotonic_s()
-        self.pool.want(model)
-        wait_s = self._foresight.absence_s(model, self.pool.engines, now_s)
-        if wait_s is None:
-            return
-        try:
-            self._check_tier(job, FirstToken(wait_s, 0.0), now_s - job.started_s)
+            await self._gate.admit(job)
         except TierUnreachableError:
             await self._refused(job)
             raise
-
-    def _check_tier(self, job: Job, found: FirstToken, spent_s: float) -> None:
-        tier = job.request.service_tier
-        check_admission(tier, found, spent_s, self._targets.of(tier))
-
-    def _margin_s(self, job: Job, found: FirstToken) -> float:
-        """What predictions of waits are short by."""
-        tier = job.request.service_tier
-        late_s = self._foresight.calibration.margin_s(job.request.model, tier)
-        return min(late_s, _MOST_MARGIN * self._targets.of(tier)) if found.wait_s else 0.0
 
     async def _refused(self, job: Job) -> None:
         self._meter.refused(job.request.service_tier)
@@ -274,7 +247,7 @@ class Dispatcher:
             turn.end("cancel")
             return
         if self._lines.leave(job):
-            await self._finish(job, "cancelled")
+            await self._endings.finish(job, "cancelled")
 
     # Engines
 
@@ -289,12 +262,13 @@ class Dispatcher:
             turn.end("preempt")
         for model in {before.model, state.model} - {""}:
             self._note_absence(model)
+            self.embedder.changed(model)
         if state.url != before.url:
             self._foresight.prefixes.forget(before.url)
         if state.phase != before.phase:
             self._journal.engine_changed(before, state)
             if engine.external is not None and state.phase == "lost":
-                self._be_patient(engine, engine.external.model.patience_s)
+                self._patience.begin(engine, engine.external.model.patience_s)
         self._pump()
 
         if state.n_cold_starts != before.n_cold_starts and state.n_cold_starts and before.version:
@@ -305,27 +279,15 @@ class Dispatcher:
     def _note_absence(self, model: str) -> None:
         now_s, states = self._clock.monotonic_s(), self.pool.states_of(model)
         n_slots = max((state.max_concurrent for state in states), default=0)
-        waited_for = bool(self._lines.of(model))
+        n_slots = min(n_slots, AT_ONCE) if self.embedder.waiting(model) else n_slots
+        waited_for = bool(self._lines.of(model)) or self.embedder.waiting(model) > 0
         self._foresight.served(model, self._is_served(model), n_slots, waited_for, now_s)
         if is_cold(states):
             self._foresight.outages.forget(model)
         self._foresight.cold.note(model, states, now_s)
 
-    def _be_patient(self, engine: PooledEngine, patience_s: float) -> None:
-        pause_s = max(patience_s, _AVOID_S)
-        loop = asyncio.get_running_loop()
-        loop.call_later(pause_s, self._lose_patience, engine, patience_s)
-
-    def _lose_patience(self, engine: PooledEngine, patience_s: float) -> None:
-        """Ends what waits, with its client, for an external engine that does not come back."""
-        if engine.state.phase != "lost" or self._stopping:
-            return
-        model = engine.state.model
-        for job in [ticket.item for ticket in self._lines.of(model)]:
-            if job.kind == "sync" and self._lines.leave(job):
-                self._keep_task(self._finish(job, "failed", error=not_served(model)))
-        # Streams that broke off only now wait too.
-        self._be_patient(engine, patience_s)
+    def _fail(self, job: Job, error: UnavailableError) -> None:
+        self._keep_task(self._endings.finish(job, "failed", error=error))
 
     def _keep_task(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -352,7 +314,7 @@ class Dispatcher:
                 turn.protected = self._lines.of(model).waiting("priority") > 0
                 self._begin(turn)
             if not self._stopping:
-                self._room.make(model, self._targets.priority, self._pump)
+                self._room.make(model, self._gate.targets.priority, self._pump)
 
     def _kept(self, model: str) -> set[SlotKey]:
         """Slots that hold what waiting jobs have so far."""
@@ -372,7 +334,7 @@ class Dispatcher:
         turn.begun = True
         try:
             if turn.cut is None:
-                await self._generate(turn)
+                await self._generation.run(turn)
         except asyncio.CancelledError:
             if turn.cut is None:
                 raise
@@ -388,11 +350,11 @@ class Dispatcher:
         # From here on no cut can reach the job: it is not on an engine any more.
         self._pump()
         if turn.reason is not None:
-            await self._finish(job, "completed", turn.reason)
+            await self._endings.finish(job, "completed", turn.reason)
         elif failure is not None:
-            await self._finish(job, "failed", error=failure)
+            await self._endings.finish(job, "failed", error=failure)
         elif turn.cut == "cancel":
-            await self._finish(job, "cancelled")
+            await self._endings.finish(job, "cancelled")
         elif not self._go_elsewhere(turn):
             self._preempt(job, turn)
 
@@ -424,99 +386,12 @@ class Dispatcher:
             return not_served(turn.job.request.model) if too_often else why_it_ends(turn, error)
         return error if turn.job.setbacks >= _MAX_SETBACKS else None
 
-    async def _generate(self, turn: Turn) -> None:
-        """Runs the job on the engine until it is done; the answer grows in the job."""
-        job, client = turn.job, turn.engine.client
-        if client is None and turn.engine.external is None:
-            raise UnavailableError(f"engine {turn.engine.state.name} has no address")
-        if job.prompt_ids is None and job.tally is None:
-            await self.prepare(job, 0.0)
-        prompt_ids = job.prompt_ids or []
-        resumed = job.preemptions > 0
-        from_peer = client is not None and job.tally is not None
-        if client is not None and from_peer:
-            await take_home(job, client)
-        job.begin_turn()
-        if job.kind == "async":
-            self._journal.running(job)
-        if client is None:
-            self._foresight.begin(turn, self._clock.monotonic_s())
-            await answer_in_text(turn, lambda n_pieces: self._came(turn, n_pieces))
-            if turn.reason is None:
-                raise UnavailableError(f"engine {turn.engine.state.name} ended its stream early")
-            return
-        if job.n_left <= 0:
-            turn.reason = "length"
-            return
-        if resumed:
-            self._journal.resumed(job, turn.engine.state.name)
-            exact: Resume = "text" if from_peer else "tokens"
-            job.resumed = exact if job.token_ids else "none"
-        params = job.request.sampling(job.n_left, job.preemptions)
-        tokens = [*prompt_ids, *job.token_ids]
-        self._foresight.begin(turn, self._clock.monotonic_s())
-        stream = client.generate(tokens, params, slot=turn.slot)
-        try:
-            async for chunk in stream:
-                stopped = job.record(chunk)
-                self._came(turn, len(chunk.token_ids))
-                turn.reason = "stop" if stopped else chunk.finish_reason
-                if turn.reason is not None:
-                    return
-        finally:
-            await stream.aclose()  # type: ignore[attr-defined]
-        raise UnavailableError(f"engine {turn.engine.state.name} ended its stream early")
-
-    def _came(self, turn: Turn, n_tokens: int) -> None:
-        """The engine gave so many tokens, or pieces of a text."""
-        job, now_s = turn.job, self._clock.monotonic_s()
-        self._meter.tokens(n_tokens, now_s)
-        if n_tokens:
-            self._foresight.tokens(turn, n_tokens, now_s)
-        if job.ttft_ms is None and n_tokens:
-            job.ttft_ms = (now_s - job.started_s) * 1e3
-            self._foresight.came(job, job.ttft_ms / 1e3)
-            self._meter.first_token(job.ttft_ms, job.request.service_tier, job.predicted_ttft_s)
-        if job.kind == "async" and now_s - job.saved_s >= _CHECKPOINT_S:
-            job.saved_s = now_s
-            self._journal.checkpoint(job)
-
     def _preempt(self, job: Job, turn: Turn) -> None:
         job.pause()
         self._meter.preempted("priority" if turn.yields else "engine")
         self._journal.paused(job, turn)
         self._lines.put_back(job)
         self._pump()
-
-    async def _finish(
-        self,
-        job: Job,
-        state: EndState,
-        reason: FinishReason | None = None,
-        error: AiranError | None = None,
-    ) -> None:
-        """Stores and bills the end of the job; only then does the client learn of it."""
-        outcome = outcome_of(job, state, reason, error)
-        price = self._offers[job.request.model].price
-        job.state = state
-        self._foresight.ended(job, self._clock.monotonic_s())
-        if state == "completed":
-            self._lengths.note(job)
-        try:
-            stored = await self.desk.settle(job.id, outcome, price)
-            if not stored:
-                raise RuntimeError("there is no open row of the job")
-        except Exception:
-            # The row stays open, so the next start settles it; the client must not be told "done".
-            log.exception("job %s could not be stored as %s", job.id, state)
-            message = "the result could not be stored; you were not billed"
-            outcome = Outcome("failed", 0, 0, error_code="internal_error", error_message=message)
-        self._meter.finished(outcome)
-        job.outcome = outcome
-        if state == "completed" and job.request.response_schema is not None and job.text:
-            job.feed.put_nowait(job.text)
-        job.feed.put_nowait(outcome)
-        job.done.set()
 
     async def _keep_alive(self) -> None:
         """Lets the clients of waiting jobs know that their connection lives."""

@@ -28,7 +28,6 @@ _NOTE_S = 15.0
 """Accepted work is told to the live account of the tiers' demand in pieces of so long."""
 _MOST_NOTES = 60
 """Of a step, which makes the pieces of a long one longer."""
-_MOST_MARGIN = 1.0 / 3.0
 _MOST_CAME = 22
 """First tokens of one moment that the live correction is told of; it forgets what was before."""
 
@@ -126,11 +125,9 @@ class Admission:
 
     def came(self, tier: Tier, predicted_s: float, came_s: float, n: float) -> None:
         """So many had waited so long in line, and were predicted to."""
-        if predicted_s > 0.0:
-            for _ in range(min(_MOST_CAME, math.ceil(n))):
-                self._waits.calibration.note(
-                    _MODEL, tier, predicted_s / self._clock_speed, came_s / self._clock_speed
-                )
+        predicted = FirstToken(predicted_s / self._clock_speed, 0.0)
+        for _ in range(min(_MOST_CAME, math.ceil(n))):
+            self._waits.came(_asker(tier), predicted, came_s / self._clock_speed)
 
     def _took(self, place_s: float, now_s: float) -> None:
         self._waits.progress.took(_MODEL, place_s / self._clock_speed, now_s / self._clock_speed)
@@ -187,10 +184,9 @@ class Admission:
         if found is None:
             return None
         target_s = self._targets.of(asked.tier) * self._clock_speed
-        margin_s = 0.0
-        if found.wait_s:
-            late_s = self._waits.calibration.margin_s(_MODEL, asked.tier) * self._clock_speed
-            margin_s = min(late_s, _MOST_MARGIN * target_s)
+        margin_s = self._clock_speed * self._waits.margin_s(
+            _asker(asked.tier), found, self._targets.of(asked.tier)
+        )
         try:
             check_admission(asked.tier, found, margin_s, target_s)
         except TierUnreachableError as error:
@@ -214,9 +210,8 @@ class Admission:
         own = Work(asked.each.n_prompt * self._engines.n, asked.each.n_answer)
         slots = [SlotForecast(outage_s, self._speed, 1)]
         # A tier's tenants ask alike: none waits longer for its share than the others.
-        asker, before = Asker(_MODEL, asked.tier, ""), Before([ahead, asked.first(n)], [])
-        wall_s = now_s / self._clock_speed
-        found = self._waits.first_token(asker, own, before, slots, wall_s)
+        before, wall_s = Before([ahead, asked.first(n)], []), now_s / self._clock_speed
+        found = self._waits.first_token(_asker(asked.tier), own, before, slots, wall_s)
         if found is None:
             return None
         passed_s = passed_s * found.factor if self._ready else 0.0
@@ -245,5 +240,9 @@ class Admission:
         for tier, slot_s, begun_s in self._accepted[: len(self._accepted) - len(later)]:
             for piece in range(pieces):
                 at_s = begun_s + step_s * (piece + 0.5) / pieces
-                self._waits.demand.note(_MODEL, tier, slot_s / pieces, at_s)
+                self._waits.accepted(_asker(tier), slot_s / pieces, at_s)
         self._accepted = later
+
+
+def _asker(tier: Tier) -> Asker:
+    return Asker(_MODEL, tier, "")

@@ -42,7 +42,8 @@ class Door:
         n = sum(one.n for one in groups)
         if not n:
             return []
-        let, told_s, predicted = n, 0.0, None
+        let, predicted = n, None
+        told_s: float | None = None
         if self._desk.admission is not None:
             asked = Asked(
                 tier,

@@ -27,7 +27,7 @@ STORY = [{"role": "user", "content": "Tell me a long story about a fox and the s
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    async with bench_of_engines(tmp_path, targets=TtftTargets(20.0, 1e4, 1e4)) as bench:
+    async with bench_of_engines(tmp_path, targets=TtftTargets(5.0, 1e4, 1e4)) as bench:
         yield bench
 
 
@@ -127,7 +127,15 @@ async def test_only_as_much_flex_work_makes_room_as_is_needed(bench: Bench) -> N
     assert [job.preemptions for job in jobs] == [1, 0, 0, 0]
 
 
-async def test_the_preempted_go_first_in_their_tier_and_are_never_starved(bench: Bench) -> None:
+@pytest.fixture
+async def patient(tmp_path: Path) -> AsyncIterator[Bench]:
+    """Its tier of priority promises less, and lets a longer line in."""
+    async with bench_of_engines(tmp_path, targets=TtftTargets(20.0, 1e4, 1e4)) as bench:
+        yield bench
+
+
+async def test_the_preempted_go_first_in_their_tier_and_are_never_starved(patient: Bench) -> None:
+    bench = patient
     await bench.add_engine()
     first = await bench.submit("first", max_tokens=40, service_tier="flex")
     second = await bench.submit("second", max_tokens=40, service_tier="flex")

@@ -57,15 +57,16 @@ def test_a_tenant_has_no_more_waiting_than_the_bound() -> None:
     serving.arrive(19, STEP_S * 20)
     count = serving.tiers["flex"]
     places = TABLE.concurrent(64)
-    open_n = count.arrived - count.refused - count.completed
+    open_n = count.arrived - count.refused - count.generated_tokens / 200
     # What has just come is judged when the step is over.
-    assert 512 <= open_n - 6000 <= 2 * 512 + places
+    assert 512 <= open_n - 6000 <= 2 * 512 + places + 1
     assert count.refused == count.refused_full
     assert serving.worked_s == pytest.approx(20 * STEP_S)
-    longest = serving.waits["flex"].quantile(0.99)
-    assert longest is not None
-    request_s = 200 / serving.rates[0] + 1000 / serving.rates[1]
-    assert longest < 1.3 * (2 * 512 + places) * request_s
+    # They wait as long as the line is, to a step.
+    line_s = (2 * 512 + places) * (200 / serving.rates[0] + 1000 / serving.rates[1])
+    usual, longest = (serving.waits["flex"].quantile(part) for part in (0.5, 0.99))
+    assert usual == pytest.approx(line_s, rel=0.3)
+    assert line_s < longest < line_s + STEP_S  # type: ignore[operator]
 
 
 def test_an_engine_that_keeps_up_turns_nobody_away() -> None:
@@ -79,8 +80,7 @@ def test_who_is_turned_away_comes_again_as_often_as_it_tries() -> None:
     serving = Serving(TABLE, [_stream("flex", 4000, 0, 0, 0)], STEP_S, _desk(retries=2))
     _serve(serving, 4)
     count = serving.tiers["flex"]
-    done = serving.advance(4 * STEP_S, 3600.0)
-    assert done > 0.0
+    serving.advance(4 * STEP_S, 3600.0)
     assert count.arrived == 4000
     assert count.completed + count.refused == 4000
     assert count.retried > count.refused > 0

@@ -149,20 +149,20 @@ def _busy_site(flex: Stream, priority: Stream) -> Serving:
 
 def test_a_burst_of_priority_cuts_off_flex_that_goes_on_for_long_and_no_token_is_lost():
     # A place becomes free every 25 s.
-    serving = _busy_site(_stream("flex", 60, 0, 0, made=200_000), _stream("priority", 0, 100, 0))
+    serving = _busy_site(_stream("flex", 100, 0, 0, made=200_000), _stream("priority", 0, 100, 0))
     flex, priority = serving.tiers["flex"], serving.tiers["priority"]
     assert (flex.preempted, priority.preempted) == (100, 0)
     assert priority.completed == 100
     assert serving.waits["priority"].quantile(0.99) < 1.0  # type: ignore[operator]
     worked_s = 180.0 + serving.advance(180.0, 36_000.0)
-    assert flex.completed == 60
-    assert flex.generated_tokens == pytest.approx(60 * 200_000)
-    assert flex.context_tokens == pytest.approx(60 * 1000)
+    assert flex.completed == 100
+    assert flex.generated_tokens == pytest.approx(100 * 200_000)
+    assert flex.context_tokens == pytest.approx(100 * 1000)
     # Those cut off, the cheapest to resume, had their prompt read anew; it is not sold twice.
     decode, prefill = serving.rates
-    alone_s = (60 * 200_000 + 100 * 200) / decode + 160 * 1000 / prefill
+    alone_s = (100 * 200_000 + 100 * 200) / decode + 200 * 1000 / prefill
     assert worked_s == pytest.approx(alone_s + 100 * (1000 + 200_000 / 32) / prefill)
-    assert flex.micro_usd == _price("flex").amount_micro_usd(60 * 1000, 60 * 200_000)
+    assert flex.micro_usd == _price("flex").amount_micro_usd(100 * 1000, 100 * 200_000)
 
 
 def test_priority_waits_for_places_that_free_themselves_in_a_moment():
