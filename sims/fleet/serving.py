@@ -24,6 +24,8 @@ from sims.fleet.traffic import Stream
 
 _ANY = 1 << 60
 """Tickets in the queue: the bound is on requests, which the door keeps."""
+_PIECES = 4
+"""In which the waits of requests are counted that are served for long."""
 
 
 class Serving:
@@ -207,7 +209,7 @@ class Serving:
         self._usual_tokens = (cohort.context_tokens + cohort.generated_tokens / 2.0) / cohort.n
         took_s = min(most_s, cohort.left * whole_s)
         part = took_s / whole_s
-        self._note_wait(cohort, now_s, min(part, cohort.left))
+        self._note_wait(cohort, now_s, min(part, cohort.left), took_s)
         if self._desk.admission is not None:
             self._desk.admission.worked(took_s, now_s + took_s)
             if cohort.predicted is not None:
@@ -230,22 +232,29 @@ class Serving:
         decode_s = cohort.generated_tokens / self._engines.decode_rate
         return decode_s + cohort.context_tokens / self._engines.prefill_rate
 
-    def _note_wait(self, cohort: Cohort, now_s: float, part: float) -> None:
+    def _note_wait(self, cohort: Cohort, now_s: float, part: float, took_s: float) -> None:
         """In line: what is before them, and a free place."""
-        # They are served in the order in which they came, spread over their step.
-        came = 1.0 - cohort.left + part / 2.0
-        if cohort.begun_s < self._begun_s:
-            wait_s = max(0.0, now_s - cohort.begun_s - self._step_s * came)
-        else:
-            wait_s = self._busy_old_s if self._was_full else 0.0
+        pieces = _PIECES if took_s > self._step_s / _PIECES else 1
+        for number in range(pieces):
+            done = (number + 0.5) / pieces
+            # They are served in the order in which they came, spread over their step.
+            came = 1.0 - cohort.left + part * done
+            if cohort.begun_s < self._begun_s:
+                came_s = cohort.begun_s + self._step_s * came
+                wait_s = max(0.0, now_s + took_s * done - came_s)
+            else:
+                wait_s = self._busy_old_s if self._was_full else 0.0
+            self._note_first_tokens(cohort, came, wait_s, cohort.n * part / pieces)
+
+    def _note_first_tokens(self, cohort: Cohort, came: float, wait_s: float, n: float) -> None:
         if cohort.tier == "priority" and self._room is not None:
             wait_s += self._room.wait_s
         elif self._was_full:
             wait_s += self._seconds(cohort) / cohort.n
         if self._desk.admission is not None and cohort.predicted is not None:
             predicted_s = cohort.predicted.at(came)
-            self._desk.admission.came(cohort.tier, predicted_s, wait_s, cohort.n * part)
-        self._first_tokens.note(cohort, wait_s, cohort.n * part)
+            self._desk.admission.came(cohort.tier, predicted_s, wait_s, n)
+        self._first_tokens.note(cohort, wait_s, n)
 
     @property
     def waiting(self) -> int:
