@@ -75,6 +75,9 @@ class LlmTraffic(_Part):
 
     tiers: tuple[TierTraffic, ...] = ()
     trace: Trace | None = None
+    held_prompt_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Part of every prompt, a beginning in common, that engines hold from earlier ones and need
+    not read. It is sold all the same. Assumed."""
     retries: Annotated[int, Field(ge=0, le=10)] = 2
     """How often a refused request comes again, as OpenAI's client does of its own accord."""
 

@@ -84,12 +84,12 @@ async def test_patience_with_an_engine_that_stands_still_is_over_before_the_prom
 ) -> None:
     await bench.add_engine()
     await teach(bench, 10)
-    flex = await bench.submit("flex", max_tokens=40, service_tier="flex")
+    flex = await bench.submit("flex", max_tokens=10, service_tier="flex")
     await bench.run(0.43)
     assert len(flex.token_ids) == 9
     urgent = await bench.submit("urgent", service_tier="priority")
     await bench.settle()
-    # By what was seen, the answer is over with its next token.
+    # The answer should be over with its next token.
     assert bench.running() == {"flex"}
     bench.timeline.clock.advance(5.0)
     async with asyncio.timeout(20):

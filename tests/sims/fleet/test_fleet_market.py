@@ -218,6 +218,22 @@ def test_requests_begin_on_the_faster_engine_until_it_is_loaded():
     assert router.choose(Work(10_000, 1), 1.0) == 1
 
 
+def test_a_prompt_that_is_half_held_is_read_in_half_the_time_and_sold_whole():
+    scenario = load("site-day", {"llm": {"held_prompt_share": 0.5}})
+    held = engines.of(scenario)
+    assert held.prefill_rate(64) == pytest.approx(2.0 * TABLE.prefill_rate(64))
+    assert held.decode_rate(64) == TABLE.decode_rate(64)
+    worked_s = []
+    for table in (TABLE, held):
+        serving = Serving(table, (_stream("default", 100),), 60.0, _desk())
+        serving.engines([64], 0.0)
+        serving.arrive(0, 0.0)
+        worked_s.append(serving.advance(0.0, 60.0))
+        assert serving.tiers["default"].context_tokens == pytest.approx(100_000)
+        assert serving.tiers["default"].micro_usd == 18_000
+    assert worked_s[0] - worked_s[1] == pytest.approx(50_000 / TABLE.prefill_rate(64))
+
+
 # --- prices
 
 
@@ -358,6 +374,9 @@ def test_no_prompt_crosses_a_residency_border(policies, idle, usd, n):
             if site.ai_worked > 0.0:
                 assert NAMES[number // 2] in allowed
                 assert site.ai_worked <= 64.0 * idle[number] + 1e-6
+            # Nobody to whom a peer could pass it on has room: its own site has asked them all.
+            elif moved < n and NAMES[number // 2] in allowed and number != 2 * home:
+                assert idle[number] <= 0.09 + 1e-6
         assert moved == after[2 * home].overflow.get("to_sites", 0)
 
 
