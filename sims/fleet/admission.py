@@ -18,7 +18,7 @@ from marketplace.dispatch.admission import (
     check_admission,
 )
 from marketplace.dispatch.outages import Outages
-from marketplace.dispatch.queue import Tier
+from marketplace.dispatch.queue import TIERS, Tier
 from marketplace.dispatch.speeds import EngineSpeed
 from marketplace.dispatch.waits import Asker, Before, Waits
 from sims.fleet.cohort import Predicted
@@ -28,8 +28,10 @@ _NOTE_S = 15.0
 """Accepted work is told to the live account of the tiers' demand in pieces of so long."""
 _MOST_NOTES = 60
 """Of a step, which makes the pieces of a long one longer."""
-_MOST_CAME = 22
-"""First tokens of one moment that the live correction is told of; it forgets what was before."""
+_MOST_CAME = 5
+"""First tokens of one moment that the live correction is told of."""
+_ASKERS = {tier: Asker(_MODEL, tier, "") for tier in TIERS}
+"""A tier's tenants ask alike: none waits longer for its share than the others."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +127,11 @@ class Admission:
 
     def came(self, tier: Tier, predicted_s: float, came_s: float, n: float) -> None:
         """So many had waited so long in line, and were predicted to."""
+        if not predicted_s:
+            return
         predicted = FirstToken(predicted_s / self._clock_speed, 0.0)
         for _ in range(min(_MOST_CAME, math.ceil(n))):
-            self._waits.came(_asker(tier), predicted, came_s / self._clock_speed)
+            self._waits.came(_ASKERS[tier], predicted, came_s / self._clock_speed)
 
     def _took(self, place_s: float, now_s: float) -> None:
         self._waits.progress.took(_MODEL, place_s / self._clock_speed, now_s / self._clock_speed)
@@ -185,7 +189,7 @@ class Admission:
             return None
         target_s = self._targets.of(asked.tier) * self._clock_speed
         margin_s = self._clock_speed * self._waits.margin_s(
-            _asker(asked.tier), found, self._targets.of(asked.tier)
+            _ASKERS[asked.tier], found, self._targets.of(asked.tier)
         )
         try:
             check_admission(asked.tier, found, margin_s, target_s)
@@ -209,9 +213,8 @@ class Admission:
         # One engine of several reads the prompt.
         own = Work(asked.each.n_prompt * self._engines.n, asked.each.n_answer)
         slots = [SlotForecast(outage_s, self._speed, 1)]
-        # A tier's tenants ask alike: none waits longer for its share than the others.
         before, wall_s = Before([ahead, asked.first(n)], []), now_s / self._clock_speed
-        found = self._waits.first_token(_asker(asked.tier), own, before, slots, wall_s)
+        found = self._waits.first_token(_ASKERS[asked.tier], own, before, slots, wall_s)
         if found is None:
             return None
         passed_s = passed_s * found.factor if self._ready else 0.0
@@ -240,9 +243,5 @@ class Admission:
         for tier, slot_s, begun_s in self._accepted[: len(self._accepted) - len(later)]:
             for piece in range(pieces):
                 at_s = begun_s + step_s * (piece + 0.5) / pieces
-                self._waits.accepted(_asker(tier), slot_s / pieces, at_s)
+                self._waits.accepted(_ASKERS[tier], slot_s / pieces, at_s)
         self._accepted = later
-
-
-def _asker(tier: Tier) -> Asker:
-    return Asker(_MODEL, tier, "")

@@ -23,14 +23,14 @@ class Group:
     def part(self, n: int) -> Group:
         """As many of them."""
         context, made = self.context_tokens * n // self.n, self.generated_tokens * n // self.n
-        return replace(self, n=n, context_tokens=context, generated_tokens=made)
+        return Group(self.tenant, n, context, made, self.tries_left)
 
     def less(self, other: Group) -> Group:
         """Without those."""
         context = self.context_tokens - other.context_tokens
         made = self.generated_tokens - other.generated_tokens
         n = self.n - other.n
-        return replace(self, n=n, context_tokens=context, generated_tokens=made)
+        return Group(self.tenant, n, context, made, self.tries_left)
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,10 @@ class Door:
         price = price_at(self._desk.book, tier, level_permille)
         kept: list[Group] = []
         for group, mine in zip(groups, shared(let, [one.n for one in groups]), strict=True):
-            inside = group.part(mine)
+            inside = group.part(mine) if mine < group.n else group
             kept.append(inside)
-            self._refuse(tier, group.less(inside), step, told_s, price)
+            if mine < group.n:
+                self._refuse(tier, group.less(inside), step, told_s, price)
         return self._cohorts(tier, kept, now_s, price, predicted)
 
     def _asking(self, tier: Tier, step: int) -> list[Group]:
@@ -116,8 +117,6 @@ class Door:
     def _refuse(
         self, tier: Tier, group: Group, step: int, told_s: float | None, price: Price
     ) -> None:
-        if not group.n:
-            return
         if group.tries_left and told_s is not None:
             pause_s = told_s if told_s <= _LONGEST_RETRY_S else _BACKOFF_S
             self._come_again(tier, group, step + max(1, round(pause_s / self._step_s)))
