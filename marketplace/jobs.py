@@ -109,8 +109,10 @@ class Job:
     ttft_ms: float | None = None
     predicted_ttft_s: float | None = None
     """What it was accepted on; None: nothing was measured then."""
+    n_answer_predicted: int = 0
+    """Tokens of its answer, as predicted when it was accepted."""
     predicted_slot_s: float = 0.0
-    """How long it would take an engine's slot."""
+    """How long it would take an engine's slot, by the speeds measured last."""
     slot_s: float = 0.0
     """How long it did until now."""
     predicted_wait_s: float = 0.0

@@ -58,6 +58,8 @@ class Foresight:
         if turn.began_s and turn.engine.peer is None:
             job.slot_s += now_s - turn.began_s
             self.waits.progress.took(job.request.model, now_s - turn.began_s, now_s)
+            if turn.reason is not None and job.n_answer_predicted:
+                self._predict_again(job, turn.engine)
         if turn.last_token_s is not None:
             tokens = [*(job.prompt_ids or ()), *job.token_ids]
             blocks = blocks_of(tokens, job.principal.tenant_id)
@@ -98,8 +100,18 @@ class Foresight:
 
     def accepted(self, job: Job, engines: Sequence[PooledEngine], now_s: float) -> None:
         """The job will take its time on some slot."""
+        job.n_answer_predicted = self.work(job).n_answer
         job.predicted_slot_s = self._slot_s(job, engines)
         self.waits.accepted(asker_of(job), job.predicted_slot_s, now_s)
+
+    def _predict_again(self, job: Job, engine: PooledEngine) -> None:
+        """What the job would take at the engine's present speed: that the speed has changed since
+        it was accepted is known already, and must not count twice."""
+        state, speed = engine.state, self.speeds.of(engine.state)
+        if speed is not None:
+            work = Work(self._lengths.prompt_tokens(job), job.n_answer_predicted)
+            slot = SlotForecast(0.0, speed, state.max_concurrent or state.n_slots or 1)
+            job.predicted_slot_s = slot.seconds(work) or 0.0
 
     def ended(self, job: Job, now_s: float) -> None:
         """The job has its outcome; what was cut short tells nothing of predictions."""
