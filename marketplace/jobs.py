@@ -115,10 +115,6 @@ class Job:
     """How long it would take an engine's slot, by the speeds measured last."""
     slot_s: float = 0.0
     """How long it did until now."""
-    predicted_wait_s: float = 0.0
-    """The part of it in line."""
-    prediction_factor: float = 1.0
-    """What that part was corrected by."""
     place: tuple[str, int] | None = None
     """Engine and slot that hold this job's cache."""
     origin: Origin | None = None

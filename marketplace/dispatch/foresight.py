@@ -86,14 +86,6 @@ class Foresight:
         slots = self._slots(job, engines, now_s)
         return self.waits.first_token(asker, self.work(job), before, slots, now_s)
 
-    def came(self, job: Job, ttft_s: float) -> None:
-        """The job had its first token so many seconds after its arrival."""
-        if job.predicted_ttft_s is None or not job.predicted_wait_s:
-            return
-        waited_s = job.predicted_wait_s + ttft_s - job.predicted_ttft_s
-        predicted = FirstToken(job.predicted_wait_s, 0.0, job.prediction_factor)
-        self.waits.came(asker_of(job), predicted, waited_s)
-
     def asked(self, job: Job, engines: Sequence[PooledEngine], now_s: float) -> None:
         """A tenant asks for the job, whether it is accepted or not."""
         self.waits.asked(asker_of(job), self._slot_s(job, engines), now_s)
@@ -117,6 +109,8 @@ class Foresight:
         """The job has its outcome; what was cut short tells nothing of predictions."""
         whole = job.state == "completed" and job.predicted_slot_s
         self.waits.progress.did(job.request.model, whole or job.slot_s, now_s)
+        if whole:
+            self.waits.spread.note(job.request.model, whole, job.slot_s)
 
     def served(
         self, model: str, is_served: bool, n_slots: int, waited_for: bool, now_s: float

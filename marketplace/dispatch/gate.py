@@ -12,11 +12,11 @@ from marketplace.dispatch.admission import (
 from marketplace.dispatch.foresight import Foresight, asker_of
 from marketplace.dispatch.lines import WaitingLines
 from marketplace.dispatch.overflow import Overflow
-from marketplace.dispatch.waits import Asker
+from marketplace.dispatch.waits import SURE, Asker
 from marketplace.jobs import Job
 
-_MOST_MARGIN = 1.0 / 3.0
-"""Of a tier's time."""
+_MOST_MARGIN = 0.6
+"""Of a tier's time: where next to nothing is certain, the rest of it is still used."""
 
 
 class Gate:
@@ -57,7 +57,6 @@ class Gate:
                 return
             raise
         job.predicted_ttft_s = spent_s + found.total_s
-        job.predicted_wait_s, job.prediction_factor = found.wait_s, found.factor
 
     def admit_cold(self, job: Job) -> None:
         """The same while the engine is cold: the prompt cannot be counted before it is back.
@@ -73,15 +72,13 @@ class Gate:
             check_admission(tier, FirstToken(wait_s, 0.0), spent_s, self._targets.of(tier))
 
     def check(self, asker: Asker, found: FirstToken, spent_s: float) -> None:
-        """Lets a request in if its tier can be kept, with what predictions of waits are short by.
+        """Lets a request in if its tier can be kept, though the wait be as long as it well may.
 
         `spent_s`: seconds since its arrival.
 
         Raises:
             TierUnreachableError: it cannot.
         """
-        target_s, margin_s = self._targets.of(asker.tier), 0.0
-        if found.wait_s:
-            late_s = self._foresight.waits.calibration.margin_s(asker.model, asker.tier)
-            margin_s = min(late_s, _MOST_MARGIN * target_s)
+        target_s = self._targets.of(asker.tier)
+        margin_s = min(SURE * found.spread_s, _MOST_MARGIN * target_s)
         check_admission(asker.tier, found, spent_s + margin_s, target_s)

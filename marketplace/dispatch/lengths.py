@@ -69,7 +69,8 @@ class Lengths:
         model = job.request.model
         self._prompt[model] = _mixed(self._prompt.get(model), job.n_input)
         for tenant_id in (job.principal.tenant_id, ""):
-            self._answer.setdefault((model, tenant_id), AnswerLengths()).note(job.n_output, job.n_left <= 0)
+            seen = self._answer.setdefault((model, tenant_id), AnswerLengths())
+            seen.note(job.n_output, was_cut=job.n_left <= 0)
 
     def prompt_tokens(self, job: Job) -> int:
         """Tokens of the prompt: counted, or else the mean of its model's; 0 if there is none."""

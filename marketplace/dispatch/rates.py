@@ -27,5 +27,9 @@ class Rate:
     def per_s(self, now_s: float) -> float:
         """What comes each second."""
         kept = self._sum * math.exp((self._last_s - now_s) / self._memory_s)
+        return kept / self.window_s(now_s)
+
+    def window_s(self, now_s: float) -> float:
+        """The time that the rate rests on."""
         seen_s = max(now_s - self._first_s, self._least_s)
-        return kept / (self._memory_s * (1.0 - math.exp(-seen_s / self._memory_s)))
+        return self._memory_s * (1.0 - math.exp(-seen_s / self._memory_s))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from marketplace.dispatch.admission import FirstToken, SlotForecast, Work, predict
-from marketplace.dispatch.calibration import Calibration
 from marketplace.dispatch.demand import Demand
 from marketplace.dispatch.entitlement import Entitlement
 from marketplace.dispatch.progress import Progress
 from marketplace.dispatch.queue import Tier
+from marketplace.dispatch.spread import Spread
+
+SURE = 3.0
+"""Standard deviations by which a wait may be longer than predicted and still be in time."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,8 @@ class Waits:
     def __init__(self, weights: Mapping[str, int]) -> None:
         self.demand = Demand()
         self.entitlement = Entitlement()
-        self.calibration = Calibration()
         self.progress = Progress()
+        self.spread = Spread()
         self._weights = weights
 
     def first_token(
@@ -56,20 +60,28 @@ class Waits:
         """When the request would have its first token; None: nothing was measured yet."""
         model, tier = asker.model, asker.tier
         n_slots = self.progress.rate(model, now_s) * len(slots)
-        share_left = self.demand.share_left(model, tier, n_slots, now_s)
-        n_left = n_slots * share_left
+        n_left = n_slots * self.demand.share_left(model, tier, n_slots, now_s)
         found = predict(slots, before.ahead, work, n_left / max(1, len(slots)))
-        if found is None:
-            return None
-        share_s = self._share_s(asker, (*before.own, work), slots, n_left, now_s)
-        found = FirstToken(max(found.wait_s, share_s), found.prefill_s)
-        return found.corrected(self.calibration.factor(model, tier))
+        if found is None or not found.wait_s:
+            return found
+        waits = [self._with_spread(asker, found.wait_s, len(before.ahead), n_left, now_s)]
+        if before.own:
+            n_own = self.entitlement.slots_of(
+                model, tier, asker.tenant_id, n_left, self._weights, now_s
+            )
+            share_s = _share_s((*before.own, work), slots, n_own, n_left)
+            waits.append(self._with_spread(asker, share_s, len(before.own), n_own, now_s))
+        wait_s, spread_s = max(waits, key=lambda one: one[0] + SURE * one[1])
+        return FirstToken(wait_s, found.prefill_s, spread_s)
 
-    def came(self, asker: Asker, predicted: FirstToken, waited_s: float) -> None:
-        """A request's turn came after so long in line."""
-        if predicted.wait_s:
-            uncorrected_s = predicted.wait_s / predicted.factor
-            self.calibration.note(asker.model, asker.tier, uncorrected_s, waited_s)
+    def _with_spread(
+        self, asker: Asker, wait_s: float, n_ahead: int, n_slots: float, now_s: float
+    ) -> tuple[float, float]:
+        """A wait behind so many jobs on so many slots, and the standard deviation of it."""
+        # One of those at work decides when the first slot is free.
+        squares_s2 = (n_ahead + 1) * self.spread.square_s2(asker.model)
+        squares_s2 += self.demand.variance_above(asker.model, asker.tier, wait_s, now_s)
+        return wait_s, math.sqrt(squares_s2) / n_slots
 
     def asked(self, asker: Asker, slot_s: float, now_s: float) -> None:
         """A tenant asks for work that takes so many slot seconds, whether it is accepted or not."""
@@ -79,22 +91,14 @@ class Waits:
         """Work was accepted that will take so many slot seconds."""
         self.demand.note(asker.model, asker.tier, slot_s, now_s)
 
-    def _share_s(
-        self,
-        asker: Asker,
-        works: Sequence[Work],
-        slots: Sequence[SlotForecast],
-        n_left: float,
-        now_s: float,
-    ) -> float:
-        """Seconds until all `works` of a tenant but the last have had their turn.
 
-        The other tenants' work to come goes between them: the tenant has its share of the slots.
-        """
-        if len(works) < 2:
-            return 0.0
-        *before_s, own_s = (min(slot.seconds(one) or 0.0 for slot in slots) for one in works)
-        model, tier, tenant_id = asker.model, asker.tier, asker.tenant_id
-        own = self.entitlement.slots_of(model, tier, tenant_id, n_left, self._weights, now_s)
-        # In the round in which it is the tenant's turn, the others may go first.
-        return (sum(before_s) + own_s) / own - own_s / n_left
+def _share_s(
+    works: Sequence[Work], slots: Sequence[SlotForecast], n_own: float, n_left: float
+) -> float:
+    """Seconds until all `works` of a tenant but the last have had their turn.
+
+    The other tenants' work to come goes between them: the tenant has `n_own` of `n_left` slots.
+    """
+    *before_s, own_s = (min(slot.seconds(one) or 0.0 for slot in slots) for one in works)
+    # In the round in which it is the tenant's turn, the others may go first.
+    return (sum(before_s) + own_s) / n_own - own_s / n_left
