@@ -109,6 +109,10 @@ class Job:
     ttft_ms: float | None = None
     predicted_ttft_s: float | None = None
     """What it was accepted on; None: nothing was measured then."""
+    predicted_wait_s: float = 0.0
+    """The part of it in line."""
+    predicted_spread_s: float = 0.0
+    """By how much that may well be off."""
     n_answer_predicted: int = 0
     """Tokens of its answer, as predicted when it was accepted."""
     predicted_slot_s: float = 0.0

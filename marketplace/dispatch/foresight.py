@@ -86,6 +86,13 @@ class Foresight:
         slots = self._slots(job, engines, now_s)
         return self.waits.first_token(asker, self.work(job), before, slots, now_s)
 
+    def came(self, job: Job, ttft_s: float) -> None:
+        """The job had its first token so many seconds after its arrival."""
+        if job.predicted_ttft_s is not None:
+            waited_s = job.predicted_wait_s + ttft_s - job.predicted_ttft_s
+            predicted = FirstToken(job.predicted_wait_s, 0.0, job.predicted_spread_s)
+            self.waits.came(asker_of(job), predicted, waited_s)
+
     def asked(self, job: Job, engines: Sequence[PooledEngine], now_s: float) -> None:
         """A tenant asks for the job, whether it is accepted or not."""
         self.waits.asked(asker_of(job), self._slot_s(job, engines), now_s)

@@ -57,6 +57,7 @@ class Gate:
                 return
             raise
         job.predicted_ttft_s = spent_s + found.total_s
+        job.predicted_wait_s, job.predicted_spread_s = found.wait_s, found.spread_s
 
     def admit_cold(self, job: Job) -> None:
         """The same while the engine is cold: the prompt cannot be counted before it is back.

@@ -90,6 +90,7 @@ class Generation:
             self._foresight.tokens(turn, n_tokens, now_s)
         if job.ttft_ms is None and n_tokens:
             job.ttft_ms = (now_s - job.started_s) * 1e3
+            self._foresight.came(job, job.ttft_ms / 1e3)
             self._meter.first_token(job.ttft_ms, job.request.service_tier, job.predicted_ttft_s)
         if job.kind == "async" and now_s - job.saved_s >= _CHECKPOINT_S:
             job.saved_s = now_s

@@ -67,7 +67,7 @@ class Waits:
         waits = [self._with_spread(asker, found.wait_s, len(before.ahead), n_left, now_s)]
         if before.own:
             n_own = self.entitlement.slots_of(
-                model, tier, asker.tenant_id, n_left, self._weights, now_s
+                model, tier, asker.tenant_id, n_left, self._weights, now_s, found.wait_s
             )
             share_s = _share_s((*before.own, work), slots, n_own, n_left)
             waits.append(self._with_spread(asker, share_s, len(before.own), n_own, now_s))
@@ -81,7 +81,18 @@ class Waits:
         # One of those at work decides when the first slot is free.
         squares_s2 = (n_ahead + 1) * self.spread.square_s2(asker.model)
         squares_s2 += self.demand.variance_above(asker.model, asker.tier, wait_s, now_s)
-        return wait_s, math.sqrt(squares_s2) / n_slots
+        pace = self.spread.pace_square((asker.model, asker.tier)) * wait_s**2
+        return wait_s, math.sqrt(squares_s2 / n_slots**2 + pace)
+
+    def came(self, asker: Asker, predicted: FirstToken, waited_s: float) -> None:
+        """A request's turn came after so long in line; its prediction is that it was accepted on.
+
+        Of its spread, only what is not learned from here is known beforehand.
+        """
+        line = asker.model, asker.tier
+        pace_s = self.spread.pace_square(line) * predicted.wait_s**2
+        spread_s = math.sqrt(max(0.0, predicted.spread_s**2 - pace_s))
+        self.spread.waited(line, predicted.wait_s, spread_s, waited_s)
 
     def asked(self, asker: Asker, slot_s: float, now_s: float) -> None:
         """A tenant asks for work that takes so many slot seconds, whether it is accepted or not."""
