@@ -77,12 +77,8 @@ class FirstToken:
     """In line."""
     prefill_s: float
     """On the engine."""
-    factor: float = 1.0
-    """What the wait was multiplied by, as waits have differed from their predictions."""
-
-    def corrected(self, factor: float) -> FirstToken:
-        """With the wait multiplied."""
-        return FirstToken(self.wait_s * factor, self.prefill_s, factor)
+    spread_s: float = 0.0
+    """By how much the wait may well be off: a standard deviation."""
 
     @property
     def total_s(self) -> float:

@@ -154,10 +154,10 @@ class Embedder:
         now_s, waits = self._clock.monotonic_s(), self._foresight.waits
         turn.predicted_slot_s = line.slot_s(turn)
         waits.asked(turn.asker, turn.predicted_slot_s, now_s)
-        turn.predicted, turn.predicted_at_s = line.predict(turn), now_s
-        if turn.predicted is not None:
+        predicted = line.predict(turn)
+        if predicted is not None:
             try:
-                self._gate.check(turn.asker, turn.predicted, now_s - turn.started_s)
+                self._gate.check(turn.asker, predicted, now_s - turn.started_s)
             except TierUnreachableError:
                 self._meter.refused(work.tier)
                 await self._desk.show_limits(work.principal)

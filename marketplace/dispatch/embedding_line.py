@@ -44,9 +44,6 @@ class EmbeddingTurn:
     """How long it may wait while no engine has a lease."""
     started_s: float
     """Monotonic time at which it came in."""
-    predicted: FirstToken | None = None
-    """What it was accepted on; None: nothing was measured then."""
-    predicted_at_s: float = 0.0
     predicted_slot_s: float = 0.0
     """How long all of its inputs would take."""
     vectors: list[list[float]] = field(default_factory=list)
@@ -247,9 +244,6 @@ class EmbeddingLine:
         turn.vectors.append(await engine.client.embed(ids))
         now_s, turn.failing_since_s = self._clock.monotonic_s(), None
         self._foresight.speeds.note_first_token(engine.state, len(ids), now_s - began_s)
-        if len(turn.vectors) == 1 and turn.predicted is not None:
-            came_s = now_s - turn.predicted_at_s - turn.predicted.prefill_s
-            self._foresight.waits.came(turn.asker, turn.predicted, came_s)
 
     def _broke(self, turn: EmbeddingTurn) -> None:
         """The lease went meanwhile, or the engine fails: the next that has one makes it anew."""

@@ -58,6 +58,8 @@ class Foresight:
         if turn.began_s and turn.engine.peer is None:
             job.slot_s += now_s - turn.began_s
             self.waits.progress.took(job.request.model, now_s - turn.began_s, now_s)
+            if turn.reason is not None and job.n_answer_predicted:
+                self._predict_again(job, turn.engine)
         if turn.last_token_s is not None:
             tokens = [*(job.prompt_ids or ()), *job.token_ids]
             blocks = blocks_of(tokens, job.principal.tenant_id)
@@ -86,11 +88,10 @@ class Foresight:
 
     def came(self, job: Job, ttft_s: float) -> None:
         """The job had its first token so many seconds after its arrival."""
-        if job.predicted_ttft_s is None or not job.predicted_wait_s:
-            return
-        waited_s = job.predicted_wait_s + ttft_s - job.predicted_ttft_s
-        predicted = FirstToken(job.predicted_wait_s, 0.0, job.prediction_factor)
-        self.waits.came(asker_of(job), predicted, waited_s)
+        if job.predicted_ttft_s is not None:
+            waited_s = job.predicted_wait_s + ttft_s - job.predicted_ttft_s
+            predicted = FirstToken(job.predicted_wait_s, 0.0, job.predicted_spread_s)
+            self.waits.came(asker_of(job), predicted, waited_s)
 
     def asked(self, job: Job, engines: Sequence[PooledEngine], now_s: float) -> None:
         """A tenant asks for the job, whether it is accepted or not."""
@@ -98,13 +99,25 @@ class Foresight:
 
     def accepted(self, job: Job, engines: Sequence[PooledEngine], now_s: float) -> None:
         """The job will take its time on some slot."""
+        job.n_answer_predicted = self.work(job).n_answer
         job.predicted_slot_s = self._slot_s(job, engines)
         self.waits.accepted(asker_of(job), job.predicted_slot_s, now_s)
+
+    def _predict_again(self, job: Job, engine: PooledEngine) -> None:
+        """What the job would take at the engine's present speed: that the speed has changed since
+        it was accepted is known already, and must not count twice."""
+        state, speed = engine.state, self.speeds.of(engine.state)
+        if speed is not None:
+            work = Work(self._lengths.prompt_tokens(job), job.n_answer_predicted)
+            slot = SlotForecast(0.0, speed, state.max_concurrent or state.n_slots or 1)
+            job.predicted_slot_s = slot.seconds(work) or 0.0
 
     def ended(self, job: Job, now_s: float) -> None:
         """The job has its outcome; what was cut short tells nothing of predictions."""
         whole = job.state == "completed" and job.predicted_slot_s
         self.waits.progress.did(job.request.model, whole or job.slot_s, now_s)
+        if whole:
+            self.waits.spread.note(job.request.model, whole, job.slot_s)
 
     def served(
         self, model: str, is_served: bool, n_slots: int, waited_for: bool, now_s: float

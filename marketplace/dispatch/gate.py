@@ -12,7 +12,7 @@ from marketplace.dispatch.admission import (
 from marketplace.dispatch.foresight import Foresight, asker_of
 from marketplace.dispatch.lines import WaitingLines
 from marketplace.dispatch.overflow import Overflow
-from marketplace.dispatch.waits import Asker
+from marketplace.dispatch.waits import Asker, margin_s
 from marketplace.jobs import Job
 
 
@@ -54,7 +54,7 @@ class Gate:
                 return
             raise
         job.predicted_ttft_s = spent_s + found.total_s
-        job.predicted_wait_s, job.prediction_factor = found.wait_s, found.factor
+        job.predicted_wait_s, job.predicted_spread_s = found.wait_s, found.spread_s
 
     def admit_cold(self, job: Job) -> None:
         """The same while the engine is cold: the prompt cannot be counted before it is back.
@@ -70,7 +70,7 @@ class Gate:
             check_admission(tier, FirstToken(wait_s, 0.0), spent_s, self.targets.of(tier))
 
     def check(self, asker: Asker, found: FirstToken, spent_s: float) -> None:
-        """Lets a request in if its tier can be kept, with what predictions of waits are short by.
+        """Lets a request in if its tier can be kept, though the wait be as long as it well may.
 
         `spent_s`: seconds since its arrival.
 
@@ -78,5 +78,4 @@ class Gate:
             TierUnreachableError: it cannot.
         """
         target_s = self.targets.of(asker.tier)
-        margin_s = self._foresight.waits.margin_s(asker, found, target_s)
-        check_admission(asker.tier, found, spent_s + margin_s, target_s)
+        check_admission(asker.tier, found, spent_s + margin_s(found, target_s), target_s)

@@ -20,7 +20,7 @@ from marketplace.dispatch.admission import (
 from marketplace.dispatch.outages import Outages
 from marketplace.dispatch.queue import TIERS, Tier
 from marketplace.dispatch.speeds import EngineSpeed
-from marketplace.dispatch.waits import Asker, Before, Waits
+from marketplace.dispatch.waits import Asker, Before, Waits, margin_s
 from sims.fleet.cohort import Predicted
 
 _MODEL = "simulated"
@@ -74,11 +74,6 @@ class Engines:
     n: int = 1
     places: int = 1
 
-    @property
-    def speed(self) -> EngineSpeed:
-        """What the live code would have measured of them, taken for one slot."""
-        return speed_of(self.decode_rate, self.prefill_rate)
-
 
 def speed_of(decode_rate: float, prefill_rate: float) -> EngineSpeed:
     """What the live code would have measured of engines that fast, taken for one slot."""
@@ -89,55 +84,56 @@ def speed_of(decode_rate: float, prefill_rate: float) -> EngineSpeed:
 
 
 class Admission:
-    """One site's; times in seconds of the site's clock, which runs `speed` times wall time."""
+    """One site's. It is told seconds of the site's clock, which runs `speed` times wall time, and
+    reckons in wall time, as the live code does."""
 
     def __init__(self, targets: TtftTargets, step_s: float, speed: float = 1.0) -> None:
-        self._targets, self._step_s, self._clock_speed = targets, step_s, speed
+        self._targets, self._step_s, self._clock_speed = targets, step_s / speed, speed
         self._waits, self._outages = Waits({}), Outages()
         self._engines = Engines()
         self._speed: EngineSpeed | None = None
         self._ready = False
-        self._accepted: list[tuple[Tier, float, float]] = []
-        """Work of this step: tier, seconds of the engines, when the step began; wall time."""
+        self._accepted: list[tuple[Tier, float, float, int]] = []
+        """Work of this step: tier, seconds of the engines, when the step began, requests."""
 
     def engines(self, engines: Engines, now_s: float, *, waited_for: bool = False) -> None:
         """From now on these are there. `waited_for`: there is work."""
+        wall_s = now_s / self._clock_speed
         self._ready = engines.decode_rate > 0.0
         if self._ready:
-            self._speed, self._engines = engines.speed, engines
-        lasted_s = self._outages.note(_MODEL, self._ready, now_s)
+            rates = engines.decode_rate, engines.prefill_rate
+            self._speed = speed_of(*(rate * self._clock_speed for rate in rates))
+            self._engines = engines
+        lasted_s = self._outages.note(_MODEL, self._ready, wall_s)
         if waited_for and lasted_s:
-            self._took(lasted_s * self._engines.places, now_s)
+            self._waits.progress.took(_MODEL, lasted_s * self._engines.places, wall_s)
 
-    def worked(self, seconds: float, now_s: float) -> None:
-        """The engines worked for so long."""
-        self._took(seconds * self._engines.places, now_s)
-
-    def did(self, predicted: Predicted, n: float, now_s: float) -> None:
-        """So many of those that were let in on that are done."""
-        place_s = predicted.each_s * n * predicted.places / self._clock_speed
-        self._waits.progress.did(_MODEL, place_s, now_s / self._clock_speed)
+    def worked(self, seconds: float, now_s: float, *, done: bool) -> None:
+        """The engines worked for so long. `done`: on what was asked for, and not on what has to be
+        read again."""
+        wall_s = now_s / self._clock_speed
+        place_s = seconds / self._clock_speed * self._engines.places
+        self._waits.progress.took(_MODEL, place_s, wall_s)
+        if done:
+            # A request takes what is predicted at the engines' present speed: lengths are known.
+            self._waits.progress.did(_MODEL, place_s, wall_s)
 
     def turned_away(self, tier: Tier, predicted: Predicted, n: int) -> None:
         """So many of the last step's found too many of their tenant's waiting."""
-        for number, (its, taken_s, begun_s) in enumerate(self._accepted):
-            if its == tier:
-                less_s = predicted.each_s * n / self._clock_speed
-                self._accepted[number] = its, max(0.0, taken_s - less_s), begun_s
+        for number, (its, taken_s, begun_s, n_jobs) in enumerate(self._accepted):
+            if its == tier and n < n_jobs:
+                left_s = max(0.0, taken_s - predicted.each_s * n)
+                self._accepted[number] = its, left_s, begun_s, n_jobs - n
 
-    def came(self, tier: Tier, predicted_s: float, came_s: float, n: float) -> None:
+    def came(self, tier: Tier, predicted: FirstToken, came_s: float, n: float) -> None:
         """So many had waited so long in line, and were predicted to."""
-        if not predicted_s:
-            return
-        predicted = FirstToken(predicted_s / self._clock_speed, 0.0)
-        for _ in range(min(_MOST_CAME, math.ceil(n))):
-            self._waits.came(_ASKERS[tier], predicted, came_s / self._clock_speed)
-
-    def _took(self, place_s: float, now_s: float) -> None:
-        self._waits.progress.took(_MODEL, place_s / self._clock_speed, now_s / self._clock_speed)
+        if predicted.wait_s:
+            for _ in range(min(_MOST_CAME, math.ceil(n))):
+                self._waits.came(_ASKERS[tier], predicted, came_s / self._clock_speed)
 
     def let(self, asked: Asked, ahead: Work, now_s: float) -> Let:
         """How many get in behind the work `ahead`, and notes them as accepted."""
+        now_s /= self._clock_speed
         self._tell(now_s)
         refusal = self._refusal(asked, (asked.n, asked.n), ahead, now_s)
         passing = asked.n
@@ -153,10 +149,9 @@ class Admission:
                     failing, refusal = middle, tried
         if self._ready and ahead != Work(0, 0):
             passing, refusal = self._in_time(asked, passing, refusal, ahead, now_s)
-        self._accept(asked, passing, now_s)
+        predicted = self._accept(asked, passing, ahead, now_s) if passing else None
         told_s = None if refusal is None else refusal.retry_after_s
-        predicted = self._predicted(asked, passing, ahead, now_s) if passing else None
-        return Let(passing, told_s, predicted)
+        return Let(passing, None if told_s is None else told_s * self._clock_speed, predicted)
 
     def _in_time(
         self,
@@ -187,12 +182,9 @@ class Admission:
         found = self._first_token(asked, numbers, ahead, now_s)
         if found is None:
             return None
-        target_s = self._targets.of(asked.tier) * self._clock_speed
-        margin_s = self._clock_speed * self._waits.margin_s(
-            _ASKERS[asked.tier], found, self._targets.of(asked.tier)
-        )
+        target_s = self._targets.of(asked.tier)
         try:
-            check_admission(asked.tier, found, margin_s, target_s)
+            check_admission(asked.tier, found, margin_s(found, target_s), target_s)
         except TierUnreachableError as error:
             return error
         return None
@@ -209,39 +201,33 @@ class Admission:
             found_s = self._outages.wait_s(_MODEL, now_s + passed_s)
             if found_s is None:
                 return None
-            outage_s = found_s
+            # The line has not moved on.
+            passed_s, outage_s = 0.0, found_s
         # One engine of several reads the prompt.
         own = Work(asked.each.n_prompt * self._engines.n, asked.each.n_answer)
         slots = [SlotForecast(outage_s, self._speed, 1)]
-        before, wall_s = Before([ahead, asked.first(n)], []), now_s / self._clock_speed
-        found = self._waits.first_token(_ASKERS[asked.tier], own, before, slots, wall_s)
-        if found is None:
-            return None
-        passed_s = passed_s * found.factor if self._ready else 0.0
-        return FirstToken(max(0.0, found.wait_s - passed_s), found.prefill_s, found.factor)
+        before = Before([ahead, asked.first(n)], [])
+        found = self._waits.first_token(_ASKERS[asked.tier], own, before, slots, now_s)
+        if found is None or not found.wait_s:
+            return found
+        wait_s = max(0.0, found.wait_s - passed_s)
+        return FirstToken(wait_s, found.prefill_s, found.spread_s * wait_s / found.wait_s)
 
-    def _predicted(self, asked: Asked, n: int, ahead: Work, now_s: float) -> Predicted | None:
+    def _accept(self, asked: Asked, n: int, ahead: Work, now_s: float) -> Predicted | None:
         first = self._first_token(asked, (0, 0), ahead, now_s)
         last = self._first_token(asked, (n, asked.n), ahead, now_s)
-        if first is None or last is None or self._speed is None:
+        if self._speed is None:
             return None
         taken_s = SlotForecast(0.0, self._speed, 1).seconds(asked.first(n)) or 0.0
-        waits_s = first.wait_s / first.factor, last.wait_s / last.factor
-        return Predicted(*waits_s, taken_s / n, self._engines.places)
-
-    def _accept(self, asked: Asked, n: int, now_s: float) -> None:
-        if not n or self._speed is None:
-            return
-        taken_s = SlotForecast(0.0, self._speed, 1).seconds(asked.first(n)) or 0.0
-        self._accepted.append((asked.tier, taken_s / self._clock_speed, now_s / self._clock_speed))
+        self._accepted.append((asked.tier, taken_s, now_s, n))
+        return None if first is None or last is None else Predicted(first, last, taken_s / n)
 
     def _tell(self, now_s: float) -> None:
         """What was accepted in steps that are over came spread over them."""
-        step_s = self._step_s / self._clock_speed
-        pieces = max(1, min(round(step_s / _NOTE_S), _MOST_NOTES))
-        later = [one for one in self._accepted if one[2] >= now_s / self._clock_speed]
-        for tier, slot_s, begun_s in self._accepted[: len(self._accepted) - len(later)]:
+        pieces = max(1, min(round(self._step_s / _NOTE_S), _MOST_NOTES))
+        later = [one for one in self._accepted if one[2] >= now_s]
+        for tier, slot_s, begun_s, n in self._accepted[: len(self._accepted) - len(later)]:
             for piece in range(pieces):
-                at_s = begun_s + step_s * (piece + 0.5) / pieces
-                self._waits.accepted(_ASKERS[tier], slot_s / pieces, at_s)
+                at_s = begun_s + self._step_s * (piece + 0.5) / pieces
+                self._waits.accepted(_ASKERS[tier], slot_s / pieces, at_s, n / pieces)
         self._accepted = later

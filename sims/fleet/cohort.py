@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from marketplace.dispatch.admission import FirstToken
 from marketplace.dispatch.queue import Tier
 from marketplace.money import Price
 
@@ -35,19 +36,19 @@ class Group:
 
 @dataclass(frozen=True)
 class Predicted:
-    """Seconds in line on which a step's requests were let in, not corrected: of those that came
-    first and last."""
+    """Waits in line on which a step's requests were let in: of those that came first and last."""
 
-    first_s: float
-    last_s: float
+    first: FirstToken
+    last: FirstToken
     each_s: float
     """Of the engines' time, that one of them takes."""
-    places: int
-    """Of the engines."""
 
-    def at(self, part: float) -> float:
+    def at(self, part: float) -> FirstToken:
         """Of those that came when that part of the step had passed."""
-        return max(0.0, self.first_s + part * (self.last_s - self.first_s))
+        first, last = self.first, self.last
+        wait_s = first.wait_s + part * (last.wait_s - first.wait_s)
+        spread_s = first.spread_s + part * (last.spread_s - first.spread_s)
+        return FirstToken(wait_s, 0.0, spread_s)
 
 
 @dataclass(eq=False)

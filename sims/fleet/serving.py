@@ -201,7 +201,7 @@ class Serving:
         took_s = min(most_s, self._again_tokens / rate)
         self._again_tokens = max(0.0, self._again_tokens - took_s * rate)
         if self._desk.admission is not None:
-            self._desk.admission.worked(took_s, now_s + took_s)
+            self._desk.admission.worked(took_s, now_s + took_s, done=False)
         return took_s
 
     def _serve(self, cohort: Cohort, now_s: float, most_s: float) -> float:
@@ -211,9 +211,7 @@ class Serving:
         part = took_s / whole_s
         self._note_wait(cohort, now_s, min(part, cohort.left), took_s)
         if self._desk.admission is not None:
-            self._desk.admission.worked(took_s, now_s + took_s)
-            if cohort.predicted is not None:
-                self._desk.admission.did(cohort.predicted, cohort.n * part, now_s + took_s)
+            self._desk.admission.worked(took_s, now_s + took_s, done=True)
         cohort.left -= part
         self._note(cohort, -part)
         count = self.tiers[cohort.tier]
@@ -252,8 +250,7 @@ class Serving:
         elif self._was_full:
             wait_s += self._seconds(cohort) / cohort.n
         if self._desk.admission is not None and cohort.predicted is not None:
-            predicted_s = cohort.predicted.at(came)
-            self._desk.admission.came(cohort.tier, predicted_s, wait_s, n)
+            self._desk.admission.came(cohort.tier, cohort.predicted.at(came), wait_s, n)
         self._first_tokens.note(cohort, wait_s, n)
 
     @property

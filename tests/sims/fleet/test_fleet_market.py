@@ -474,4 +474,5 @@ def test_higher_tiers_take_the_share_that_they_have_however_long_a_step_is(step_
         assert gate.let(priority, Work(0, 0), step * step_s).n == n
     flex = Asked("flex", 100_000, 200_000_000, 200_000_000)
     let = gate.let(flex, Work(0, 0), steps * step_s).n
-    assert let == pytest.approx((1000.0 + step_s) * 0.5 / 0.5, rel=0.07)
+    # Half a second each, of half of the time; and what priority may well take more is kept free.
+    assert 140.0 < 1000.0 + step_s - let < 190.0
