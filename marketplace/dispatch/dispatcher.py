@@ -78,6 +78,7 @@ class Dispatcher:
         self.desk = Desk(database, list_prices, clock, SpotPrice(self.free_share))
         weights = self.desk.weights
         self._foresight = Foresight(self._lengths, self._turns, weights)
+        self._foresight.promised_s = (targets or TtftTargets()).priority
         self._lines = WaitingLines(list(offers), self._lengths, weights, max_waiting)
         speeds = self._foresight.speeds
         self._room = MakingRoom(self._lines, self._turns, self._lengths, speeds, clock)

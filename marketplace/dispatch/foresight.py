@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from marketplace.dispatch.admission import FirstToken, SlotForecast, Work
+from marketplace.dispatch.admission import FirstToken, SlotForecast, TtftTargets, Work
 from marketplace.dispatch.cold import ColdStarts, is_cold
 from marketplace.dispatch.lengths import Lengths
 from marketplace.dispatch.lines import WaitingLines
+from marketplace.dispatch.making_room import Seen
 from marketplace.dispatch.outages import Outages
 from marketplace.dispatch.places import Place, Room, choose_place, rooms_for
 from marketplace.dispatch.prefixes import PrefixTable, SlotKey, blocks_of
-from marketplace.dispatch.speeds import Speeds
+from marketplace.dispatch.speeds import EngineSpeed, Speeds
 from marketplace.dispatch.turns import Turn, Turns, can_yield
 from marketplace.dispatch.waits import Asker, Before, Waits
+from marketplace.dispatch.yielding import patience_s
 from marketplace.jobs import Job
 from marketplace.pool import PooledEngine
 
@@ -27,6 +29,8 @@ class Foresight:
         self.outages = Outages()
         self.cold = ColdStarts()
         self.waits = Waits(weights)
+        self.promised_s = TtftTargets().priority
+        """To the first token of a request of priority."""
         self._lengths = lengths
         self._turns = turns
 
@@ -170,13 +174,21 @@ class Foresight:
             n_at_once = (state.max_concurrent if ready else state.n_slots) or 1
             slots = [*turns, *(slot for slot in range(max(state.n_slots, 1)) if slot not in turns)]
             for slot in slots[:n_at_once]:
-                free_in_s = outage_s
-                yields = urgent and slot in turns and can_yield(turns[slot])
-                if slot in turns and not yields:
-                    free_in_s += self._left_s(turns[slot], n_at_once, now_s)
+                left_s = 0.0
+                if slot in turns:
+                    left_s = self._left_s(turns[slot], n_at_once, now_s)
+                if urgent and slot in turns and can_yield(turns[slot]):
+                    one = Seen(turns[slot], speed, n_at_once, now_s, self._lengths)
+                    # It is waited for, or else cut off at once.
+                    left_s = left_s if left_s <= self._patience_s(job, one, speed) else 0.0
                 n_held = self.prefixes.match_tokens((state.url, slot), blocks)
-                found.append(SlotForecast(free_in_s, speed, n_at_once, n_held))
+                found.append(SlotForecast(outage_s + left_s, speed, n_at_once, n_held))
         return found
+
+    def _patience_s(self, job: Job, one: Seen, speed: EngineSpeed) -> float:
+        """How long the job of priority waits for that turn's end rather than have it cut off."""
+        prefill_s = speed.prefill_s(self.work(job).n_prompt) or 0.0
+        return patience_s(one.resume_s, prefill_s, self.promised_s)
 
     def absence_s(self, model: str, engines: Sequence[PooledEngine], now_s: float) -> float | None:
         """Seconds until an engine of the model, which has none on a lease, will have one."""
