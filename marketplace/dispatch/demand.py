@@ -23,7 +23,7 @@ class Demand:
         self, model: str, tier: Tier, slot_s: float, now_s: float, n_jobs: float = 1.0
     ) -> None:
         """Work was accepted that will take so many slot seconds, in so many jobs."""
-        for memory_s, seen in ((MEMORY_S, 0.25), (_FLEX_MEMORY_S, 1.0)):
+        for memory_s, seen in ((MEMORY_S, 0.5), (_FLEX_MEMORY_S, 1.0)):
             rate = self._came.setdefault((model, tier, memory_s), VariedRate(now_s, memory_s, seen))
             rate.add(slot_s, now_s, n_jobs)
 

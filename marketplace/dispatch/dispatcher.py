@@ -9,7 +9,6 @@ from collections.abc import Coroutine
 from airan.core.clock import Clock
 from airan.core.errors import AiranError, CapacityError, UnavailableError
 from marketplace.billing.desk import Desk
-from marketplace.billing.quotes import Ask
 from marketplace.billing.spot import SpotPrice
 from marketplace.dispatch.admission import TierUnreachableError, TtftTargets
 from marketplace.dispatch.cold import is_cold
@@ -23,7 +22,7 @@ from marketplace.dispatch.journal import Journal
 from marketplace.dispatch.lengths import Lengths
 from marketplace.dispatch.lines import WaitingLines
 from marketplace.dispatch.making_room import MakingRoom
-from marketplace.dispatch.offers import ContextLengthError, ModelOffer
+from marketplace.dispatch.offers import ContextLengthError, ModelOffer, ask_for
 from marketplace.dispatch.overflow import Overflow, check_guest
 from marketplace.dispatch.patience import Patience
 from marketplace.dispatch.places import free_share, rooms_for
@@ -195,8 +194,9 @@ class Dispatcher:
         durable = job.kind == "async"
         with self._lines.entering(job):
             await self._admit(job)
+            ask = ask_for(job, self._offers[job.request.model])
             try:
-                await self.desk.reserve(row, self._ask(job), job.created_s, durable=durable)
+                await self.desk.reserve(row, ask, job.created_s, durable=durable)
             except BaseException:
                 self._overflow.drop(job)
                 raise
@@ -222,16 +222,6 @@ class Dispatcher:
         """The part of our own engines' places that nothing runs on or waits for, 0 to 1."""
         n_waiting = sum(self.pool.external(job.request.model) is None for job in self._lines)
         return free_share(self.pool.engines, self._turns, n_waiting)
-
-    def _ask(self, job: Job) -> Ask:
-        """What the job can cost; a prompt that was not counted yet may fill the context."""
-        n_ctx = self._offers[job.request.model].n_ctx
-        n_prompt, max_tokens = n_ctx, job.request.max_tokens or n_ctx
-        if job.prompt_ids is not None:
-            n_prompt, max_tokens = len(job.prompt_ids), job.max_tokens
-        elif job.tally is not None:
-            n_prompt, max_tokens = job.tally.most_input, job.max_tokens
-        return Ask(job.principal, job.request.model, job.request.service_tier, n_prompt, max_tokens)
 
     def enqueue(self, job: Job) -> None:
         """Puts an accepted job in line, however many there are."""

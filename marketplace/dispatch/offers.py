@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from airan.core.errors import InvalidInputError
+from marketplace.billing.quotes import Ask
+from marketplace.jobs import Job
 from marketplace.money import Price
 
 
@@ -39,6 +41,16 @@ class ModelOffer:
         """
         if self.kind != "embeddings":
             raise InvalidInputError("model", f"{self.name!r} does not support embeddings")
+
+
+def ask_for(job: Job, offer: ModelOffer) -> Ask:
+    """What the job can cost; a prompt that was not counted yet may fill the context."""
+    n_prompt, max_tokens = offer.n_ctx, job.request.max_tokens or offer.n_ctx
+    if job.prompt_ids is not None:
+        n_prompt, max_tokens = len(job.prompt_ids), job.max_tokens
+    elif job.tally is not None:
+        n_prompt, max_tokens = job.tally.most_input, job.max_tokens
+    return Ask(job.principal, job.request.model, job.request.service_tier, n_prompt, max_tokens)
 
 
 class ContextLengthError(InvalidInputError):

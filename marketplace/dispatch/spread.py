@@ -6,8 +6,8 @@ from marketplace.dispatch.queue import Tier
 
 _KEEP = 0.97
 _KEEP_WAITS = 0.95
-_LEAST_S = 1.0
-"""Shorter waits say nothing of longer ones."""
+_PRIOR_S2 = 50.0
+"""Of waits that came as predicted, taken for granted: short ones say little of long ones."""
 Line = tuple[str, Tier]
 
 
@@ -16,7 +16,8 @@ class Spread:
 
     def __init__(self) -> None:
         self._square: dict[str, float] = {}
-        self._pace: dict[Line, float] = {}
+        self._pace: dict[Line, tuple[float, float]] = {}
+        """Decaying sums of squares: what waits were late by, and were predicted at."""
 
     def note(self, model: str, predicted_s: float, slot_s: float) -> None:
         """A job took `slot_s` of a slot, and `predicted_s` had been predicted."""
@@ -29,15 +30,15 @@ class Spread:
 
         What is later than the spread accounts for is due to the engine's own pace, which changes.
         """
-        if predicted_s < _LEAST_S:
-            return
-        beyond = max(0.0, max(0.0, waited_s - predicted_s) ** 2 - spread_s**2) / predicted_s**2
-        known = self._pace.get(line, 0.0)
-        self._pace[line] = _KEEP_WAITS * known + (1 - _KEEP_WAITS) * min(1.0, beyond)
+        late_s2 = max(0.0, waited_s - predicted_s) ** 2
+        late, predicted = self._pace.get(line, (0.0, 0.0))
+        late = _KEEP_WAITS * late + max(0.0, late_s2 - spread_s**2)
+        self._pace[line] = late, _KEEP_WAITS * predicted + predicted_s**2
 
     def pace_square(self, line: Line) -> float:
         """Of a wait, what it is off by with the pace, as a part of it, squared."""
-        return self._pace.get(line, 0.0)
+        late, predicted = self._pace.get(line, (0.0, 0.0))
+        return min(1.0, late / (_PRIOR_S2 + predicted))
 
     def square_s2(self, model: str) -> float:
         """Of one job, slot seconds squared; 0 before the first."""

