@@ -112,14 +112,16 @@ class Job:
     ttft_ms: float | None = None
     predicted_ttft_s: float | None = None
     """What it was accepted on; None: nothing was measured then."""
-    predicted_slot_s: float = 0.0
-    """How long it would take an engine's slot."""
-    slot_s: float = 0.0
-    """How long it did until now."""
     predicted_wait_s: float = 0.0
     """The part of it in line."""
-    prediction_factor: float = 1.0
-    """What that part was corrected by."""
+    predicted_spread_s: float = 0.0
+    """By how much that may well be off."""
+    n_answer_predicted: int = 0
+    """Tokens of its answer, as predicted when it was accepted."""
+    predicted_slot_s: float = 0.0
+    """How long it would take an engine's slot, by the speeds measured last."""
+    slot_s: float = 0.0
+    """How long it did until now."""
     place: tuple[str, int] | None = None
     """Engine and slot that hold this job's cache."""
     origin: Origin | None = None

@@ -166,18 +166,13 @@ class EnginePool:
         except httpx.HTTPError as error:
             log.warning("engine agent %s was not told of work: %s", engine.agent_url, error)
 
-    async def wait_for_leased(self, model: str, timeout_s: float) -> Engine | None:
-        """An engine for `model` that holds a lease, within `timeout_s`."""
-
-        self.want(model)
-
-        def look() -> Engine | None:
-            for engine in self.engines:
-                if engine.state.phase == "ready" and engine.state.model == model:
-                    return engine.client
-            return None
-
-        return await self._until(look, timeout_s, model)
+    def leased(self, model: str) -> PooledEngine | None:
+        """An engine for `model` that holds a lease."""
+        for engine in self.engines:
+            state = engine.state
+            if state.phase == "ready" and state.model == model and engine.client is not None:
+                return engine
+        return None
 
     async def _until(
         self, look: Callable[[], T | None], timeout_s: float, wanted: str = ""

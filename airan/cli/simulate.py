@@ -255,12 +255,13 @@ def _show_waits(found: list[dict[str, Any]]) -> None:
         for policy, tier, counts in served
     ]
     table("What tenants got", columns, rows)
-    ends = ("policy", "tier", "too late", "too many", "moved", "cut off", "USD")
-    names = ("refused_late", "refused_full", "moved", "preempted", "revenue_usd")
+    ends = ("policy", "tier", "too late", "too many", "again", "moved", "cut off", "USD")
+    names = ("refused_late", "refused_full", "retried", "moved", "preempted", "revenue_usd")
     counted = [
         (policy, tier, *(_short(counts[name]) for name in names)) for policy, tier, counts in served
     ]
-    table("Refused as too late or too many, moved to peers, cut off for priority", ends, counted)
+    title = "Refused as too late or too many, tries of those refused, moved, cut off for priority"
+    table(title, ends, counted)
 
 
 def _short(value: float | None) -> str:

@@ -40,6 +40,13 @@ class Work:
 
     n_prompt: int
     n_answer: int
+    n_parts: int = 1
+    """Inputs for embeddings that the prompt is made of, each read by itself."""
+
+    @property
+    def n_first(self) -> int:
+        """Tokens to be read before the first result: those of the mean part."""
+        return self.n_prompt // self.n_parts
 
 
 @dataclass(frozen=True)
@@ -55,10 +62,11 @@ class SlotForecast:
 
     def seconds(self, work: Work) -> float | None:
         """How long the slot is taken by that work; None: its engine was never measured."""
-        prefill_s = self.speed.prefill_s(work.n_prompt)
+        prefill_s = self.speed.prefill_s(work.n_prompt / work.n_parts)
         if prefill_s is None:
             return None
-        return prefill_s + max(0, work.n_answer - 1) * self.speed.token_s(self.n_at_once)
+        tokens_s = max(0, work.n_answer - 1) * self.speed.token_s(self.n_at_once)
+        return prefill_s * work.n_parts + tokens_s
 
 
 @dataclass(frozen=True)
@@ -69,12 +77,8 @@ class FirstToken:
     """In line."""
     prefill_s: float
     """On the engine."""
-    factor: float = 1.0
-    """What the wait was multiplied by, as waits have differed from their predictions."""
-
-    def corrected(self, factor: float) -> FirstToken:
-        """With the wait multiplied."""
-        return FirstToken(self.wait_s * factor, self.prefill_s, factor)
+    spread_s: float = 0.0
+    """By how much the wait may well be off: a standard deviation."""
 
     @property
     def total_s(self) -> float:
@@ -113,7 +117,7 @@ def predict(
     # Of several slots free at once, the router takes the one that holds most of the prompt.
     held = max(slots[number].n_held for free_s, number in free if free_s <= wait_s)
     slot = slots[free[0][1]]
-    prefill_s = slot.speed.prefill_s(max(1, own.n_prompt - held))
+    prefill_s = slot.speed.prefill_s(max(1, own.n_first - held))
     return None if prefill_s is None else FirstToken(wait_s / share_left, prefill_s)
 
 

@@ -9,53 +9,41 @@ from collections.abc import Coroutine
 from airan.core.clock import Clock
 from airan.core.errors import AiranError, CapacityError, UnavailableError
 from marketplace.billing.desk import Desk
-from marketplace.billing.quotes import Ask
 from marketplace.billing.spot import SpotPrice
-from marketplace.dispatch.admission import (
-    FirstToken,
-    TierUnreachableError,
-    TtftTargets,
-    check_admission,
-)
+from marketplace.dispatch.admission import TierUnreachableError, TtftTargets
 from marketplace.dispatch.cold import is_cold
 from marketplace.dispatch.embedder import Embedder
+from marketplace.dispatch.embedding_line import AT_ONCE
+from marketplace.dispatch.endings import Endings
 from marketplace.dispatch.foresight import Foresight
-from marketplace.dispatch.invoked_turns import comes_whole
+from marketplace.dispatch.gate import Gate
+from marketplace.dispatch.generation import Generation
 from marketplace.dispatch.journal import Journal
 from marketplace.dispatch.lengths import Lengths
 from marketplace.dispatch.lines import WaitingLines
-from marketplace.dispatch.offers import ContextLengthError, ModelOffer
-from marketplace.dispatch.outcomes import EndState, outcome_of
-from marketplace.dispatch.overflow import Overflow, check_guest, take_home
+from marketplace.dispatch.making_room import MakingRoom
+from marketplace.dispatch.offers import ContextLengthError, ModelOffer, ask_for
+from marketplace.dispatch.overflow import Overflow, check_guest
+from marketplace.dispatch.patience import Patience
 from marketplace.dispatch.places import free_share, rooms_for, with_adapter
 from marketplace.dispatch.prefixes import SlotKey
 from marketplace.dispatch.prompts import prompt_tokens
-from marketplace.dispatch.text_turns import (
-    answer_in_text,
-    not_served,
-    prepare_text,
-    why_it_ends,
-)
-from marketplace.dispatch.turns import Turn, Turns, rank, to_yield
-from marketplace.engines.base import EngineState, FinishReason
+from marketplace.dispatch.text_turns import not_served, prepare_text, why_it_ends
+from marketplace.dispatch.turns import Turn, Turns, rank
+from marketplace.engines.base import EngineState
 from marketplace.engines.external_model import ExternalModel
-from marketplace.engines.text import Resume
 from marketplace.federation.peers import Federation
 from marketplace.federation.travel import Sending
 from marketplace.jobs import WAITING, Job
 from marketplace.meter import Meter
 from marketplace.pool import EnginePool, PooledEngine
 from marketplace.store.database import Database
-from marketplace.store.ledger import Outcome
 
 log = logging.getLogger(__name__)
 
-_CHECKPOINT_S = 1.0
 _KEEP_ALIVE_S = 2.0
 _AVOID_S = 0.3
 _MAX_SETBACKS = 8
-_MOST_MARGIN = 1.0 / 3.0
-"""Of a tier's time."""
 _COLD_START_S = 60.0
 """How long a client's request waits, at least, until a cold engine has loaded its model."""
 
@@ -83,7 +71,6 @@ class Dispatcher:
         self._offers = offers
         self._meter = meter
         self._clock = clock
-        self._targets = targets or TtftTargets()
         self._journal = Journal(database, clock)
         self._turns = Turns()
         self._lengths = Lengths()
@@ -91,12 +78,34 @@ class Dispatcher:
         self.desk = Desk(database, list_prices, clock, SpotPrice(self.free_share))
         weights = self.desk.weights
         self._foresight = Foresight(self._lengths, self._turns, weights)
+        self._foresight.promised_s = (targets or TtftTargets()).priority
         self._lines = WaitingLines(list(offers), self._lengths, weights, max_waiting)
+        speeds = self._foresight.speeds
+        self._room = MakingRoom(self._lines, self._turns, self._lengths, speeds, clock)
         federation = federation or Federation()
         self._overflow = Overflow(federation, database, self._turns, self._foresight, clock)
         self.pool = EnginePool(agent_urls, self._engine_changed, externals, federation.peers)
         self._overflow.engines = self.pool.engines
-        self.embedder = Embedder(database, self.pool, self.desk, meter, clock)
+        self._gate = Gate(
+            self._foresight, self._lines, self._overflow, clock, targets or TtftTargets()
+        )
+        away = self._overflow.away
+        self._generation = Generation(
+            self._foresight, self._journal, away, meter, clock, self.prepare
+        )
+        self._endings = Endings(
+            self.desk, self._foresight, self._lengths, away, meter, offers, clock
+        )
+        self.embedder = Embedder(
+            database,
+            self.pool,
+            self.desk,
+            meter,
+            clock,
+            foresight=self._foresight,
+            gate=self._gate,
+        )
+        self._patience = Patience(self._lines, self._fail)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._stopping = False
@@ -129,6 +138,8 @@ class Dispatcher:
     async def stop(self) -> None:
         """Cuts all streams. Jobs stay open in the store: the next start deals with them."""
         self._stopping = True
+        self._room.stop()
+        self._patience.stop()
         if self._ticker is not None:
             self._ticker.cancel()
         for turn in self._turns:
@@ -155,7 +166,12 @@ class Dispatcher:
                 raise not_served(external.name)
             return
         if job.kind == "sync" and is_cold(self.pool.states_of(job.model)):
-            await self._admit_cold(job)
+            self.pool.want(job.model)
+            try:
+                self._gate.admit_cold(job)
+            except TierUnreachableError:
+                await self._refused(job)
+                raise
             timeout_s = max(timeout_s, _COLD_START_S)
         prompt_ids = await prompt_tokens(self.pool, self._clock, job, timeout_s)
         n_ctx, wanted = self._offers[job.model].n_ctx, job.request.max_tokens
@@ -184,8 +200,9 @@ class Dispatcher:
         durable = job.kind == "async"
         with self._lines.entering(job):
             await self._admit(job)
+            ask = ask_for(job, self._offers[job.model])
             try:
-                await self.desk.reserve(row, self._ask(job), job.created_s, durable=durable)
+                await self.desk.reserve(row, ask, job.created_s, durable=durable)
             except BaseException:
                 self._overflow.drop(job)
                 raise
@@ -196,47 +213,12 @@ class Dispatcher:
             self.enqueue(job)
 
     async def _admit(self, job: Job) -> None:
-        """Refuses a job whose tier cannot be kept, by what was measured until now, and that no
-        peer may take."""
-        now_s = self._clock.monotonic_s()
         check_guest(job, self.pool.engines, self._turns, self._lines.n_before(job))
-        self._foresight.asked(job, self.pool.engines, now_s)
-        found = self._foresight.first_token(job, self._lines, self.pool.engines, now_s)
-        if found is None:
-            return
-        spent_s = now_s - job.started_s
         try:
-            self._check_tier(job, found, spent_s + self._margin_s(job, found))
-        except TierUnreachableError:
-            if await self._overflow.find(job, now_s):
-                return
-            await self._refused(job)
-            raise
-        job.predicted_ttft_s = spent_s + found.total_s
-        job.predicted_wait_s, job.prediction_factor = found.wait_s, found.factor
-
-    async def _admit_cold(self, job: Job) -> None:
-        """The same before the prompt can be counted, which takes a loaded model; has it loaded."""
-        model, now_s = job.model, self._clock.monotonic_s()
-        self.pool.want(model)
-        wait_s = self._foresight.absence_s(model, self.pool.engines, now_s)
-        if wait_s is None:
-            return
-        try:
-            self._check_tier(job, FirstToken(wait_s, 0.0), now_s - job.started_s)
+            await self._gate.admit(job)
         except TierUnreachableError:
             await self._refused(job)
             raise
-
-    def _check_tier(self, job: Job, found: FirstToken, spent_s: float) -> None:
-        tier = job.request.service_tier
-        check_admission(tier, found, spent_s, self._targets.of(tier))
-
-    def _margin_s(self, job: Job, found: FirstToken) -> float:
-        """What predictions of waits are short by."""
-        tier = job.request.service_tier
-        late_s = self._foresight.calibration.margin_s(job.model, tier)
-        return min(late_s, _MOST_MARGIN * self._targets.of(tier)) if found.wait_s else 0.0
 
     async def _refused(self, job: Job) -> None:
         self._meter.refused(job.request.service_tier)
@@ -246,16 +228,6 @@ class Dispatcher:
         """The part of our own engines' places that nothing runs on or waits for, 0 to 1."""
         n_waiting = sum(self.pool.external(job.model) is None for job in self._lines)
         return free_share(self.pool.engines, self._turns, n_waiting)
-
-    def _ask(self, job: Job) -> Ask:
-        """What the job can cost; a prompt that was not counted yet may fill the context."""
-        n_ctx = self._offers[job.model].n_ctx
-        n_prompt, max_tokens = n_ctx, job.request.max_tokens or n_ctx
-        if job.prompt_ids is not None:
-            n_prompt, max_tokens = len(job.prompt_ids), job.max_tokens
-        elif job.tally is not None:
-            n_prompt, max_tokens = job.tally.most_input, job.max_tokens
-        return Ask(job.principal, job.request.model, job.request.service_tier, n_prompt, max_tokens)
 
     async def take_up(self, job: Job, sending: Sending) -> None:
         """Goes on with an accepted job that an earlier gateway sent to a peer, there or here."""
@@ -288,12 +260,12 @@ class Dispatcher:
             turn.end("cancel")
             return
         if self._lines.leave(job):
-            await self._finish(job, "cancelled")
+            await self._endings.finish(job, "cancelled")
 
     async def give_up(self, job: Job, error: AiranError) -> None:
         """Ends a job that waits for what will never come."""
         if self._lines.leave(job):
-            await self._finish(job, "failed", error=error)
+            await self._endings.finish(job, "failed", error=error)
 
     # Engines
 
@@ -308,12 +280,13 @@ class Dispatcher:
             turn.end("preempt")
         for model in {before.model, state.model} - {""}:
             self._note_absence(model)
+            self.embedder.changed(model)
         if state.url != before.url:
             self._foresight.prefixes.forget(before.url)
         if state.phase != before.phase:
             self._journal.engine_changed(before, state)
             if engine.external is not None and state.phase == "lost":
-                self._be_patient(engine, engine.external.model.patience_s)
+                self._patience.begin(engine, engine.external.model.patience_s)
         self._pump()
 
         if state.n_cold_starts != before.n_cold_starts and state.n_cold_starts and before.version:
@@ -324,27 +297,15 @@ class Dispatcher:
     def _note_absence(self, model: str) -> None:
         now_s, states = self._clock.monotonic_s(), self.pool.states_of(model)
         n_slots = max((state.max_concurrent for state in states), default=0)
-        waited_for = bool(self._lines.of(model))
+        n_slots = min(n_slots, AT_ONCE) if self.embedder.waiting(model) else n_slots
+        waited_for = bool(self._lines.of(model)) or self.embedder.waiting(model) > 0
         self._foresight.served(model, self._is_served(model), n_slots, waited_for, now_s)
         if is_cold(states):
             self._foresight.outages.forget(model)
         self._foresight.cold.note(model, states, now_s)
 
-    def _be_patient(self, engine: PooledEngine, patience_s: float) -> None:
-        pause_s = max(patience_s, _AVOID_S)
-        loop = asyncio.get_running_loop()
-        loop.call_later(pause_s, self._lose_patience, engine, patience_s)
-
-    def _lose_patience(self, engine: PooledEngine, patience_s: float) -> None:
-        """Ends what waits, with its client, for an external engine that does not come back."""
-        if engine.state.phase != "lost" or self._stopping:
-            return
-        model = engine.state.model
-        for job in [ticket.item for ticket in self._lines.of(model)]:
-            if job.kind == "sync" and self._lines.leave(job):
-                self._keep_task(self._finish(job, "failed", error=not_served(model)))
-        # Streams that broke off only now wait too.
-        self._be_patient(engine, patience_s)
+    def _fail(self, job: Job, error: UnavailableError) -> None:
+        self._keep_task(self._endings.finish(job, "failed", error=error))
 
     def _keep_task(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -377,20 +338,8 @@ class Dispatcher:
             for job in passed:
                 # No engine with room has loaded its adapter yet.
                 self._lines.put_back(job)
-            self._make_room(model, sum(job.request.service_tier == "priority" for job in passed))
-
-    def _make_room(self, model: str, n_blocked: int) -> None:
-        """Cuts off flex work for the priority work that waits, the cheapest to resume first.
-
-        `n_blocked`: so many wait for something else than room.
-        """
-        n_waiting = self._lines.of(model).waiting("priority") - n_blocked
-        if n_waiting <= 0 or self._stopping:
-            return
-        now_s = self._clock.monotonic_s()
-        for turn in to_yield(self._turns, model, n_waiting, now_s):
-            turn.yields = True
-            turn.end("preempt")
+            if not self._stopping:
+                self._room.make(model, self._gate.targets.priority, self._pump, passed)
 
     def _kept(self, model: str) -> set[SlotKey]:
         """Slots that hold what waiting jobs have so far."""
@@ -410,7 +359,7 @@ class Dispatcher:
         turn.begun = True
         try:
             if turn.cut is None:
-                await self._generate(turn)
+                await self._generation.run(turn)
         except asyncio.CancelledError:
             if turn.cut is None:
                 raise
@@ -426,11 +375,11 @@ class Dispatcher:
         # From here on no cut can reach the job: it is not on an engine any more.
         self._pump()
         if turn.reason is not None:
-            await self._finish(job, "completed", turn.reason)
+            await self._endings.finish(job, "completed", turn.reason)
         elif failure is not None:
-            await self._finish(job, "failed", error=failure)
+            await self._endings.finish(job, "failed", error=failure)
         elif turn.cut == "cancel":
-            await self._finish(job, "cancelled")
+            await self._endings.finish(job, "cancelled")
         elif not self._overflow.away.stays(turn) and not self._go_elsewhere(turn):
             self._preempt(job, turn)
 
@@ -462,104 +411,12 @@ class Dispatcher:
             return not_served(turn.job.request.model) if too_often else why_it_ends(turn, error)
         return error if turn.job.setbacks >= _MAX_SETBACKS else None
 
-    async def _generate(self, turn: Turn) -> None:
-        """Runs the job on the engine until it is done; the answer grows in the job."""
-        job, client = turn.job, turn.engine.client
-        if client is None and turn.engine.external is None:
-            raise UnavailableError(f"engine {turn.engine.state.name} has no address")
-        from_peer = client is not None and job.tally is not None
-        if client is not None and from_peer:
-            await take_home(job, client)
-        if job.prompt_ids is None and job.tally is None:
-            await self.prepare(job, 0.0)
-        prompt_ids = job.prompt_ids or []
-        resumed = job.preemptions > 0
-        job.begin_turn()
-        if job.kind == "async":
-            self._journal.running(job)
-        if client is None:
-            if not comes_whole(turn):
-                self._foresight.begin(turn, self._clock.monotonic_s())
-            at_peer = turn.engine.peer is not None
-            answer = self._overflow.away.answer if at_peer else answer_in_text
-            await answer(turn, lambda n: self._came(turn, n))
-            if turn.reason is None:
-                raise UnavailableError(f"engine {turn.engine.state.name} ended its stream early")
-            return
-        if job.n_left <= 0:
-            turn.reason = "length"
-            return
-        if resumed:
-            self._journal.resumed(job, turn.engine.state.name)
-            exact: Resume = "text" if from_peer else "tokens"
-            job.resumed = exact if job.token_ids else "none"
-        params = job.request.sampling(job.n_left, job.preemptions)
-        tokens = [*prompt_ids, *job.token_ids]
-        self._foresight.begin(turn, self._clock.monotonic_s())
-        stream = client.generate(tokens, params, slot=turn.slot, adapter=job.adapter_id)
-        try:
-            async for chunk in stream:
-                stopped = job.record(chunk)
-                self._came(turn, len(chunk.token_ids))
-                turn.reason = "stop" if stopped else chunk.finish_reason
-                if turn.reason is not None:
-                    return
-        finally:
-            await stream.aclose()  # type: ignore[attr-defined]
-        raise UnavailableError(f"engine {turn.engine.state.name} ended its stream early")
-
-    def _came(self, turn: Turn, n_tokens: int) -> None:
-        """The engine gave so many tokens, or pieces of a text."""
-        job, now_s = turn.job, self._clock.monotonic_s()
-        self._meter.tokens(n_tokens, now_s)
-        if n_tokens:
-            self._foresight.tokens(turn, n_tokens, now_s)
-        if job.ttft_ms is None and n_tokens:
-            job.ttft_ms = (now_s - job.started_s) * 1e3
-            self._foresight.came(job, job.ttft_ms / 1e3)
-            self._meter.first_token(job.ttft_ms, job.request.service_tier, job.predicted_ttft_s)
-        if job.kind == "async" and now_s - job.saved_s >= _CHECKPOINT_S:
-            job.saved_s = now_s
-            self._journal.checkpoint(job)
-
     def _preempt(self, job: Job, turn: Turn) -> None:
         job.pause()
         self._meter.preempted("priority" if turn.yields else "engine")
         self._journal.paused(job, turn)
         self._lines.put_back(job)
         self._pump()
-
-    async def _finish(
-        self,
-        job: Job,
-        state: EndState,
-        reason: FinishReason | None = None,
-        error: AiranError | None = None,
-    ) -> None:
-        """Stores and bills the end of the job; only then does the client learn of it."""
-        outcome = outcome_of(job, state, reason, error)
-        price = self._offers[job.model].price
-        job.state = state
-        self._foresight.ended(job, self._clock.monotonic_s())
-        if state == "completed":
-            self._lengths.note(job)
-        try:
-            stored = await self.desk.settle(job.id, outcome, price)
-            if not stored:
-                raise RuntimeError("there is no open row of the job")
-        except Exception:
-            # The row stays open, so the next start settles it; the client must not be told "done".
-            log.exception("job %s could not be stored as %s", job.id, state)
-            message = "the result could not be stored; you were not billed"
-            outcome = Outcome("failed", 0, 0, error_code="internal_error", error_message=message)
-        else:
-            self._overflow.away.closed(job)
-        self._meter.finished(outcome)
-        job.outcome = outcome
-        if state == "completed" and job.request.response_schema is not None and job.text:
-            job.feed.put_nowait(job.text)
-        job.feed.put_nowait(outcome)
-        job.done.set()
 
     async def _keep_alive(self) -> None:
         """Lets the clients of waiting jobs know that their connection lives."""

@@ -11,9 +11,19 @@ from airan.core.clock import Clock
 from airan.core.errors import AiranError, CapacityError, InvalidInputError, UnavailableError
 from marketplace.billing.desk import Desk
 from marketplace.billing.quotes import Ask
+from marketplace.dispatch.admission import TierUnreachableError
 from marketplace.dispatch.cold import is_cold
+from marketplace.dispatch.embedding_line import (
+    COLD_START_S,
+    EmbeddingLine,
+    EmbeddingTurn,
+    not_reached,
+)
+from marketplace.dispatch.foresight import Foresight
+from marketplace.dispatch.gate import Gate
 from marketplace.dispatch.offers import ModelOffer
-from marketplace.engines.base import Engine
+from marketplace.dispatch.queue import Tier
+from marketplace.dispatch.waits import Asker
 from marketplace.jobs import new_job_id
 from marketplace.meter import Meter
 from marketplace.pool import EnginePool
@@ -21,12 +31,8 @@ from marketplace.principal import Principal
 from marketplace.store.database import Database
 from marketplace.store.ledger import Outcome
 
-_AT_ONCE = 2
-"""Inputs of one model on its engine at once: so many connections are kept to it."""
 _RETRY_S = 0.1
 _MAX_WAITING = 256
-_COLD_START_S = 60.0
-"""How long an input waits, at least, until a cold engine has loaded its model."""
 
 
 @dataclass(frozen=True)
@@ -37,31 +43,67 @@ class EmbeddingWork:
     offer: ModelOffer
     inputs: Sequence[str | Sequence[int]]
     timeout_s: float
-    """How long each input may wait for an engine with a lease."""
+    """How long it may wait while no engine has a lease."""
     name: str = ""
     """Work that may be repeated, by a batch: under the same name it is billed once."""
+    tier: Tier = "default"
+
+    @property
+    def asker(self) -> Asker:
+        """Whose it is, and its line."""
+        return Asker(self.offer.name, self.tier, self.principal.tenant_id)
 
 
 class Embedder:
     """Runs in one event loop."""
 
     def __init__(
-        self, database: Database, pool: EnginePool, desk: Desk, meter: Meter, clock: Clock
+        self,
+        database: Database,
+        pool: EnginePool,
+        desk: Desk,
+        meter: Meter,
+        clock: Clock,
+        *,
+        foresight: Foresight,
+        gate: Gate,
     ) -> None:
         self._db = database
         self._pool = pool
         self._desk = desk
         self._meter = meter
         self._clock = clock
-        self._places: dict[str, asyncio.Semaphore] = {}
+        self._foresight = foresight
+        self._gate = gate
+        self._lines: dict[str, EmbeddingLine] = {}
         self._n_waiting: dict[tuple[str, str], int] = {}
         self._tasks: set[asyncio.Task[list[list[float]]]] = set()
+
+    def line(self, model: str) -> EmbeddingLine:
+        """The line before that model's engine."""
+        line = self._lines.get(model)
+        if line is None:
+            weights = self._desk.weights
+            line = EmbeddingLine(model, self._pool, self._foresight, self._clock, weights)
+            self._lines[model] = line
+        return line
+
+    def waiting(self, model: str) -> int:
+        """Requests for that model's embeddings that wait."""
+        return len(self._lines.get(model, ()))
+
+    def changed(self, model: str) -> None:
+        """An engine of that model came, went or is on another lease."""
+        if model in self._lines:
+            self._lines[model].changed()
 
     async def stop(self) -> None:
         """Breaks off what is going on; nothing of that is billed."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for line in self._lines.values():
+            await line.stop()
 
     async def embed(self, work: EmbeddingWork) -> tuple[list[list[float]], int]:
         """The embeddings and the tokens they are billed for.
@@ -69,6 +111,7 @@ class Embedder:
         Raises:
             InvalidInputError: an input is too long, or the model makes no embeddings.
             UnavailableError: no engine of the model had a lease in that time.
+            TierUnreachableError: the first could not be made in the tier's time.
             CapacityError: too many wait, or a limit of the tenant's refuses it.
         """
         key = (work.principal.tenant_id, work.offer.name)
@@ -86,11 +129,17 @@ class Embedder:
                 del self._n_waiting[key]
 
     async def _embed(self, work: EmbeddingWork) -> tuple[list[list[float]], int]:
-        deadline_s = self._clock.monotonic_s() + self._patience_s(work)
+        started_s = self._clock.monotonic_s()
+        deadline_s = started_s + self._patience_s(work)
         inputs = await self._tokens(work, deadline_s)
         n_tokens = sum(map(len, inputs))
-        job_id = await self._reserve(work, n_tokens)
-        task = asyncio.create_task(self._run(work, inputs, job_id))
+        line = self.line(work.offer.name)
+        turn = EmbeddingTurn(work.asker, inputs, work.timeout_s, started_s)
+        with line.entering(turn):
+            await self._admit(work, line, turn)
+            job_id = await self._reserve(work, n_tokens)
+            line.join(turn)
+        task = asyncio.create_task(self._run(work, line, turn, job_id))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
@@ -99,6 +148,21 @@ class Embedder:
             # The client is gone, or we end; the task settles it.
             task.cancel()
             raise
+
+    async def _admit(self, work: EmbeddingWork, line: EmbeddingLine, turn: EmbeddingTurn) -> None:
+        """Refuses a request whose tier cannot be kept, by what was measured until now."""
+        now_s, waits = self._clock.monotonic_s(), self._foresight.waits
+        turn.predicted_slot_s = line.slot_s(turn)
+        waits.asked(turn.asker, turn.predicted_slot_s, now_s)
+        predicted = line.predict(turn)
+        if predicted is not None:
+            try:
+                self._gate.check(turn.asker, predicted, now_s - turn.started_s)
+            except TierUnreachableError:
+                self._meter.refused(work.tier)
+                await self._desk.show_limits(work.principal)
+                raise
+        waits.accepted(turn.asker, turn.predicted_slot_s, now_s)
 
     async def _tokens(self, work: EmbeddingWork, deadline_s: float) -> list[list[int]]:
         n_ctx, found = work.offer.n_ctx, []
@@ -121,7 +185,7 @@ class Embedder:
             left_s = max(0.0, deadline_s - self._clock.monotonic_s())
             engine = await self._pool.wait_for_client(model, left_s)
             if engine is None:
-                raise _not_reached(model)
+                raise not_reached(model)
             try:
                 return await engine.tokenize(text, parse_special=False, add_special=True)
             except UnavailableError:
@@ -142,7 +206,7 @@ class Embedder:
             "request": None,
             "input_tokens": n_tokens,
         }
-        ask = Ask(who, model, "default", n_tokens, 0)
+        ask = Ask(who, model, work.tier, n_tokens, 0)
         try:
             await self._desk.reserve(row, ask, self._clock.now_s(), durable=bool(work.name))
         except asyncio.CancelledError:
@@ -163,12 +227,12 @@ class Embedder:
         raise UnavailableError(f"{work.name} failed too often")
 
     async def _run(
-        self, work: EmbeddingWork, inputs: list[list[int]], job_id: str
+        self, work: EmbeddingWork, line: EmbeddingLine, turn: EmbeddingTurn, job_id: str
     ) -> list[list[float]]:
-        """Makes them and settles the job, whatever happens."""
-        n_tokens = sum(map(len, inputs))
+        """Waits until they are made and settles the job, whatever happens."""
+        n_tokens = sum(map(len, turn.inputs))
         try:
-            vectors = [await self._vector(work, ids) for ids in inputs]
+            vectors = await line.wait(turn)
         except asyncio.CancelledError:
             await self._settle(work, job_id, Outcome("cancelled", n_tokens, 0))
             raise
@@ -185,37 +249,11 @@ class Embedder:
             await self._desk.settle(job_id, outcome, work.offer.price)
             self._meter.finished(outcome)
 
-    async def _vector(self, work: EmbeddingWork, ids: list[int]) -> list[float]:
-        model, deadline_s = work.offer.name, self._clock.monotonic_s() + self._patience_s(work)
-        places = self._places.setdefault(model, asyncio.Semaphore(_AT_ONCE))
-        while True:
-            async with places:
-                engine = await self._leased(model, deadline_s)
-                try:
-                    return await engine.embed(ids)
-                except UnavailableError:
-                    # The lease went meanwhile: the next that has one makes it anew.
-                    await self._pause(model, deadline_s)
-
-    async def _leased(self, model: str, deadline_s: float) -> Engine:
-        """An engine that holds a lease: the RAN's capacity is not ours to use."""
-        left_s = max(0.0, deadline_s - self._clock.monotonic_s())
-        engine = await self._pool.wait_for_leased(model, left_s)
-        if engine is None:
-            raise _not_reached(model)
-        return engine
-
     def _patience_s(self, work: EmbeddingWork) -> float:
         cold = is_cold(self._pool.states_of(work.offer.name))
-        return max(work.timeout_s, _COLD_START_S) if cold else work.timeout_s
+        return max(work.timeout_s, COLD_START_S) if cold else work.timeout_s
 
     async def _pause(self, model: str, deadline_s: float) -> None:
         if self._clock.monotonic_s() + _RETRY_S >= deadline_s:
-            raise _not_reached(model)
+            raise not_reached(model)
         await asyncio.sleep(_RETRY_S)
-
-
-def _not_reached(model: str) -> UnavailableError:
-    return UnavailableError(
-        f"no engine for {model} can be reached", remedy="try again in a few seconds"
-    )

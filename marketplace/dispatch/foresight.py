@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from marketplace.dispatch.admission import FirstToken, SlotForecast, Work, predict
-from marketplace.dispatch.calibration import Calibration
+from marketplace.dispatch.admission import FirstToken, SlotForecast, TtftTargets, Work
 from marketplace.dispatch.cold import ColdStarts, is_cold
-from marketplace.dispatch.demand import Demand
-from marketplace.dispatch.entitlement import Entitlement
 from marketplace.dispatch.lengths import Lengths
 from marketplace.dispatch.lines import WaitingLines
+from marketplace.dispatch.making_room import Seen
 from marketplace.dispatch.outages import Outages
 from marketplace.dispatch.places import Place, Room, choose_place, rooms_for
 from marketplace.dispatch.prefixes import PrefixTable, SlotKey, blocks_of
-from marketplace.dispatch.progress import Progress
-from marketplace.dispatch.speeds import Speeds
+from marketplace.dispatch.speeds import EngineSpeed, Speeds
 from marketplace.dispatch.turns import Turn, Turns, can_yield
+from marketplace.dispatch.waits import Asker, Before, Waits
+from marketplace.dispatch.yielding import patience_s
 from marketplace.jobs import Job
 from marketplace.pool import PooledEngine
 
@@ -29,13 +28,11 @@ class Foresight:
         self.prefixes = PrefixTable()
         self.outages = Outages()
         self.cold = ColdStarts()
-        self.demand = Demand()
-        self.entitlement = Entitlement()
-        self.calibration = Calibration()
-        self.progress = Progress()
+        self.waits = Waits(weights)
+        self.promised_s = TtftTargets().priority
+        """To the first token of a request of priority."""
         self._lengths = lengths
         self._turns = turns
-        self._weights = weights
 
     def begin(self, turn: Turn, now_s: float) -> None:
         """An engine is asked to work on the turn."""
@@ -67,7 +64,9 @@ class Foresight:
         job = turn.job
         if turn.began_s and turn.engine.peer is None:
             job.slot_s += now_s - turn.began_s
-            self.progress.took(job.model, now_s - turn.began_s, now_s)
+            self.waits.progress.took(job.model, now_s - turn.began_s, now_s)
+            if turn.reason is not None and job.n_answer_predicted:
+                self._predict_again(job, turn.engine)
         if turn.last_token_s is not None:
             tokens = [*(job.prompt_ids or ()), *job.token_ids]
             blocks = blocks_of(tokens, job.prefix_owner)
@@ -83,69 +82,49 @@ class Foresight:
         coming = lines.coming_before(job)
         if not line and not coming and (rooms := rooms_for(model, engines, self._turns, now_s)):
             return self._at_once(job, rooms)
-        slots = self._slots(job, engines, now_s)
-        ahead = line.ahead_of(lines.ticket(job)) if line else []
-        before = [*(ticket.item for ticket in ahead), *coming]
-        tier = job.request.service_tier
-        n_slots = self.progress.rate(model, now_s) * len(slots)
-        share_left = self.demand.share_left(model, tier, n_slots, now_s)
-        n_left = n_slots * share_left
-        works = [self.work(one) for one in before]
-        found = predict(slots, works, self.work(job), n_left / max(1, len(slots)))
-        if found is None:
-            return None
-        wait_s = self._share_s(job, lines, slots, n_left, now_s)
-        found = FirstToken(max(found.wait_s, wait_s), found.prefill_s)
-        return found.corrected(self.calibration.factor(model, tier))
-
-    def _share_s(
-        self,
-        job: Job,
-        lines: WaitingLines,
-        slots: Sequence[SlotForecast],
-        n_left: float,
-        now_s: float,
-    ) -> float:
-        """Seconds until all of its tenant's that wait before it have had their turn.
-
-        The other tenants' work to come goes between them: the tenant has its share of the slots.
-        """
-        model, tier = job.model, job.request.service_tier
-        tenant_id = job.principal.tenant_id
-        before = [one for one in lines.of_tenant(model, tier, tenant_id) if one is not job]
-        if not before:
-            return 0.0
-        *before_s, own_s = (
-            min(slot.seconds(self.work(one)) or 0.0 for slot in slots) for one in (*before, job)
+        ahead = [ticket.item for ticket in line.ahead_of(lines.ticket(job))] if line else []
+        asker = asker_of(job)
+        own = lines.of_tenant(model, asker.tier, asker.tenant_id)
+        own += [one for one in coming if asker_of(one) == asker]
+        before = Before(
+            [self.work(one) for one in (*ahead, *coming)],
+            [self.work(one) for one in own if one is not job],
         )
-        own = self.entitlement.slots_of(model, tier, tenant_id, n_left, self._weights, now_s)
-        # In the round in which it is the tenant's turn, the others may go first.
-        return (sum(before_s) + own_s) / own - own_s / n_left
+        slots = self._slots(job, engines, now_s)
+        return self.waits.first_token(asker, self.work(job), before, slots, now_s)
 
     def came(self, job: Job, ttft_s: float) -> None:
         """The job had its first token so many seconds after its arrival."""
-        if job.predicted_ttft_s is None or not job.predicted_wait_s:
-            return
-        came_s = job.predicted_wait_s + ttft_s - job.predicted_ttft_s
-        uncorrected_s = job.predicted_wait_s / job.prediction_factor
-        model, tier = job.model, job.request.service_tier
-        self.calibration.note(model, tier, uncorrected_s, came_s)
+        if job.predicted_ttft_s is not None:
+            waited_s = job.predicted_wait_s + ttft_s - job.predicted_ttft_s
+            predicted = FirstToken(job.predicted_wait_s, 0.0, job.predicted_spread_s)
+            self.waits.came(asker_of(job), predicted, waited_s)
 
     def asked(self, job: Job, engines: Sequence[PooledEngine], now_s: float) -> None:
         """A tenant asks for the job, whether it is accepted or not."""
-        tenant_id, slot_s = job.principal.tenant_id, self._slot_s(job, engines)
-        self.entitlement.note(job.model, job.request.service_tier, tenant_id, slot_s, now_s)
+        self.waits.asked(asker_of(job), self._slot_s(job, engines), now_s)
 
     def accepted(self, job: Job, engines: Sequence[PooledEngine], now_s: float) -> None:
         """The job will take its time on some slot."""
+        job.n_answer_predicted = self.work(job).n_answer
         job.predicted_slot_s = self._slot_s(job, engines)
-        model, tier = job.model, job.request.service_tier
-        self.demand.note(model, tier, job.predicted_slot_s, now_s)
+        self.waits.accepted(asker_of(job), job.predicted_slot_s, now_s)
+
+    def _predict_again(self, job: Job, engine: PooledEngine) -> None:
+        """What the job would take at the engine's present speed: that the speed has changed since
+        it was accepted is known already, and must not count twice."""
+        state, speed = engine.state, self.speeds.of(engine.state)
+        if speed is not None:
+            work = Work(self._lengths.prompt_tokens(job), job.n_answer_predicted)
+            slot = SlotForecast(0.0, speed, state.max_concurrent or state.n_slots or 1)
+            job.predicted_slot_s = slot.seconds(work) or 0.0
 
     def ended(self, job: Job, now_s: float) -> None:
         """The job has its outcome; what was cut short tells nothing of predictions."""
         whole = job.state == "completed" and job.predicted_slot_s
-        self.progress.did(job.model, whole or job.slot_s, now_s)
+        self.waits.progress.did(job.model, whole or job.slot_s, now_s)
+        if whole:
+            self.waits.spread.note(job.model, whole, job.slot_s)
 
     def served(
         self, model: str, is_served: bool, n_slots: int, waited_for: bool, now_s: float
@@ -153,7 +132,7 @@ class Foresight:
         """Whether the model has an engine from now on, and whether work waits for it."""
         lasted_s = self.outages.note(model, is_served, now_s)
         if waited_for:
-            self.progress.took(model, lasted_s * n_slots, now_s)
+            self.waits.progress.took(model, lasted_s * n_slots, now_s)
 
     def _slot_s(self, job: Job, engines: Sequence[PooledEngine]) -> float:
         """How long the job takes a slot; 0 where nothing was measured yet."""
@@ -198,13 +177,21 @@ class Foresight:
             n_at_once = (state.max_concurrent if ready else state.n_slots) or 1
             slots = [*turns, *(slot for slot in range(max(state.n_slots, 1)) if slot not in turns)]
             for slot in slots[:n_at_once]:
-                free_in_s = outage_s
-                yields = urgent and slot in turns and can_yield(turns[slot])
-                if slot in turns and not yields:
-                    free_in_s += self._left_s(turns[slot], n_at_once, now_s)
+                left_s = 0.0
+                if slot in turns:
+                    left_s = self._left_s(turns[slot], n_at_once, now_s)
+                if urgent and slot in turns and can_yield(turns[slot]):
+                    one = Seen(turns[slot], speed, n_at_once, now_s, self._lengths)
+                    # It is waited for, or else cut off at once.
+                    left_s = left_s if left_s <= self._patience_s(job, one, speed) else 0.0
                 n_held = self.prefixes.match_tokens((state.url, slot), blocks)
-                found.append(SlotForecast(free_in_s, speed, n_at_once, n_held))
+                found.append(SlotForecast(outage_s + left_s, speed, n_at_once, n_held))
         return found
+
+    def _patience_s(self, job: Job, one: Seen, speed: EngineSpeed) -> float:
+        """How long the job of priority waits for that turn's end rather than have it cut off."""
+        prefill_s = speed.prefill_s(self.work(job).n_prompt) or 0.0
+        return patience_s(one.resume_s, prefill_s, self.promised_s)
 
     def absence_s(self, model: str, engines: Sequence[PooledEngine], now_s: float) -> float | None:
         """Seconds until an engine of the model, which has none on a lease, will have one."""
@@ -222,3 +209,8 @@ class Foresight:
         if turn.last_token_s is None:
             left_s += max(0.0, (speed.prefill_s(turn.n_new) or 0.0) - (now_s - turn.began_s))
         return left_s
+
+
+def asker_of(job: Job) -> Asker:
+    """Whose job it is, and its line."""
+    return Asker(job.model, job.request.service_tier, job.principal.tenant_id)

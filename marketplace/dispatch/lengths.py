@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_right
 from collections import deque
 
 from marketplace.jobs import Job
@@ -13,31 +13,59 @@ _N_SEEN = 64
 
 
 class AnswerLengths:
-    """The last 64 answers' tokens: their decaying mean, and what is left of one under way."""
+    """How long the last 64 answers were, and what follows for one to come or under way.
+
+    Of one that `max_tokens` cut off it is only known that it would have been longer: the share of
+    answers that are longer than so many tokens is found as Kaplan and Meier do (1958).
+    """
 
     def __init__(self) -> None:
-        self.mean = 0.0
-        self._last: deque[int] = deque()
-        self._sorted: list[int] = []
+        self._last: deque[tuple[int, bool]] = deque(maxlen=_N_SEEN)
+        self._steps: list[tuple[int, float]] = [(0, 1.0)]
+        """Rising lengths, and the share of answers that are longer, up to the next of them."""
+        self._longest = 0
 
-    def note(self, n_tokens: int) -> None:
-        """An answer ended by itself after so many tokens."""
-        self.mean = _mixed(self.mean if self._last else None, n_tokens)
-        if len(self._last) == _N_SEEN:
-            self._sorted.remove(self._last.popleft())
-        self._last.append(n_tokens)
-        insort(self._sorted, n_tokens)
+    def note(self, n_tokens: int, was_cut: bool = False) -> None:
+        """An answer ended after so many tokens, by itself or because it might have no more."""
+        self._last.append((n_tokens, was_cut))
+        seen = sorted(self._last)
+        self._steps, share = [(0, 1.0)], 1.0
+        for number, (length, cut) in enumerate(seen):
+            if not cut:
+                share *= 1.0 - 1.0 / (len(seen) - number)
+                self._steps.append((length, share))
+        self._longest = seen[-1][0]
 
-    def left(self, n_tokens: int) -> int:
-        """Tokens that an answer of so many will probably still get, at least 1.
+    def left(self, n_tokens: int, most: int | None = None) -> int:
+        """Tokens that an answer of so many will probably still get, at least 1, `most` at most.
 
-        The mean residual life: of those answers that were longer, what they had from there. One
-        that is longer than all seen is taken to be half over.
+        The mean residual life. One that is longer than all seen is taken to be half over.
         """
-        if not n_tokens:
-            return max(1, round(self.mean))
-        longer = self._sorted[bisect_right(self._sorted, n_tokens) :]
-        return max(1, round(sum(longer) / len(longer)) - n_tokens) if longer else n_tokens
+        begun = self._share(n_tokens) if n_tokens else 1.0
+        if not begun or (n_tokens >= self._longest and most is None):
+            return max(1, n_tokens) if most is None else max(1, min(n_tokens, most))
+        end = n_tokens + most if most is not None else 2 * self._longest
+        edges = [*(at for at, _ in self._steps if n_tokens < at < end), end]
+        area, since, share = 0.0, n_tokens, self._share(n_tokens)
+        for at in edges:
+            area += (at - since) * share
+            since, share = at, self._share(at)
+        return max(1, round(area / begun))
+
+    def _share(self, n_tokens: float) -> float:
+        """Of answers, those that are longer than that."""
+        return self._steps[bisect_right(self._steps, n_tokens, key=lambda step: step[0]) - 1][1]
+
+    def ends_within(self, n_tokens: int, n_more: float) -> float:
+        """The probability that an answer of so many tokens gets at most `n_more` others.
+
+        As often as it was so among those answers that were longer. One that is longer than all
+        seen has anything up to as many again twice over.
+        """
+        begun = self._share(n_tokens)
+        if not begun:
+            return min(1.0, n_more / (2.0 * n_tokens)) if n_tokens else 0.0
+        return 1.0 - self._share(n_tokens + n_more) / begun
 
 
 class Lengths:
@@ -48,11 +76,12 @@ class Lengths:
         self._answer: dict[tuple[str, str], AnswerLengths] = {}
 
     def note(self, job: Job) -> None:
-        """Takes in a job that ended by itself."""
+        """Takes in a job that was completed."""
         model = job.model
         self._prompt[model] = _mixed(self._prompt.get(model), job.n_input)
         for tenant_id in (job.principal.tenant_id, ""):
-            self._answer.setdefault((model, tenant_id), AnswerLengths()).note(job.n_output)
+            seen = self._answer.setdefault((model, tenant_id), AnswerLengths())
+            seen.note(job.n_output, was_cut=job.n_left <= 0)
 
     def prompt_tokens(self, job: Job) -> int:
         """Tokens of the prompt: counted, or else the mean of its model's; 0 if there is none."""
@@ -69,8 +98,16 @@ class Lengths:
         seen = self._answer.get((model, job.principal.tenant_id)) or self._answer.get((model, ""))
         if seen is None:
             return max(1, most or 1)
-        left = seen.left(len(job.token_ids))
-        return left if most is None else max(1, min(left, most))
+        return seen.left(len(job.token_ids), None if most is None else max(1, most))
+
+    def ends_within(self, job: Job, n_tokens: float) -> float:
+        """The probability that the job's answer gets at most so many tokens more; 0 before any
+        answer was seen, as long as it may go on."""
+        model = job.model
+        if job.max_tokens and n_tokens >= job.n_left:
+            return 1.0
+        seen = self._answer.get((model, job.principal.tenant_id)) or self._answer.get((model, ""))
+        return seen.ends_within(len(job.token_ids), n_tokens) if seen is not None else 0.0
 
     def cost_tokens(self, job: Job) -> int:
         """Prompt and answer together."""

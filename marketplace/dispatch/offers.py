@@ -7,6 +7,8 @@ from typing import Literal
 
 from airan.core.errors import InvalidInputError
 from marketplace.adapters.adapter import AdapterFormat
+from marketplace.billing.quotes import Ask
+from marketplace.jobs import Job
 from marketplace.money import Price
 
 
@@ -57,6 +59,16 @@ class ModelOffer:
         if form != self.adapter_format:
             text = f"{self.name!r} takes adapters in the format {self.adapter_format!r} only"
             raise InvalidInputError("format", text)
+
+
+def ask_for(job: Job, offer: ModelOffer) -> Ask:
+    """What the job can cost; a prompt that was not counted yet may fill the context."""
+    n_prompt, max_tokens = offer.n_ctx, job.request.max_tokens or offer.n_ctx
+    if job.prompt_ids is not None:
+        n_prompt, max_tokens = len(job.prompt_ids), job.max_tokens
+    elif job.tally is not None:
+        n_prompt, max_tokens = job.tally.most_input, job.max_tokens
+    return Ask(job.principal, job.request.model, job.request.service_tier, n_prompt, max_tokens)
 
 
 class ContextLengthError(InvalidInputError):

@@ -61,7 +61,7 @@ class EngineSpeed:
     token: DecayedLine = field(default_factory=lambda: DecayedLine(_KEEP_TOKEN, False))
     """Seconds between two tokens of an answer over the number of answers at once."""
 
-    def prefill_s(self, n_tokens: int) -> float | None:
+    def prefill_s(self, n_tokens: float) -> float | None:
         """Seconds to the first token after so many new prompt tokens; None: not measured."""
         return self.prefill.at(n_tokens)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from marketplace.dispatch.queue import TIERS, Tier
-from marketplace.dispatch.yielding import chosen_to_yield, may_yield
+from marketplace.dispatch.yielding import may_yield
 from marketplace.engines.base import FinishReason
 from marketplace.jobs import Job
 from marketplace.pool import PooledEngine
@@ -110,16 +110,6 @@ class Turns:
 def can_yield(turn: Turn) -> bool:
     """Whether the turn makes room for priority work, as flex work of our own engines does."""
     return may_yield(turn)
-
-
-def to_yield(turns: Turns, model: str, n_waiting: int, now_s: float) -> list[Turn]:
-    """The turns to be cut off for `n_waiting` jobs of priority, the cheapest to resume first."""
-    here = [
-        turn
-        for turn in turns
-        if turn.engine.state.model == model and turn.engine.avoid_until_s <= now_s
-    ]
-    return chosen_to_yield(here, n_waiting)
 
 
 def rank(turn: Turn) -> tuple[int, int]:

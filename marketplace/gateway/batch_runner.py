@@ -6,8 +6,9 @@ import asyncio
 import json
 import logging
 import uuid
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
 
 from airan.core.errors import AiranError, CapacityError, InvalidInputError, UnavailableError
 from marketplace.batch_input import BatchLine, read_batch_input
@@ -35,6 +36,7 @@ _AGAIN_S = 1.0
 _LINES = uuid.UUID("7f7b0e2c-55a4-4c39-9f2d-1f6a3f3c8a10")
 """Names of lines' jobs come from batch and line: a line has the same job in every life."""
 Document = dict[str, Any]
+T = TypeVar("T")
 
 
 class BatchRunner:
@@ -207,9 +209,9 @@ class BatchRunner:
         try:
             runtime.check_model(principal, line.body.get("model"))
             if document["endpoint"] == "/v1/embeddings":
-                return 200, await answer_embeddings(
-                    runtime, principal, line.body, _job_id(document["id"], line).hex
-                )
+                body, once = line.body | {"service_tier": "flex"}, _job_id(document["id"], line).hex
+                ask = partial(answer_embeddings, runtime, principal, body, once)
+                return 200, await _when_there_is_room(ask)
             return await self._complete(document, principal, line)
         except ApiError as error:
             return error.status, error.body()
@@ -270,17 +272,8 @@ class BatchRunner:
         except UnavailableError:
             # It is made ready when an engine takes it.
             job.prompt_ids = None
-        while True:
-            try:
-                await runtime.dispatcher.submit(job)
-            except CapacityError as error:
-                # An empty account is not filled by waiting.
-                if isinstance(error, LimitError) and error.retry_after_s is None:
-                    raise
-                await asyncio.sleep(_FULL_WAIT_S)
-            else:
-                runtime.keep(job)
-                return
+        await _when_there_is_room(partial(runtime.dispatcher.submit, job))
+        runtime.keep(job)
 
     async def _finalize(
         self,
@@ -329,6 +322,22 @@ def _origin(row: dict[str, Any]) -> Origin | None:
     """Where a stored batch came from; None: an earlier airan did not keep it."""
     via, narrows = row["via"], row["narrows"]
     return None if via is None else origin_of([via] if via else [], narrows)
+
+
+async def _when_there_is_room(ask: Callable[[], Awaitable[T]]) -> T:
+    """Asks again and again until it is not refused for want of room.
+
+    Raises:
+        CapacityError: by a limit that waiting does not change.
+    """
+    while True:
+        try:
+            return await ask()
+        except CapacityError as error:
+            # An empty account is not filled by waiting.
+            if isinstance(error, LimitError) and error.retry_after_s is None:
+                raise
+            await asyncio.sleep(_FULL_WAIT_S)
 
 
 def _job_id(batch_id: str, line: BatchLine) -> uuid.UUID:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import JSONResponse, Response
 
-from marketplace.chat import check_encodable, explain
+from marketplace.chat import check_encodable, explain, tier_of
 from marketplace.completions import MAX_PROMPTS
 from marketplace.dispatch.embedder import EmbeddingWork
 from marketplace.gateway.runtime import Runtime
@@ -31,6 +31,7 @@ class _Body(BaseModel):
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: None = None
     user: str | None = None
+    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
 
 
 def build_router(runtime: Runtime) -> APIRouter:
@@ -53,7 +54,7 @@ async def answer_embeddings(
     Raises:
         InvalidInputError: a parameter is wrong, or the model has no embeddings.
         UnavailableError: no engine for the model can be reached.
-        CapacityError: too many wait, or a limit of the tenant's refuses it.
+        CapacityError: too many wait, or its tier or a limit of the tenant refuses it.
     """
     check_encodable(values)
     try:
@@ -65,7 +66,8 @@ async def answer_embeddings(
     offer.check_embeddings()
     several = isinstance(body.input, list) and isinstance(body.input[0], str | list)
     inputs: Any = body.input if several else [body.input]
-    work = EmbeddingWork(principal, offer, inputs, runtime.settings.engine_wait_s, name)
+    tier = "flex" if principal.is_peer else tier_of(body.service_tier)
+    work = EmbeddingWork(principal, offer, inputs, runtime.settings.engine_wait_s, name, tier)
     vectors, n_tokens = await runtime.dispatcher.embedder.embed(work)
     data = [
         {

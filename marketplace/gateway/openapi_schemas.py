@@ -222,6 +222,7 @@ _EMBEDDING = given(
     input={"anyOf": [{"type": "string", "minLength": 1}, _TOKENS, listed(TEXT, 1)]},
     encoding_format=either("float", "base64"),
     user=maybe(TEXT),
+    service_tier=_TEMPERING["service_tier"],
 )
 _BATCH = given(
     "input_file_id endpoint completion_window",

@@ -68,13 +68,15 @@ class EngineTable:
 
 
 def of(scenario: Scenario) -> EngineTable:
-    """The scenario's engine, in wall time.
+    """The scenario's engine, in wall time, with what it holds of prompts.
 
     Raises:
         NotFoundError: there is no table of that name.
     """
     engine = scenario.engine
-    return table(engine) if isinstance(engine, str) else EngineTable(**dict(engine))
+    found = table(engine) if isinstance(engine, str) else EngineTable(**dict(engine))
+    to_read = 1.0 - scenario.llm.held_prompt_share
+    return replace(found, prefill_tokens_per_s=found.prefill_tokens_per_s / to_read)
 
 
 @cache

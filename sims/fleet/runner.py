@@ -18,7 +18,7 @@ from sims.fleet.account import Account
 from sims.fleet.scenario import Scenario
 from sims.fleet.site import SiteTask, simulate_site
 
-_FORMAT = 2
+_FORMAT = 3
 
 Mapper = Callable[[Sequence[SiteTask]], Iterator[tuple[int, Account]]]
 """Simulates tasks somewhere; yields (number of the task, account) as they end."""

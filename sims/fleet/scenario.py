@@ -75,6 +75,11 @@ class LlmTraffic(_Part):
 
     tiers: tuple[TierTraffic, ...] = ()
     trace: Trace | None = None
+    held_prompt_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Part of every prompt, a beginning in common, that engines hold from earlier ones and need
+    not read. It is sold all the same. Assumed."""
+    retries: Annotated[int, Field(ge=0, le=10)] = 2
+    """How often a refused request comes again, as OpenAI's client does of its own accord."""
 
 
 class EngineSpec(_Part):
@@ -216,6 +221,8 @@ class Scenario(_Part):
     """A tier without a price costs as `default`."""
     ttft_target_s: TtftTargetSpec | None = TtftTargetSpec()
     """What admission keeps to; null: everyone is let in."""
+    max_waiting: Count = 512
+    """Requests of one tenant that may wait at a site; one more is refused. The live default."""
     federation: FederationSpec | None = None
     """Where requests go that a site refuses; null: nowhere."""
     policies: dict[str, PolicySpec] = Field(min_length=1)

@@ -102,7 +102,9 @@ class SimulatedEngine:
         return [ord(char) for char in text]
 
     async def embed(self, token_ids: Sequence[int]) -> list[float]:
-        raise NotImplementedError
+        self.served.append(tuple(token_ids))
+        await self._timeline.sleep(len(token_ids) * self._prefill_s)
+        return [float(token_ids[0]), float(len(token_ids))]
 
     async def health(self) -> bool:
         return True

@@ -24,12 +24,13 @@ from marketplace.dispatch.admission import (
     check_admission,
     predict,
 )
-from marketplace.dispatch.calibration import Calibration
 from marketplace.dispatch.demand import Demand
 from marketplace.dispatch.outages import Outages
 from marketplace.dispatch.progress import Progress
 from marketplace.dispatch.queue import TIERS
 from marketplace.dispatch.speeds import DecayedLine, EngineSpeed, Speeds
+from marketplace.dispatch.spread import Spread
+from marketplace.dispatch.waits import Asker, Before, Waits
 from marketplace.engines.base import EngineState
 from marketplace.jobs import Job
 from tests.marketplace.bench_of_engines import PREFILL_S, TOKEN_S, Bench, bench_of_engines
@@ -156,54 +157,78 @@ def test_an_outage_counts_as_time_where_work_waits() -> None:
     assert outages.note("m", True, 20.0) == 0.0
 
 
-def test_what_waits_come_late_by_is_kept_free() -> None:
-    calibration = Calibration()
-    for _ in range(60):
-        calibration.note("m", "default", 10.0, 10.0)
-    assert calibration.margin_s("m", "default") == 0.0
-    for late_s in (10.0, -10.0) * 60:
-        calibration.note("m", "default", 10.0, 10.0 + late_s)
-    # Right on average, and half of them 10 s late.
-    assert calibration.margin_s("m", "default") == pytest.approx(5.0, abs=0.8)
-    assert calibration.margin_s("m", "flex") == 0.0
+def test_the_less_even_the_work_the_more_is_kept_free() -> None:
+    spread = Spread()
+    assert spread.square_s2("m") == 0.0
+    for _ in range(200):
+        spread.note("m", 2.0, 3.0)
+        spread.note("m", 2.0, 1.0)
+    assert spread.square_s2("m") == pytest.approx(1.0)
+    spread.note("m", 2.0, 8.0)
+    assert 1.5 < spread.square_s2("m") < 3.0
+    assert spread.square_s2("other") == 0.0
 
 
-def test_waits_that_come_out_longer_correct_the_next_prediction() -> None:
-    calibration = Calibration()
-    assert calibration.factor("m", "default") == 1.0
-    for _ in range(60):
-        calibration.note("m", "default", 10.0, 20.0)
-    assert calibration.factor("m", "default") == pytest.approx(1.77, rel=0.01)
-    assert calibration.factor("m", "flex") == 1.0
-    for _ in range(60):
-        calibration.note("m", "default", 10.0, -1.0)
-    assert calibration.factor("m", "default") == 1.0
-    for _ in range(60):
-        calibration.note("m", "default", 1.0, 1000.0)
-    assert calibration.factor("m", "default") == 4.0
-    assert FirstToken(3.0, 1.0).corrected(2.0).total_s == 7.0
+def test_work_of_higher_tiers_varies_by_its_squares_and_the_more_the_less_was_seen() -> None:
+    even, uneven = Demand(), Demand()
+    for second in range(600):
+        even.note("m", "priority", 1.0, second)
+        if second % 4 == 0:
+            uneven.note("m", "priority", 4.0, second)
+    found = [one.variance_above("m", "default", 20.0, 600) for one in (even, uneven)]
+    # As much in the mean, in pieces four times as large; a third of a minute on top of a minute.
+    assert found == pytest.approx([20.0 * 4 / 3, 80.0 * 4 / 3], rel=0.05)
+    young = Demand()
+    for second in range(40):
+        young.note("m", "priority", 1.0, second)
+    assert young.variance_above("m", "default", 20.0, 40) > 1.2 * found[0]
+    assert young.variance_above("m", "priority", 20.0, 40) == 0.0
 
 
-async def test_what_slows_the_line_unseen_is_learned_from_the_waits(tmp_path: Path) -> None:
+def test_a_wait_that_may_well_be_longer_is_told_so() -> None:
+    waits, asker = Waits({}), Asker("m", "default", "a")
+    slots = [SlotForecast(1.0, measured(), 1)] * 2
+    before = Before([Work(100, 11)] * 16, [])
+    found = waits.first_token(asker, Work(100, 11), before, slots, 0.0)
+    assert found is not None
+    assert (found.wait_s, found.spread_s) == (pytest.approx(1.0 + 16), 0.0)
+    for _ in range(100):
+        waits.spread.note("m", 2.0, 4.0)
+    found = waits.first_token(asker, Work(100, 11), before, slots, 0.0)
+    assert found is not None
+    # 17 jobs, each 2 s off, before two slots.
+    assert found.spread_s == pytest.approx(17**0.5 * 2.0 / 2)
+
+
+async def test_answers_that_run_to_their_limit_are_predicted_to_do_so(tmp_path: Path) -> None:
     async with bench_of_engines(tmp_path, targets=TtftTargets(1e4, 1e4, 1e4)) as bench:
-        engine = await bench.add_engine()
-        for _ in range(5):
-            await bench.submit("long answers are the rule", max_tokens=20)
+        await bench.add_engine()
+        await bench.submit("measured first", max_tokens=20)
+        await bench.run()
+        for n_tokens in (20, 5, 60, 10, 120):
+            jobs = [await bench.submit("cut off", max_tokens=n_tokens) for _ in range(6)]
             await bench.run()
-        # Each second answer is of a tenant whose answers grow faster than their mean.
+            wanted = pytest.approx((jobs[-1].ttft_ms or 0) / 1e3, rel=0.08)
+            assert jobs[-1].predicted_ttft_s == wanted
+
+
+async def test_what_slows_the_line_unseen_is_learned_from_what_gets_done(tmp_path: Path) -> None:
+    async with bench_of_engines(tmp_path, targets=TtftTargets(1e4, 1e4, 1e4)) as bench:
+        await bench.add_engine()
         late: list[float] = []
-        for number in range(12):
-            jobs = [
-                await bench.submit("grows", tenant="b", max_tokens=20 + 8 * number)
-                for _ in range(3)
-            ]
-            await bench.run()
+        for _ in range(8):
+            jobs = [await bench.submit("a job", max_tokens=20) for _ in range(8)]
+            # The lease is away for half of the time.
+            while any(job.outcome is None for job in jobs):
+                await bench.run(1.0)
+                bench.change(0, phase="no_lease", max_concurrent=0)
+                await bench.run(1.0)
+                bench.change(0, phase="ready", max_concurrent=1)
+                await bench.settle()
             last = jobs[-1]
             late.append(((last.ttft_ms or 0) / 1e3) / (last.predicted_ttft_s or 1))
-        assert len(engine.served) == 5 + 36
-        # The means lag by a fixed number of answers; the correction makes up for it.
-        assert late[2] > 1.15
-        assert max(abs(ratio - 1) for ratio in late[-3:]) < 0.16
+        assert late[1] > 1.3
+        assert max(abs(ratio - 1) for ratio in late[-3:]) < 0.2
 
 
 def test_nothing_is_predicted_without_a_measurement_or_a_slot() -> None:

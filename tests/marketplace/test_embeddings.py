@@ -17,6 +17,7 @@ import pytest
 from marketplace import models
 from marketplace.catalogue.cache import ModelCache
 from marketplace.catalogue.records import FileSource
+from marketplace.dispatch import TtftTargets
 from marketplace.engines.agent import EngineAgentSettings
 from marketplace.engines.shelf import FurtherModel, run_shelf
 from marketplace.gateway import GatewaySettings, ModelOffer, Price
@@ -74,7 +75,9 @@ class Market:
 
 
 @asynccontextmanager
-async def running_market(agents: tuple[str, str], folder: Path) -> AsyncIterator[Market]:
+async def running_market(
+    agents: tuple[str, str], folder: Path, targets: TtftTargets | None = None
+) -> AsyncIterator[Market]:
     """A gateway before both, and a client with a key."""
     settings = GatewaySettings(
         models=(
@@ -85,6 +88,7 @@ async def running_market(agents: tuple[str, str], folder: Path) -> AsyncIterator
         state_dir=folder / "gateway",
         admin_key=ADMIN_KEY,
         engine_wait_s=5.0,
+        ttft_targets=targets or TtftTargets(),
     )
     async with running_gateway(settings) as url:
         key = await new_key(url)
@@ -131,6 +135,52 @@ async def test_texts_become_vectors_of_length_one_that_are_metered_and_billed(
     assert (row["requests"], row["input_tokens"], row["output_tokens"]) == (2, n_tokens, 0)
     # 10 micro-USD a token.
     assert row["amount_micro_usd"] == 10 * n_tokens
+
+
+async def test_each_tier_has_its_price(market: Market) -> None:
+    headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    dearer = {"model": WORDS, "tier": "priority", "input_micro_usd_per_1k": 30_000}
+    cheaper = {"model": WORDS, "tier": "flex", "input_micro_usd_per_1k": 5_000}
+    async with httpx.AsyncClient(base_url=market.url, headers=headers) as http:
+        for price in (dearer, cheaper):
+            body = price | {"output_micro_usd_per_1k": 0}
+            (await http.post("/admin/v1/prices", json=body)).raise_for_status()
+    due = 0
+    for tier, micro_usd_a_token in (("priority", 30), ("auto", 10), ("default", 10), ("flex", 5)):
+        made = await market.client.embeddings.create(
+            model=WORDS, input=["Hi", "How are you?"], extra_body={"service_tier": tier}
+        )
+        due += made.usage.prompt_tokens * micro_usd_a_token
+        assert (await usage_of(market, WORDS))["amount_micro_usd"] == due
+    with pytest.raises(openai.BadRequestError, match="service_tier"):
+        await market.client.embeddings.create(
+            model=WORDS, input="Hi", extra_body={"service_tier": "best"}
+        )
+
+
+async def test_a_tier_that_cannot_be_kept_is_refused_at_once(
+    model_path: Path, control: FakeControl, tmp_path: Path
+) -> None:
+    targets = TtftTargets(priority=1e-6)
+    async with (
+        running_shelf(model_path, control, tmp_path) as shelf,
+        running_market((shelf, f"{shelf}/models/{WORDS}"), tmp_path, targets) as market,
+    ):
+        body = {"tenant": "acme", "requests_per_minute": 50}
+        headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+        async with httpx.AsyncClient(base_url=market.url, headers=headers) as http:
+            (await http.put("/admin/v1/quotas", json=body)).raise_for_status()
+        await market.client.embeddings.create(model=WORDS, input="Hi")
+        with pytest.raises(openai.RateLimitError, match="tier priority") as refused:
+            await market.client.embeddings.create(
+                model=WORDS, input="Hi", extra_body={"service_tier": "priority"}
+            )
+        assert refused.value.code == "resource_unavailable"
+        # Its text alone takes longer than that: to come again would not help.
+        assert refused.value.response.headers["x-should-retry"] == "false"
+        assert refused.value.response.headers["x-ratelimit-remaining-requests"] == "49"
+        row = await usage_of(market, WORDS)
+        assert row["requests"] == 1
 
 
 async def test_the_chat_model_answers_beside_it(market: Market) -> None:

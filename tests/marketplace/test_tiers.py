@@ -27,7 +27,7 @@ STORY = [{"role": "user", "content": "Tell me a long story about a fox and the s
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    async with bench_of_engines(tmp_path, targets=TtftTargets(1e4, 1e4, 1e4)) as bench:
+    async with bench_of_engines(tmp_path, targets=TtftTargets(5.0, 1e4, 1e4)) as bench:
         yield bench
 
 
@@ -53,6 +53,51 @@ async def test_flex_work_goes_on_where_it_was_when_the_priority_work_is_done(ben
     assert text_of(flex) == text_of(whole)
     assert (flex.preemptions, priority.preemptions) == (1, 0)
     assert [len(prompt) for prompt in engine.served[1:]] == [6, 6, 6 + n_before]
+
+
+async def teach(bench: Bench, n_tokens: int) -> None:
+    """The site learns how fast its engine is, and that answers have so many tokens."""
+    for _ in range(8):
+        await bench.submit("lesson", max_tokens=n_tokens, service_tier="flex")
+    await bench.run()
+
+
+async def test_priority_waits_for_a_place_that_is_free_in_a_moment(bench: Bench) -> None:
+    engine = await bench.add_engine(n_slots=8)
+    await teach(bench, 20)
+    running = []
+    for _ in range(16):
+        running.append(await bench.submit("flex", max_tokens=20, service_tier="flex"))
+        await bench.run(0.125)
+    n_before = engine.prefilled_tokens
+    urgent = await bench.submit("urgent", prompt="urgent", service_tier="priority")
+    await bench.run()
+    assert [job.preemptions for job in running] == [0] * 16
+    assert urgent.ttft_ms is not None
+    assert urgent.ttft_ms <= 160
+    # Nothing was read anew.
+    assert engine.prefilled_tokens - n_before <= 16 * 6
+
+
+async def test_patience_with_an_engine_that_stands_still_is_over_before_the_promise(
+    bench: Bench,
+) -> None:
+    await bench.add_engine()
+    await teach(bench, 10)
+    flex = await bench.submit("flex", max_tokens=10, service_tier="flex")
+    await bench.run(0.43)
+    assert len(flex.token_ids) == 9
+    urgent = await bench.submit("urgent", service_tier="priority")
+    await bench.settle()
+    # The answer should be over with its next token.
+    assert bench.running() == {"flex"}
+    bench.timeline.clock.advance(5.0)
+    async with asyncio.timeout(20):
+        while bench.running() != {"urgent"}:
+            await bench.settle()
+    await bench.run()
+    assert (flex.preemptions, urgent.preemptions) == (1, 0)
+    assert text_of(flex)
 
 
 async def test_default_work_neither_preempts_nor_is_preempted(bench: Bench) -> None:
@@ -82,7 +127,15 @@ async def test_only_as_much_flex_work_makes_room_as_is_needed(bench: Bench) -> N
     assert [job.preemptions for job in jobs] == [1, 0, 0, 0]
 
 
-async def test_the_preempted_go_first_in_their_tier_and_are_never_starved(bench: Bench) -> None:
+@pytest.fixture
+async def patient(tmp_path: Path) -> AsyncIterator[Bench]:
+    """Its tier of priority promises less, and lets a longer line in."""
+    async with bench_of_engines(tmp_path, targets=TtftTargets(20.0, 1e4, 1e4)) as bench:
+        yield bench
+
+
+async def test_the_preempted_go_first_in_their_tier_and_are_never_starved(patient: Bench) -> None:
+    bench = patient
     await bench.add_engine()
     first = await bench.submit("first", max_tokens=40, service_tier="flex")
     second = await bench.submit("second", max_tokens=40, service_tier="flex")
