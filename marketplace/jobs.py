@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from marketplace.adapters.adapter import Adapter
 from marketplace.chat import ChatRequest
 from marketplace.engines.base import TokenChunk, TokenLogprob
 from marketplace.engines.text import Resume, TextChunk
@@ -86,6 +87,8 @@ class Job:
     started_s: float
     """Monotonic time at which the request came in."""
     id: str = field(default_factory=new_job_id)
+    adapter: Adapter | None = None
+    """Its answer is made with this one, from the first token to the last."""
     prompt_ids: list[int] | None = None
     max_tokens: int = 0
     state: JobState = "queued"
@@ -125,6 +128,8 @@ class Job:
     """Where it came from; None: it never goes to a peer."""
     journey: Journey | None = None
     """To which peers it goes; None: it is done here."""
+    counted_input: int | None = None
+    """Tokens of its prompt as an earlier gateway counted them; the ids are not kept."""
     setbacks: int = 0
     """Turns in a row that an engine broke off without a single token."""
     sequence: int = 0
@@ -141,6 +146,21 @@ class Job:
         self._n_in_turn = 0
 
     @property
+    def model(self) -> str:
+        """The model whose engines run it; that of the request may be an adapter of it."""
+        return self.request.model if self.adapter is None else self.adapter.base
+
+    @property
+    def adapter_id(self) -> str:
+        """The adapter's id, or an empty string."""
+        return "" if self.adapter is None else self.adapter.id
+
+    @property
+    def prefix_owner(self) -> str:
+        """Whose prompts this one may be matched with: its tenant's, with the same adapter."""
+        return f"{self.principal.tenant_id}\0{self.adapter_id}"
+
+    @property
     def n_output(self) -> int:
         """Tokens generated, those without text included."""
         if self.tally is not None:
@@ -151,9 +171,11 @@ class Job:
     def n_input(self) -> int:
         """Tokens of the prompt, as far as they are known."""
         # Where we counted ourselves, that is what is billed, whoever answers.
-        if self.prompt_ids is not None or self.tally is None:
-            return len(self.prompt_ids or ())
-        return self.tally.n_input
+        if self.prompt_ids is not None:
+            return len(self.prompt_ids)
+        if self.counted_input is not None:
+            return self.counted_input
+        return 0 if self.tally is None else self.tally.n_input
 
     @property
     def n_left(self) -> int:

@@ -52,7 +52,9 @@ class PooledEngine:
         before, self.state = self.state, state
         if self.external is not None:
             return
-        if state.url != before.url or (self.client is None and state.url):
+        # llama.cpp loads adapters at its start only, so that others mean another server.
+        others = state.driver == "llamacpp" and state.adapters != before.adapters
+        if state.url != before.url or others or (self.client is None and state.url):
             old = self.client
             self.client = client_of(state) if state.url else None
             if old is not None:
@@ -63,7 +65,7 @@ def client_of(state: EngineState) -> Engine:
     """A client for the engine that listens at the state's address."""
     if state.driver == "vllm":
         return VllmEngine(state.url, state.model)
-    return LlamaCppEngine(state.url, state.prefill_piece_tokens)
+    return LlamaCppEngine(state.url, state.prefill_piece_tokens, state.adapters)
 
 
 class EnginePool:

@@ -44,12 +44,14 @@ def run_serving(
     when the gateway first answers.
 
     Raises:
-        PortInUseError: the port is taken.
+        PortInUseError: a port is taken.
     """
     session = RaySession(settings.state_dir, settings.temp_dir)
     if n_left := session.clean():
         log.warning("killed %d processes that an earlier gateway left behind", n_left)
     bind(settings.host, settings.port, "the gateway", "ports.gateway").close()
+    if settings.grpc_port:
+        bind(settings.host, settings.grpc_port, "gRPC", "market.grpc_port").close()
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     session.claim_temp_dir()
     driver = _start_driver(settings, session)

@@ -88,6 +88,8 @@ class SlotTotals:
     def add(self, report: SlotReport) -> None:
         """Counts a report in. A histogram with other edges replaces the one so far."""
         old = self.stats
+        # A report without a received slot says nothing of latencies: those before it still hold.
+        latest = report if report.max_us > 0.0 else old
         counts = report.histogram_counts
         if old.histogram_edges_us == report.histogram_edges_us and old.histogram_counts:
             pairs = zip(old.histogram_counts, counts, strict=True)
@@ -99,9 +101,9 @@ class SlotTotals:
             slots_dropped=old.slots_dropped + report.slots_dropped,
             crc_failed=old.crc_failed + report.crc_failed,
             stalls=old.stalls + report.stalls,
-            p50_us=report.p50_us,
-            p99_us=report.p99_us,
-            max_us=report.max_us,
+            p50_us=latest.p50_us,
+            p99_us=latest.p99_us,
+            max_us=latest.max_us,
             budget_us=report.budget_us,
             slowdown=report.slowdown,
             device=report.device,

@@ -17,6 +17,9 @@ from orchestrator.views import SlotReport
 class AlarmSettings:
     """When the alarm is raised and how long it holds. Times are wall seconds."""
 
+    lost_slots: int = 1
+    """So many slots late or dropped in one report are an alarm. More than one where a faster path
+    has answered the first already."""
     p99_fraction: float = 0.95
     """Of the slot budget: a p99 above it is an alarm."""
     near_misses: int = 3
@@ -56,7 +59,7 @@ class AlarmGate:
 
     def _cause(self, report: SlotReport, now_s: float) -> str:
         lost = report.slots_late + report.slots_dropped
-        if lost:
+        if lost >= self._settings.lost_slots:
             return f"{lost} of {report.slots} slots late or dropped on {report.cell_id}"
         if report.budget_us > 0 and report.p99_us > self._settings.p99_fraction * report.budget_us:
             return (

@@ -64,6 +64,7 @@ def gpu_view(
     info: GpuInfo, inventory: Inventory, leases: LeaseManager, drained: Mapping[str, str]
 ) -> GpuView:
     """A GPU with its partitions and its health; `drained` says why, by GPU in maintenance."""
+    positions = {gpu.uuid: gpu.geometry.positions for gpu in inventory.gpus}
     partitions = []
     for part in inventory.partitions:
         if part.gpu_uuid != info.uuid:
@@ -89,7 +90,7 @@ def gpu_view(
         simulated=info.simulated,
         sm_count=info.sm_count,
         memory_mib=info.memory_mib,
-        memory_slices=MEMORY_SLICES,
+        memory_slices=positions.get(info.uuid, MEMORY_SLICES),
         partitions=tuple(partitions),
         node=info.node,
         lost=info.lost,

@@ -35,6 +35,7 @@ from orchestrator.drivers.base import Driver
 from orchestrator.drivers.fenced import FencedDriver
 from orchestrator.drivers.nvml import NvmlNode
 from orchestrator.drivers.pool import PoolDriver
+from orchestrator.drivers.shared_node import SharedNode
 from orchestrator.drivers.simulated import SimulatedNode
 from orchestrator.follower import follower_server
 from orchestrator.leases import LeaseSettings
@@ -71,7 +72,8 @@ class ControlSettings:
     gpu: str = "GH200-96GB"
     n_gpus: int = 1
     partition: str = "mig"
-    """How simulated GPUs are divided: `mig`, `mps`, `green` or `whole`."""
+    """How GPUs are divided: `mig`, `mps`, `green` or `whole`; real ones whose MIG mode is on, by
+    MIG."""
     mig_create_ms: float = 250.0
     """Wall time, assumed."""
     mig_destroy_ms: float = 150.0
@@ -115,20 +117,29 @@ async def open_simulated(settings: ControlSettings, clock: Clock, _: int) -> Asy
     )
 
 
-def open_nvml(_: ControlSettings, __: Clock, ___: int) -> AbstractAsyncContextManager[Driver]:
+def open_nvml(settings: ControlSettings, _: Clock, __: int) -> AbstractAsyncContextManager[Driver]:
     """This host's NVIDIA GPUs; see `NodeOpener` and `nvml_node`."""
-    return nvml_node()
+    return nvml_node(settings.partition, settings.state_dir / "gpu-parts.json")
 
 
 @contextlib.asynccontextmanager
-async def nvml_node() -> AsyncIterator[Driver]:
-    """This host's NVIDIA GPUs.
+async def nvml_node(partition: str = "whole", books: Path | None = None) -> AsyncIterator[Driver]:
+    """This host's NVIDIA GPUs. With `books` those whose MIG mode is off are divided by `partition`
+    (`mps` or `green`; anything else: not at all).
 
     Raises:
         ConfigError: there is no driver, or no GPU.
     """
+    is_shared = books is not None and partition in ("mps", "green")
+    async with this_hosts_gpus(partition if is_shared else "whole") as node:
+        yield SharedNode(node, books) if is_shared and books is not None else node
+
+
+@contextlib.asynccontextmanager
+async def this_hosts_gpus(share_kind: str = "whole") -> AsyncIterator[NvmlNode]:
+    """What NVML finds; raises ConfigError as `nvml_node` does."""
     try:
-        node = NvmlNode()
+        node = NvmlNode(share_kind=share_kind)
     except UnavailableError as error:
         raise ConfigError(
             f"node.driver is nvml, but this host has no NVIDIA driver: {error.message}",

@@ -43,6 +43,7 @@ class GpuView:
     sm_count: int = 0
     memory_mib: int = 0
     memory_slices: int = 0
+    """Length of the drawing of its partitions: 8 memory slices; without MIG its SMs."""
     partitions: tuple[PartitionView, ...] = ()
     node: str = ""
     lost: bool = False
@@ -185,7 +186,7 @@ class SlotReport:
 
 @dataclass(frozen=True)
 class SlotStats:
-    """Slots since the site's start; the latencies are the last report's."""
+    """Slots since the site's start; the latencies are of the last report with a received slot."""
 
     slots: int = 0
     slots_late: int = 0

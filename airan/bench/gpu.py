@@ -59,6 +59,7 @@ class GpuDevice:
         driver: its version.
         sm_mhz, max_sm_mhz, memory_mhz: clocks while a kernel ran just before, and the highest.
         power_limit_w: of the board.
+        n_sms: multiprocessors.
     """
 
     name: str
@@ -67,6 +68,7 @@ class GpuDevice:
     max_sm_mhz: int
     memory_mhz: int
     power_limit_w: float
+    n_sms: int = 0
 
 
 @dataclass
@@ -117,7 +119,8 @@ def device() -> GpuDevice:
     except (OSError, subprocess.SubprocessError) as error:
         raise UnavailableError(f"nvidia-smi does not answer: {error}") from error
     name, driver, sm, most, memory, watts = (each.strip() for each in answer.stdout.split(","))
-    return GpuDevice(name, driver, int(sm), int(most), int(memory), float(watts))
+    n_sms = int(cupy.cuda.runtime.getDeviceProperties(0)["multiProcessorCount"])
+    return GpuDevice(name, driver, int(sm), int(most), int(memory), float(watts), n_sms)
 
 
 def measure(options: GpuOptions, on_progress: Callable[[str], None]) -> GpuReport:

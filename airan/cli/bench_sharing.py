@@ -5,20 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json as json_
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from airan.cli import context as cli_context
 from airan.cli.bench import JsonFlag
-from airan.cli.output import console, emit_json, errors, table
+from airan.cli.bench_sharing_tables import print_day, print_ways
+from airan.cli.output import emit_json, errors
 from airan.core.errors import InvalidInputError
 
-_TITLES = {
-    "kernels": "Slots in DDDSU at 0.5 ms pace, kernels on the GPU, us",
-    "latency": "The same slots from when they were due to their results on the host, us",
-}
+if TYPE_CHECKING:
+    from airan.bench.sharing.proof import Proof, ProofOptions
 
 
 def register(app: typer.Typer) -> None:
@@ -28,48 +27,136 @@ def register(app: typer.Typer) -> None:
 
 def sharing(
     context: typer.Context,
+    gpu: Annotated[
+        bool,
+        typer.Option(
+            "--gpu",
+            help="The whole proof: 20 peak cells and 4 average ones beside vLLM in every way, a "
+            "day, 1,000 revocations. Takes --slots, --day and --pauses; about half an hour.",
+        ),
+    ] = False,
     way: Annotated[
         list[str] | None,
-        typer.Option(help="time-sliced, mps, mps-30-70, green-64 (SMs of the slots); repeatable."),
+        typer.Option(
+            help="time-sliced, mps, mps-30-70 (percent: slots, AI), green-96-36 (SMs); repeatable."
+        ),
     ] = None,
     slots: Annotated[int, typer.Option(help="Slots of each run.")] = 10_000,
     cells: Annotated[int, typer.Option(help="Cells.")] = 20,
     average: Annotated[bool, typer.Option("--average", help="Cells at average load.")] = False,
     batch: Annotated[int, typer.Option(help="Sequences of the AI.")] = 128,
+    engine: Annotated[
+        str, typer.Option(help="stand-in, or vllm where it is installed beside airan.")
+    ] = "stand-in",
+    step_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens of one step of vLLM; its own without.")
+    ] = None,
+    day: Annotated[
+        float | None,
+        typer.Option(help="Play a day at so many times its speed instead; --gpu: 100."),
+    ] = None,
+    pauses: Annotated[int, typer.Option(help="Revocations after the day.")] = 1000,
     report_file: Annotated[
-        Path | None, typer.Option("--report", help="Write the rows to this file after each run.")
+        Path | None,
+        typer.Option("--report", help="Write everything to this file after each run."),
     ] = None,
     series_file: Annotated[
         Path | None, typer.Option("--series", help="Write every slot, one JSON line a run.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw every run that has both sides, into this folder.")
     ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Measure what each way to share an NVIDIA GPU costs Layer 1's slots and an AI load.
 
-    The AI load is a stand-in: decode steps of an 8B model's shape. Exit code 1 if a run failed.
+    The AI load is decode steps of an 8B model's shape, or vLLM with such a model's random weights.
+    Exit code 1 if a run failed.
     """
-    from airan.bench.sharing.run import SharingOptions, SharingReport, measure
+    from airan.bench.sharing.day import DayOptions
+    from airan.bench.sharing.proof import ProofOptions, rows
+    from airan.bench.sharing.run import SharingOptions
     from airan.bench.sharing.ways import DEFAULT_WAYS
 
-    options = SharingOptions(tuple(way or DEFAULT_WAYS), slots, cells, average, batch)
-    for path in (report_file, series_file):
-        if path is not None:
-            _write(path, "")  # it is too late to find out after minutes of measuring
-
-    def on_run(so_far: SharingReport, traced: dict[str, Any] | None) -> None:
-        if report_file is not None:
-            _write(report_file, json_.dumps(dataclasses.asdict(so_far), indent=1) + "\n")
-        if series_file is not None and traced is not None:
-            _write(series_file, json_.dumps(traced, separators=(",", ":")) + "\n", "a")
-
-    with errors.status("measuring ...") as status:
-        report = measure(options, on_run, lambda name: status.update(f"measuring {escape(name)}"))
-    if json or cli_context.of(context).json:
-        emit_json(report)
+    if gpu:
+        options = ProofOptions.whole(slots, day or 100.0, pauses)
+    elif day is not None:
+        played = DayOptions(
+            cells, day, n_pauses=pauses, batch=batch, engine=engine, step_tokens=step_tokens
+        )
+        options = ProofOptions((), played)
     else:
-        _print(dataclasses.asdict(report))
-    if any(one.error for one in report.results):
+        names = tuple(way or DEFAULT_WAYS)
+        ways = SharingOptions(names, slots, cells, average, batch, engine, step_tokens)
+        options = ProofOptions((ways,))
+    proof = _measure(options, _Files(report_file, series_file, plot))
+    if json or cli_context.of(context).json:
+        emit_json(rows(proof))
+    else:
+        for report in proof.runs:
+            print_ways(dataclasses.asdict(report))
+        if proof.day is not None:
+            print_day(proof.day)
+    if any(one.error for report in proof.runs for one in report.results):
         raise typer.Exit(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Files:
+    """Where what is measured goes besides the terminal."""
+
+    report: Path | None
+    series: Path | None
+    plots: Path | None
+
+    def begin(self) -> None:
+        """It is too late to find out after minutes of measuring."""
+        for path in (self.report, self.series):
+            if path is not None:
+                _write(path, "")
+        if self.plots is not None:
+            try:
+                self.plots.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InvalidInputError("plot", f"{self.plots} cannot be made: {error}") from error
+
+    def take(self, proof: Proof, series: dict[str, Any]) -> None:
+        """After each run."""
+        if self.report is not None:
+            _write(self.report, json_.dumps(dataclasses.asdict(proof), indent=1) + "\n")
+        if not series:
+            return
+        if self.series is not None:
+            _write(self.series, json_.dumps(series, separators=(",", ":")) + "\n", "a")
+        if self.plots is not None:
+            _draw(proof, series, self.plots)
+
+
+def _measure(options: ProofOptions, files: _Files) -> Proof:
+    from airan.bench.sharing.proof import measure_all
+
+    files.begin()
+    with errors.status("measuring ...") as status:
+        return measure_all(
+            options, files.take, lambda name: status.update(f"measuring {escape(name)}")
+        )
+
+
+def _draw(proof: Proof, series: dict[str, Any], folder: Path) -> None:
+    from airan.bench.sharing import plots
+
+    if proof.day is not None and series["name"] == "day":
+        day = proof.day
+        title = (
+            f"{day.device['name']}: a day of {day.options.n_cells} cells at"
+            f" {day.options.speed:g} times its speed; AI: {day.ai}"
+        )
+        plots.save_day(series, day.options.gears, day.options.hours, title, folder / "day.png")
+    elif series.get("slots") and series.get("steps_ended_ms"):
+        last = proof.runs[-1]
+        load = f"{last.options.n_cells}-{'average' if last.options.is_average else 'peak'}"
+        title = f"{last.device['name']}, {series['name']}, {load} cells; AI: {last.ai}"
+        plots.save_run(series, title, folder / f"{load}-{series['name']}.png")
 
 
 def _write(path: Path, text: str, mode: str = "w") -> None:
@@ -78,40 +165,3 @@ def _write(path: Path, text: str, mode: str = "w") -> None:
             file.write(text)
     except OSError as error:
         raise InvalidInputError("report", f"{path} cannot be written: {error}") from error
-
-
-def _print(report: dict[str, Any]) -> None:
-    at = report["device"]
-    console.print(
-        f"{escape(at['name'])}, driver {at['driver']}, {at['sm_mhz']} MHz; {report['started']}; "
-        f"AI: {report['ai']}"
-    )
-    results = report["results"]
-    for what, title in _TITLES.items():
-        lines = [_line(one, channel, what) for one in results for channel in one["channels"]]
-        columns = ("run", "channel", "p50", "p99", "p99.9", "max", "late", "dropped", "of")
-        table(title, columns, lines)
-    beside = [(one["name"], *_beside(one)) for one in results]
-    beside_columns = ("run", "PUSCH", "PDSCH", "tokens/s", "of alone")
-    table(
-        "p99.9 of kernels, times the same slots alone on the same SMs; the AI",
-        beside_columns,
-        beside,
-    )
-    for one in results:
-        if one["error"]:
-            errors.print(f"[red]{escape(one['name'])}: {escape(one['error'])}[/]")
-
-
-def _line(one: dict[str, Any], channel: dict[str, Any], what: str) -> tuple[object, ...]:
-    found = channel[what] or {}
-    times = [found.get(key) for key in ("p50_us", "p99_us", "p999_us", "max_us")]
-    ends = (channel[f"late_{what}"], channel["dropped"], channel["slots"])
-    return (one["name"], channel["channel"], *times, *ends)
-
-
-def _beside(one: dict[str, Any]) -> tuple[object, ...]:
-    if one["error"]:
-        return ("failed", None, None, None)
-    ratios = [one["p999_ratio"].get(channel) for channel in ("pusch", "pdsch")]
-    return (*ratios, one["tokens_per_s"], one["ai_share"])

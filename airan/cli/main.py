@@ -24,6 +24,7 @@ from airan.cli import (
     market_peers,
     market_people,
     model,
+    model_adapter,
     simulate,
     site,
     webhook,
@@ -54,6 +55,7 @@ market_limits.register(app)
 market_peers.register(app)
 market_books.register(app)
 model.register(app)
+model_adapter.register(model.model_app)
 economics.register(app)
 bench.register(app)
 simulate.register(app)

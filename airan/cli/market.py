@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -15,7 +16,8 @@ from airan.cli.output import console, emit_json, table
 from airan.core.errors import AuthError, InvalidInputError, NotFoundError, UnavailableError
 
 _DAY_S = 86_400.0
-_DAY_S = 86_400.0
+_TIMEOUT_S = 15.0
+_FILE_TIMEOUT_S = 600.0
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 tenant_app = typer.Typer(help="Tenants: who pays.", no_args_is_help=True)
@@ -189,25 +191,34 @@ def admin(
         UnavailableError: the gateway does not answer.
         AuthError, NotFoundError, InvalidInputError: it refused, as its message says.
     """
+    response = _asked(context, method, path, json=body, params=params)
+    return response.content if raw else response.json()
+
+
+def send_file(context: typer.Context, path: str, file: Path) -> Any:
+    """Sends a file to the gateway's admin API, as it is; gives the JSON decoded.
+
+    Raises:
+        UnavailableError: the gateway does not answer.
+        AuthError, NotFoundError, InvalidInputError: it refused, as its message says.
+    """
+    with file.open("rb") as content:
+        return _asked(context, "PUT", path, content=content, timeout=_FILE_TIMEOUT_S).json()
+
+
+def _asked(context: typer.Context, method: str, path: str, **asked: Any) -> httpx.Response:
     runtime = cli_context.of(context).site()
     headers = {"Authorization": f"Bearer {runtime.admin_key}"}
+    asked = {"timeout": _TIMEOUT_S, "trust_env": False} | asked
     try:
-        response = httpx.request(
-            method,
-            runtime.gateway_url + path,
-            json=body,
-            params=params,
-            headers=headers,
-            timeout=15.0,
-            trust_env=False,
-        )
+        response = httpx.request(method, runtime.gateway_url + path, headers=headers, **asked)
     except httpx.HTTPError as error:
         raise UnavailableError(
             f"the gateway at {runtime.gateway_url} does not answer: {error}",
             remedy="it may be restarting; see `airan status`",
         ) from error
     if response.is_success:
-        return response.content if raw else response.json()
+        return response
     message = _message(response)
     if response.status_code in (401, 403):
         raise AuthError(message, remedy="run as the user that started the site")

@@ -66,5 +66,5 @@ def list_peers(context: typer.Context, json: JsonFlag = False) -> None:
         for one in found["data"]
     ]
     table(f"Peers of {found['site']}", columns, [tuple(row) for row in rows])
-    costs = ("peer", "model", "requests", "input_tokens", "output_tokens", "cost_usd")
+    costs = ("peer", "model", "requests", "unheard", "input_tokens", "output_tokens", "cost_usd")
     table("What they cost", costs, [tuple(one[key] for key in costs) for one in found["costs"]])

@@ -12,6 +12,7 @@ from airan.cli.output import console, emit_json
 from airan.core.errors import ConfigError
 from airan.demo.main import DemoOptions, run_demo
 from airan.site import launch
+from airan.site.gpu_host import on_gpu
 from airan.site.reading import read_events, read_snapshot
 from airan.site.snapshot import format_time_of_day
 from airan.site.warden import stop_running
@@ -28,9 +29,15 @@ def register(app: typer.Typer) -> None:
     app.command()(events)
 
 
-def up(context: typer.Context) -> None:
+def up(
+    context: typer.Context,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="On this host's NVIDIA GPU: Layer 1 and vLLM share it.")
+    ] = False,
+) -> None:
     """Run the site until Ctrl-C or `airan down`."""
-    launch.run_site(cli_context.of(context).config(), console.print)
+    config = cli_context.of(context).config()
+    launch.run_site(on_gpu(config) if gpu else config, console.print)
 
 
 def down(context: typer.Context) -> None:

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from airan.core.errors import ConfigError
+from airan.core.gpu_config import GpuConfig, VllmConfig
 from airan.core.llama_config import LlamaModelConfig
 
 ENV_PREFIX = "AIRAN_"
@@ -49,8 +50,8 @@ class NodeConfig(_Section):
     driver: Literal["simulated", "nvml"] = "simulated"
     """`nvml`: this host's NVIDIA GPUs, which `gpu` and `n_gpus` must name."""
     partition: Literal["mig", "mps", "green", "whole"] = "mig"
-    """How simulated GPUs are divided. Real ones are by MIG where an administrator has switched
-    it on; where not, each is one whole partition."""
+    """How GPUs are divided. Real ones are by MIG where an administrator has switched it on,
+    whatever is said here; where not, by `mps` or `green`, and else each is one whole partition."""
     gpu: str = "GH200-96GB"
     n_gpus: int = Field(default=1, ge=1, le=8)
     mig_create_ms: float = Field(default=250.0, ge=0.0)
@@ -94,6 +95,8 @@ class PeerConfig(_Section):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     """Of an airan site: its own `name`."""
+    kind: Literal["airan", "openai"] = "openai"
+    """`airan`: another site, which keeps what nobody waits for until it is asked for it again."""
     url: str = Field(pattern=r"^https?://\S+$")
     """Its base address, up to and with `/v1`."""
     models: dict[str, str] = Field(min_length=1)
@@ -214,20 +217,6 @@ class PolicyConfig(_Section):
     """How often demand is looked at."""
 
 
-class VllmConfig(_Section):
-    """vLLM, installed in a Python environment of its own."""
-
-    python: Path
-    """That environment's Python."""
-    path: Path
-    """The model's folder, in Hugging Face's form."""
-    args: tuple[str, ...] = ()
-    """Further options of vLLM's server, e.g. `--gpu-memory-utilization=0.4`."""
-    env: dict[str, str] = Field(default_factory=dict)
-    """Further environment variables of the server."""
-    start_timeout_s: float = Field(default=600.0, gt=0.0)
-
-
 class ModelConfig(_Section):
     """The model the site serves."""
 
@@ -310,6 +299,7 @@ class SiteConfig(_Section):
     state_dir: Path = Path("~/.local/state/airan")
     cache_dir: Path = Path("~/.cache/airan")
     node: NodeConfig = NodeConfig()
+    gpu: GpuConfig = GpuConfig()
     control: ControlConfig = ControlConfig()
     market: MarketConfig = MarketConfig()
     clock: ClockConfig = ClockConfig()

@@ -157,7 +157,9 @@ async def _site_source(settings: DashboardSettings, stack: contextlib.AsyncExitS
     stack.push_async_callback(control.aclose)
     market = HttpMarketReader(settings.gateway_url, settings.admin_key)
     stack.push_async_callback(market.aclose)
-    return SnapshotSource(settings.site, settings.day, control, market)
+    return SnapshotSource(
+        settings.site, settings.day, control, market, supervision=settings.supervision
+    )
 
 
 class _Server(uvicorn.Server):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from airan.core.clock import DayClock
 from airan.site.runtime import HOST, SiteRuntime
+from airan.site.supervision_log import SupervisionLog
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class DashboardSettings:
     interval_s: float = 1.0
     history_s: float = 1800.0
     """How far back the charts reach on a page opened now."""
+    supervision: SupervisionLog | None = None
+    """What the supervisor did; None: it is not shown."""
     allowed_hosts: tuple[str, ...] = ()
     """Names in the Host header that are served beside loopback's and `host` itself."""
 
@@ -37,4 +40,5 @@ class DashboardSettings:
             admin_key=runtime.admin_key,
             day=runtime.day_clock,
             port=runtime.config.ports.dashboard,
+            supervision=runtime.supervision,
         )

@@ -239,19 +239,24 @@ def _add_market(rows: Table, market: MarketplaceView, trend: Sequence[float | No
 
 
 def partition_bar(gpu: GpuView) -> Text:
-    """The GPU's memory slices as one line, each partition with its role, profile and state."""
-    cells_per_slice = _BAR_WIDTH // max(1, gpu.memory_slices)
+    """The GPU's memory slices, or without MIG its SMs, as one line, each partition with its role,
+    profile and state."""
+
+    def cells(start: int, end: int) -> int:
+        per_position = _BAR_WIDTH / max(1, gpu.memory_slices)
+        return round(end * per_position) - round(start * per_position)
+
     bar, position = Text(), 0
     for partition in gpu.partitions:
         if partition.start > position:
-            bar.append(" " * (partition.start - position) * cells_per_slice, "on grey15")
-        width = partition.size * cells_per_slice
+            bar.append(" " * cells(position, partition.start), "on grey15")
+        width = cells(partition.start, partition.start + partition.size)
         text = _partition_text(partition)[: width - 1].ljust(width - 1)
         bar.append(text, _ROLE_STYLES.get(partition.role, ""))
         bar.append(" ")
         position = partition.start + partition.size
     if position < gpu.memory_slices:
-        bar.append(" " * (gpu.memory_slices - position) * cells_per_slice, "on grey15")
+        bar.append(" " * cells(position, gpu.memory_slices), "on grey15")
     return bar
 
 

@@ -23,6 +23,18 @@ def file_sources(config: SiteConfig) -> tuple[FileSource, ...]:
     )
 
 
+def own_offer(config: SiteConfig) -> ModelOffer:
+    """The site's own model as it is sold."""
+    model, vllm = config.model, config.model.vllm
+    price = Price.from_usd(
+        model.price_usd_per_1k_input_tokens, model.price_usd_per_1k_output_tokens
+    )
+    if vllm is None:
+        return ModelOffer(model.name, model.n_ctx, price)
+    why = "" if vllm.max_adapters else "runs on vLLM with model.vllm.max_adapters at 0"
+    return ModelOffer(model.name, model.n_ctx, price, adapter_format="peft", no_adapters=why)
+
+
 def further_offers(config: SiteConfig) -> tuple[ModelOffer, ...]:
     """Each as it is sold."""
     return tuple(

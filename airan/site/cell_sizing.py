@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from airan.core.config import CellSizeConfig, SiteConfig
-from airan.core.errors import CapacityError, ConfigError, InvalidInputError
+from airan.core.errors import CapacityError, ConfigError, InvalidInputError, NotFoundError
 from airan.site.cells import CellGroup
 from orchestrator.cell_demand import CellConfig, CellDemand, CellLoad
 from orchestrator.mig import MigGeometry
@@ -53,6 +53,14 @@ class MeasuredSizing:
     model: CellDemand
     n_gpus: int
     size: CellSizeConfig
+    all_live: bool = False
+    """Every cell's slots are decoded, and not the first one's only."""
+
+    @property
+    def config(self) -> CellConfig:
+        """Every cell's carrier."""
+        size = self.size
+        return CellConfig(size.n_prb, size.n_layers, size.n_rx, size.uplink_mcs, size.downlink_mcs)
 
     def cells(self, loads: tuple[float, ...]) -> tuple[CellView, ...]:
         """See Sizing."""
@@ -60,7 +68,7 @@ class MeasuredSizing:
         return tuple(
             CellView(
                 cell_id(number),
-                number == 0,
+                self.all_live or number == 0,
                 load,
                 size.n_prb,
                 size.n_layers,
@@ -74,10 +82,7 @@ class MeasuredSizing:
 
     def demand_share(self, loads: tuple[float, ...]) -> float:
         """See Sizing. On the fewest GPUs that carry them, dealt out evenly."""
-        size = self.size
-        config = CellConfig(
-            size.n_prb, size.n_layers, size.n_rx, size.uplink_mcs, size.downlink_mcs
-        )
+        config = self.config
         for used in range(1, self.n_gpus + 1):
             with contextlib.suppress(CapacityError):
                 sms = sum(
@@ -96,10 +101,20 @@ def sizing(config: SiteConfig, group: CellGroup, cost: CostModel) -> Sizing:
     """
     if config.ran.sizing == "published":
         return PublishedSizing(group, cost)
+    return measured_sizing(config)
+
+
+def measured_sizing(config: SiteConfig) -> MeasuredSizing:
+    """By the cost model of the site's GPU.
+
+    Raises:
+        ConfigError: none fits it, or the carrier was not measured.
+    """
     product = config.node.gpu
     try:
-        model = CellDemand.of(product, MigGeometry.load(product).sm_count)
-        measured = MeasuredSizing(model, config.node.n_gpus, config.ran.sized_as)
+        model = CellDemand.of(product, sm_count(config))
+        all_live = config.gpu.layer1 == "gpu"
+        measured = MeasuredSizing(model, config.node.n_gpus, config.ran.sized_as, all_live)
         measured.demand_share((1.0,))
     except InvalidInputError as error:
         raise ConfigError(
@@ -107,6 +122,18 @@ def sizing(config: SiteConfig, group: CellGroup, cost: CostModel) -> Sizing:
             remedy="change ran.sized_as or node.gpu, or set ran.sizing to published",
         ) from error
     return measured
+
+
+def sm_count(config: SiteConfig) -> int:
+    """Of the site's kind of GPU.
+
+    Raises:
+        ConfigError: it is not known.
+    """
+    try:
+        return MigGeometry.load(config.node.gpu).sm_count
+    except NotFoundError as error:
+        raise ConfigError(f"node.gpu: {error.message}", remedy=error.remedy) from error
 
 
 def cell_id(number: int) -> str:

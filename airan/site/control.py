@@ -6,6 +6,7 @@ from airan.core.config import ControlConfig, SiteConfig
 from airan.core.errors import ConfigError
 from airan.site.main import run_until_signal, service_main
 from airan.site.runtime import HOST, SiteRuntime
+from orchestrator.alarm import AlarmSettings
 from orchestrator.api.security import TlsFiles
 from orchestrator.demand import DemandSettings
 from orchestrator.drivers.pool import PoolSettings
@@ -19,6 +20,9 @@ from orchestrator.service import (
     open_simulated,
     serve,
 )
+
+LOST_SLOTS_ON_GPU = 20
+"""Of the 1,000 in half a second, or the 40 in the 20 ms between two reports of an alarm."""
 
 
 def settings_of(runtime: SiteRuntime) -> ControlSettings:
@@ -46,11 +50,20 @@ def settings_of(runtime: SiteRuntime) -> ControlSettings:
             time_zone=config.time_zone,
         ),
         interval_ms=policy.interval_ms,
+        alarm=_alarm(config),
         metrics_port=config.ports.metrics,
         remote=_remote(config.control),
         database_url=config.control.database_url,
         demand=DemandSettings(season=ForecastSettings(time_zone=config.time_zone)),
     )
+
+
+def _alarm(config: SiteConfig) -> AlarmSettings:
+    """Layer 1 on the GPU has answered single slots by its gears before they are reported: leases
+    are taken back when that does not help."""
+    if config.gpu.layer1 == "gpu":
+        return AlarmSettings(lost_slots=LOST_SLOTS_ON_GPU)
+    return AlarmSettings()
 
 
 def _remote(config: ControlConfig) -> RemoteSettings | None:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
+import marketplace
 from airan.site.catalogue import file_sources, model_cache
+from airan.site.cell_sizing import sm_count
 from airan.site.main import run_until_signal, service_main
 from airan.site.runtime import HOST, SiteRuntime
+from airan.site.services import board_file, runs_mps
 from marketplace import models
 from marketplace.catalogue.precache import Precacher
-from marketplace.engines.agent import EngineAgentSettings, run_agent
+from marketplace.engines.agent import EngineAgentSettings
+from marketplace.engines.agent_server import run_agent
+from marketplace.engines.hosts import GpuAccess
 from marketplace.engines.replicas import run_replicas
 from marketplace.engines.shelf import FurtherModel, run_shelf
 from marketplace.engines.vllm_host import VllmSettings
+from orchestrator.drivers.environment import folders_in
 
 NAME = "engine-0"
 
@@ -21,11 +28,14 @@ NAME = "engine-0"
 def settings_of(runtime: SiteRuntime) -> EngineAgentSettings:
     """The engine agent's settings on this site."""
     config, vllm = runtime.config, vllm_settings(runtime)
-    cached = models.cached_path(config.model.name, config.cache_dir)
+    if vllm is None:
+        model_path = models.cached_path(config.model.name, config.cache_dir)
+    else:
+        model_path = vllm.model_path
     return EngineAgentSettings(
         name=NAME,
         model=config.model.name,
-        model_path=cached if vllm is None else vllm.model_path,
+        model_path=model_path,
         vllm=vllm,
         host=HOST,
         port=config.ports.engine,
@@ -34,6 +44,7 @@ def settings_of(runtime: SiteRuntime) -> EngineAgentSettings:
         max_concurrent=config.model.max_concurrent,
         n_threads=config.model.n_threads,
         idle_s=config.model.idle_s,
+        adapters_dir=config.state_dir / "adapters",
     )
 
 
@@ -42,6 +53,7 @@ def vllm_settings(runtime: SiteRuntime) -> VllmSettings | None:
     model = runtime.config.model
     if (vllm := model.vllm) is None:
         return None
+    args, env = gear_options(runtime)
     return VllmSettings(
         vllm.path.expanduser().absolute(),
         model.name,
@@ -50,10 +62,38 @@ def vllm_settings(runtime: SiteRuntime) -> VllmSettings | None:
         runtime.run_dir / "vllm.log",
         model.n_ctx,
         model.max_concurrent,
-        vllm.args,
-        vllm.env,
+        (*args, *vllm.args),
+        env | vllm.env,
         vllm.start_timeout_s,
+        gpu_access(runtime),
+        vllm.between_leases,
+        vllm.sleep_level,
+        vllm.max_adapters,
+        vllm.max_adapter_rank,
     )
+
+
+def gpu_access(runtime: SiteRuntime) -> GpuAccess | None:
+    """How the engine gets to its lease's partition; None where GPUs are simulated.
+
+    Raises:
+        ConfigError: the GPU's number of SMs is not known.
+    """
+    config = runtime.config
+    if config.node.driver != "nvml":
+        return None
+    folders = folders_in(config.state_dir) if runs_mps(config) else None
+    return GpuAccess(sm_count(config), folders, config.gpu.ai_memory_mib)
+
+
+def gear_options(runtime: SiteRuntime) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Options and environment of a vLLM that changes gear with Layer 1 on the GPU."""
+    if runtime.config.gpu.layer1 != "gpu":
+        return (), {}
+    module = "marketplace.engines.vllm_gears"
+    here = str(Path(marketplace.__file__).parents[1])
+    args = (f"--worker-cls={module}.GearWorker", f"--scheduler-cls={module}.GearScheduler")
+    return args, {"AIRAN_SM_BOARD": str(board_file(runtime)), "PYTHONPATH": here}
 
 
 def further_models(runtime: SiteRuntime) -> list[FurtherModel]:
@@ -72,6 +112,7 @@ def further_models(runtime: SiteRuntime) -> list[FurtherModel]:
                 embeddings=model.kind == "embeddings",
                 pooling=model.pooling,
                 idle_s=model.idle_s,
+                adapters_dir=None if model.kind == "embeddings" else config.state_dir / "adapters",
             ),
             source,
             model.sm_count,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from airan.site.catalogue import file_sources, further_offers
+from airan.site.catalogue import file_sources, further_offers, own_offer
 from airan.site.externals import external_models
 from airan.site.main import service_main, stop_event
 from airan.site.peers import federation_of
 from airan.site.runtime import HOST, SiteRuntime
-from marketplace.dispatch import ModelOffer, TtftTargets
+from marketplace.dispatch import TtftTargets
 from marketplace.gateway.settings import GatewaySettings, OidcSettings
-from marketplace.money import Price
 from marketplace.serving import run_serving
 
 
@@ -18,12 +17,9 @@ def settings_of(runtime: SiteRuntime) -> GatewaySettings:
     model, market = runtime.config.model, runtime.config.market
     n_replicas = model.max_replicas if model.max_replicas > 1 else 0
     replicas = [f"{runtime.engine_url}/replicas/{number}" for number in range(n_replicas)]
-    price = Price.from_usd(
-        model.price_usd_per_1k_input_tokens, model.price_usd_per_1k_output_tokens
-    )
     further = [f"{runtime.engine_url}/models/{one.name}" for one in runtime.config.llama_models]
     return GatewaySettings(
-        models=(ModelOffer(model.name, model.n_ctx, price), *further_offers(runtime.config)),
+        models=(own_offer(runtime.config), *further_offers(runtime.config)),
         engine_urls=(*(replicas or [runtime.engine_url]), *further),
         external=external_models(runtime.config),
         catalogue=file_sources(runtime.config),

@@ -27,6 +27,7 @@ from airan.site.processes import sweep
 from airan.site.runtime import SiteRuntime
 from airan.site.warden import AlreadyRunningError, Warden, hold, running
 from marketplace import models
+from marketplace.store.hold import check_free
 from orchestrator.mig import MigGeometry
 from orchestrator.service import nvml_node
 
@@ -50,6 +51,7 @@ def prepare(config: SiteConfig, say: Say) -> SiteRuntime:
     check_peers(config)
     ensure_model(config, say)
     end_leftovers(config.state_dir)
+    check_database(config)
     runtime = site_runtime.resolve(config)
     runtime.save()
     (runtime.run_dir / "stop").unlink(missing_ok=True)
@@ -60,6 +62,13 @@ def end_leftovers(state_dir: Path) -> None:
     """Ends what an earlier run in `state_dir` may have left, after its watchers were killed."""
     with contextlib.suppress(NotFoundError):
         sweep(site_runtime.load(state_dir).instance)
+
+
+def check_database(config: SiteConfig) -> None:
+    """Raises UnavailableError when another site's gateway works on the marketplace's database,
+    or it cannot be reached."""
+    if config.market.database_url:
+        check_free(config.market.database_url)
 
 
 def check_gpu(config: SiteConfig) -> None:
@@ -164,13 +173,17 @@ def run_site(config: SiteConfig, say: Say) -> None:
 
 def describe(runtime: SiteRuntime) -> list[str]:
     """Where to find the site, in a few lines."""
-    ran, node = runtime.config.ran, runtime.config.node
+    ran, node, gpu = runtime.config.ran, runtime.config.node, runtime.config.gpu
     where = f"by Ray at {node.cluster}" if node.cluster else "on this machine's CPU"
     gpus = f"SIMULATED {node.gpu} {where};"
     if node.driver == "nvml":
         gpus = f"{node.gpu}; its cell is decoded on this machine's CPU;"
+    pace = f"slot clock slowed {ran.slot_slowdown:g}x"
+    if gpu.layer1 == "gpu":
+        gpus = f"{node.gpu}, shared by {node.partition}: {ran.n_cells} cells' slots and vLLM;"
+        pace = "slots at the radio's pace, the radio simulated"
     return [
-        f"{gpus} slot clock slowed {ran.slot_slowdown:g}x",
+        f"{gpus} {pace}",
         f"  dashboard      {runtime.dashboard_url}",
         f"  inference API  {runtime.gateway_url}/v1  (make a key: airan key create TENANT)",
         f"  control plane  {runtime.control_address} (gRPC airan.control.v1)",

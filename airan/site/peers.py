@@ -54,5 +54,12 @@ def _peer(peer: PeerConfig, n_ctx: int) -> Peer:
     price = Price.from_usd(peer.price_usd_per_1k_input_tokens, peer.price_usd_per_1k_output_tokens)
     promises = frozenset(peer.data_policy)
     return Peer(
-        peer.name, peer.region, models, price, promises, peer.max_concurrent, peer.n_ctx or n_ctx
+        peer.name,
+        peer.region,
+        models,
+        price,
+        promises,
+        peer.max_concurrent,
+        peer.n_ctx or n_ctx,
+        is_site=peer.kind == "airan",
     )

@@ -19,7 +19,8 @@ async def snapshot_source(runtime: SiteRuntime) -> AsyncIterator[SnapshotSource]
         control = await stack.enter_async_context(ControlClient(runtime.control_address))
         market = HttpMarketReader(runtime.gateway_url, runtime.admin_key)
         stack.push_async_callback(market.aclose)
-        yield SnapshotSource(runtime.config.name, runtime.day_clock, control, market)
+        name, day = runtime.config.name, runtime.day_clock
+        yield SnapshotSource(name, day, control, market, supervision=runtime.supervision)
 
 
 async def read_snapshot(runtime: SiteRuntime) -> SiteSnapshot:

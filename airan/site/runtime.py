@@ -18,6 +18,7 @@ from pathlib import Path
 from airan.core.clock import DAY_S, DayClock
 from airan.core.config import PortsConfig, SiteConfig
 from airan.core.errors import ConfigError, NotFoundError, PortInUseError
+from airan.site.supervision_log import SupervisionLog
 
 HOST = "127.0.0.1"
 
@@ -41,6 +42,11 @@ class SiteRuntime:
     @property
     def log_dir(self) -> Path:
         return self.config.state_dir / "log"
+
+    @property
+    def supervision(self) -> SupervisionLog:
+        """What the supervisor did in this run."""
+        return SupervisionLog(self.log_dir, self.started_s)
 
     @property
     def day_clock(self) -> DayClock:
@@ -107,6 +113,7 @@ def resolve(config: SiteConfig) -> SiteRuntime:
         ConfigError: `clock.start` is no time of day.
     """
     config = config.model_copy(update={"ports": _resolve_ports(config.ports)})
+    _check_grpc_port(config.market.grpc_port, config.ports)
     now_s = time.time()
     return SiteRuntime(
         config=config,
@@ -165,6 +172,24 @@ def _admin_key(state_dir: Path) -> str:
     key = f"airan-admin-{secrets.token_urlsafe(32)}"
     write_private(path, key + "\n")
     return key
+
+
+def _check_grpc_port(port: int, ports: PortsConfig) -> None:
+    """Raises PortInUseError unless the port for invocations over gRPC, if any, can be had."""
+    if not port:
+        return
+    problem = "is given to two services" if port in ports.model_dump().values() else ""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, port))
+        except OSError:
+            problem = problem or f"on {HOST} is in use by another process"
+    if problem:
+        raise PortInUseError(
+            f"market.grpc_port: port {port} {problem}",
+            remedy="set AIRAN_MARKET__GRPC_PORT to a free port, or to 0 for no gRPC",
+        )
 
 
 def _resolve_ports(ports: PortsConfig) -> PortsConfig:

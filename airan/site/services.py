@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from airan.core.config import SiteConfig
 from airan.site.processes import INSTANCE_VARIABLE
 from airan.site.runtime import SiteRuntime
 
@@ -22,15 +23,52 @@ class ServiceSpec:
     name: str
     module: str
     what: str
+    needs: str = ""
+    """A service without which it cannot run: it starts when that one is ready, and anew when
+    that one has died."""
+    tells_ready: bool = False
+    """It says by `tell_ready` when it is; otherwise it counts as ready once it runs."""
 
 
-SERVICES = (
-    ServiceSpec("control", "airan.site.control", "orchestrator and gRPC control plane"),
-    ServiceSpec("gateway", "airan.site.gateway", "OpenAI-compatible API on Ray Serve"),
-    ServiceSpec("engine", "airan.site.engine", "llama.cpp on a lease"),
-    ServiceSpec("l1", "airan.site.l1", "5G Layer 1 slot runtime"),
-    ServiceSpec("dashboard", "airan.dashboard", "operators' web page"),
-)
+CONTROL = ServiceSpec("control", "airan.site.control", "orchestrator and gRPC control plane")
+GATEWAY = ServiceSpec("gateway", "airan.site.gateway", "OpenAI-compatible API on Ray Serve")
+ENGINE = ServiceSpec("engine", "airan.site.engine", "an engine on a lease")
+LAYER1 = ServiceSpec("l1", "airan.site.l1", "5G Layer 1 slot runtime")
+DASHBOARD = ServiceSpec("dashboard", "airan.dashboard", "operators' web page")
+MPS = ServiceSpec("mps", "airan.site.mps", "the GPU's MPS daemon", tells_ready=True)
+SERVICES = (CONTROL, GATEWAY, ENGINE, LAYER1, DASHBOARD)
+
+
+def services_of(config: SiteConfig) -> tuple[ServiceSpec, ...]:
+    """The services of a site with this configuration."""
+    layer1 = LAYER1
+    if config.gpu.layer1 == "gpu":
+        layer1 = replace(LAYER1, module="airan.site.l1_gpu", what="5G Layer 1 on the GPU")
+    if not runs_mps(config):
+        return (CONTROL, GATEWAY, ENGINE, layer1, DASHBOARD)
+    clients = [replace(one, needs=MPS.name) for one in (ENGINE, layer1)]
+    return (CONTROL, MPS, GATEWAY, *clients, DASHBOARD)
+
+
+def runs_mps(config: SiteConfig) -> bool:
+    """Whether both sides of this host's GPU are clients of an MPS daemon of the site's."""
+    node = config.node
+    return node.driver == "nvml" and not node.cluster and node.partition in ("mps", "green")
+
+
+def board_file(runtime: SiteRuntime) -> Path:
+    """Where Layer 1 says which gear the GPU is in, and the engine looks."""
+    return runtime.run_dir / "sm-board"
+
+
+def ready_file(runtime: SiteRuntime, name: str) -> Path:
+    """There while the service of that name is ready."""
+    return runtime.run_dir / "services" / f"{name}.ready"
+
+
+def tell_ready(runtime: SiteRuntime, name: str) -> None:
+    """The service of that name, which calls it, is ready."""
+    ready_file(runtime, name).touch()
 
 
 def command(spec: ServiceSpec, state_dir: Path) -> list[str]:

@@ -33,9 +33,9 @@ class PartitionView:
     role: str
     """`ran`, `ai` or `free`."""
     start: int
-    """First memory slice."""
+    """First memory slice; without MIG, SM."""
     size: int
-    """Memory slices."""
+    """Memory slices, or SMs."""
     sm_count: int
     memory_mib: int
     state: str
@@ -224,7 +224,7 @@ class SiteEvent:
     """Something that happened at the site."""
 
     source: str
-    """`control` or `gateway`."""
+    """`control`, `gateway` or `supervisor`."""
     seq: int
     """Grows within a source."""
     time_s: float

@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 from airan.core.clock import Clock, DayClock, SystemClock
 from airan.core.errors import AiranError, UnavailableError
 from airan.site import snapshot as view
+from airan.site.supervision_log import SupervisionEvent, SupervisionLog
 from orchestrator import views
 
 TIMEOUT_S = 2.0
@@ -75,14 +76,16 @@ class SnapshotSource:
         control: ControlReader,
         market: MarketReader,
         clock: Clock | None = None,
+        supervision: SupervisionLog | None = None,
     ) -> None:
         self._site = site
+        self._supervision = supervision
         self._day = day
         self._control = control
         self._market = market
         self._clock = clock or SystemClock()
         self._first_noticed: dict[str, float] = {}
-        self._last_seq = {"control": 0, "gateway": 0}
+        self._last_seq = {"control": 0, "gateway": 0, "supervisor": 0}
         self._busy = _BusyShare()
         self._simulated: bool | None = None
         self._gpu_name: str | None = None
@@ -126,7 +129,7 @@ class SnapshotSource:
         )
 
     async def new_events(self) -> list[view.SiteEvent]:
-        """Events of both services since the last call, in order of time.
+        """Events of both services and the supervisor since the last call, in order of time.
 
         A service that is away adds nothing now; its events come once it is back.
         """
@@ -139,6 +142,9 @@ class SnapshotSource:
             events += [self._event("control", item) for item in control]
         if not isinstance(market, str):
             events += [self._event("gateway", item) for item in market]
+        if self._supervision is not None:
+            told = self._supervision.events(self._last_seq["supervisor"])
+            events += [self._event("supervisor", item) for item in told]
         return sorted(events, key=lambda event: event.time_s)
 
     async def _status(self) -> views.SiteStatus:
@@ -148,7 +154,9 @@ class SnapshotSource:
             # gRPC's own text names addresses and sockets; the reader wants to know what is away.
             raise UnavailableError("cannot be reached") from error
 
-    def _event(self, source: str, item: views.Event | MarketEvent) -> view.SiteEvent:
+    def _event(
+        self, source: str, item: views.Event | MarketEvent | SupervisionEvent
+    ) -> view.SiteEvent:
         self._last_seq[source] = max(self._last_seq[source], item.seq)
         return view.SiteEvent(
             source=source,

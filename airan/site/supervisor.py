@@ -7,7 +7,7 @@ the services that still run instead of starting them twice. In turn it watches t
 from __future__ import annotations
 
 import contextlib
-import json
+import math
 import os
 import signal
 import subprocess
@@ -19,15 +19,25 @@ from pathlib import Path
 import psutil
 
 from airan.site import runtime as site_runtime
+from airan.site import supervision_log
 from airan.site.processes import ProcessLock, ProcessRecord, sweep
 from airan.site.runtime import SiteRuntime
-from airan.site.services import SERVICES, ServiceSpec, command, environment
+from airan.site.services import (
+    SERVICES,
+    ServiceSpec,
+    command,
+    environment,
+    ready_file,
+    services_of,
+)
 
 POLL_S = 0.1
 RESTART_DELAYS_S = (0.0, 0.5, 1.0, 2.0, 5.0)
 SETTLED_S = 60.0
 WARDEN_APPEARS_S = 5.0
 STOP_GRACE_S = 8.0
+END_S = 2.0
+"""How long a service may take to end after what it needs has died."""
 # The engine gives its lease back to the control plane as it stops, so that goes last.
 STOP_LAST = "control"
 
@@ -42,6 +52,8 @@ class Watched:
     started_s: float = 0.0
     failures: int = 0
     next_start_s: float = 0.0
+    kill_at_s: float = math.inf
+    """When it is killed if it has not ended by itself."""
 
     def alive(self) -> bool:
         if self.child is not None:
@@ -108,6 +120,8 @@ class Supervisor:
 
     def _keep(self, service: Watched) -> None:
         if service.alive():
+            if time.monotonic() > service.kill_at_s and service.record is not None:
+                service.record.signal(signal.SIGKILL)
             if service.failures and time.monotonic() - service.started_s > SETTLED_S:
                 service.failures = 0
             return
@@ -115,14 +129,35 @@ class Supervisor:
         if service.record is not None:
             status = service.child.returncode if service.child else "unknown"
             delay_s = RESTART_DELAYS_S[min(service.failures, len(RESTART_DELAYS_S) - 1)]
-            self._log(service.spec.name, f"ended (status {status}); again in {delay_s} s")
-            service.record, service.child = None, None
+            what = f"ended (status {status}); again in {delay_s} s"
+            self._log(service.spec.name, what, "service.ended", "warning")
+            service.record, service.child, service.kill_at_s = None, None, math.inf
             service.failures += 1
             service.next_start_s = now_s + delay_s
-        if now_s >= service.next_start_s:
+            self._end_clients_of(service)
+        if now_s >= service.next_start_s and self._has_what_it_needs(service):
             self._start(service)
 
+    def _end_clients_of(self, dead: Watched) -> None:
+        """What a dead service's clients hold of it is worth nothing: they start anew, too."""
+        for client in self._watched:
+            if client.spec.needs == dead.spec.name and client.record is not None:
+                self._log(client.spec.name, f"has to start anew: {dead.spec.name} died")
+                client.kill_at_s = time.monotonic() + END_S
+                client.record.signal(signal.SIGTERM)
+
+    def _has_what_it_needs(self, service: Watched) -> bool:
+        for other in self._watched:
+            if other.spec.name == service.spec.needs:
+                told = not other.spec.tells_ready or self._ready_file(other.spec).exists()
+                return other.alive() and told
+        return True
+
+    def _ready_file(self, spec: ServiceSpec) -> Path:
+        return ready_file(self.runtime, spec.name)
+
     def _start(self, service: Watched) -> None:
+        self._ready_file(service.spec).unlink(missing_ok=True)
         service.child = spawn(self.runtime, service.spec)
         service.started_s = time.monotonic()
         try:
@@ -130,7 +165,8 @@ class Supervisor:
         except psutil.NoSuchProcess:
             service.record = ProcessRecord(service.child.pid, 0.0)
         service.record.save(self._record_path(service.spec))
-        self._log(service.spec.name, f"started, pid {service.child.pid}")
+        kind = "service.restarted" if service.failures else ""
+        self._log(service.spec.name, f"started, pid {service.child.pid}", kind)
 
     def _end_services(self) -> None:
         first = [s for s in self._watched if s.spec.name != STOP_LAST]
@@ -146,10 +182,8 @@ class Supervisor:
         sweep(self.runtime.instance, grace_s=1.0, keep=[keep.pid] if keep else [])
         self._log("supervisor", "stopped")
 
-    def _log(self, name: str, what: str) -> None:
-        line = json.dumps({"time_s": time.time(), "service": name, "what": what})
-        with (self.runtime.log_dir / "supervisor.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+    def _log(self, name: str, what: str, kind: str = "", severity: str = "info") -> None:
+        supervision_log.write(self.runtime.log_dir, name, what, kind, severity)
 
 
 def stop_file(run_dir: Path) -> Path:
@@ -189,7 +223,8 @@ def main() -> int:
     """`python -m airan.site.supervisor STATE_DIR [--end-with-warden]`."""
     with contextlib.suppress(KeyboardInterrupt):
         runtime = site_runtime.load(Path(sys.argv[1]))
-        return Supervisor(runtime, keep_warden="--end-with-warden" not in sys.argv).run()
+        keep_warden = "--end-with-warden" not in sys.argv
+        return Supervisor(runtime, keep_warden, services_of(runtime.config)).run()
     return 0
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from marketplace.billing.spreadsheet import csv_of
 from marketplace.money import MICRO_USD_PER_USD
 
 _COLUMNS = (
@@ -20,7 +19,6 @@ _COLUMNS = (
     "output_tokens",
     "amount_usd",
 )
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -98,18 +96,13 @@ def usd_text(micro: int) -> str:
 
 def to_csv(invoice: Invoice) -> str:
     """The invoice for a spreadsheet: its lines, then its sums."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow(_COLUMNS)
-    for line in invoice.lines:
-        names = [_cell(text) for text in (line.project, line.model, line.tier)]
-        counts = (line.requests, line.input_tokens, line.output_tokens)
-        writer.writerow([invoice.number, "usage", *names, *counts, usd_text(line.amount_micro_usd)])
-    for name, amount in invoice.sums():
-        writer.writerow([invoice.number, name, "", "", "", "", "", "", usd_text(amount)])
-    return out.getvalue()
-
-
-def _cell(text: str) -> str:
-    # A spreadsheet would run it.
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    head = {"invoice": invoice.number, "kind": "usage"}
+    rows = [
+        asdict(line) | head | {"amount_usd": usd_text(line.amount_micro_usd)}
+        for line in invoice.lines
+    ]
+    empty = dict.fromkeys(_COLUMNS, "") | head
+    rows += [
+        empty | {"kind": name, "amount_usd": usd_text(amount)} for name, amount in invoice.sums()
+    ]
+    return csv_of(_COLUMNS, rows)

@@ -22,13 +22,21 @@ class PriceList:
             self._rows.setdefault((row["model"], row["tier"]), []).append(row)
 
     def at(self, model: str, tier: str, time_s: float, level_permille: int) -> Price:
-        """The price at that time and spot level. The model must be on offer."""
-        for wanted in (tier, "default"):
-            for row in self._rows.get((model, wanted), ()):
-                ended = row["valid_until_s"] is not None and row["valid_until_s"] <= time_s
-                if row["valid_from_s"] <= time_s and not ended:
-                    return _moved(row, level_permille)
-        return self._list_prices[model]
+        """The price at that time and spot level.
+
+        The model must be on offer, or be an adapter of one that is (`base:adapter`), which costs
+        what its base does where it has no price of its own.
+        """
+        for name in (model, self._base_of(model)):
+            for wanted in (tier, "default"):
+                for row in self._rows.get((name, wanted), ()):
+                    ended = row["valid_until_s"] is not None and row["valid_until_s"] <= time_s
+                    if row["valid_from_s"] <= time_s and not ended:
+                        return _moved(row, level_permille)
+        return self._list_prices[self._base_of(model)]
+
+    def _base_of(self, model: str) -> str:
+        return model if model in self._list_prices else model.rpartition(":")[0]
 
 
 def _moved(row: dict[str, Any], level_permille: int) -> Price:

@@ -24,7 +24,7 @@ from marketplace.dispatch.lines import WaitingLines
 from marketplace.dispatch.offers import ContextLengthError, ModelOffer, ask_for
 from marketplace.dispatch.overflow import Overflow, check_guest
 from marketplace.dispatch.patience import Patience
-from marketplace.dispatch.places import free_share, rooms_for
+from marketplace.dispatch.places import free_share, rooms_for, with_adapter
 from marketplace.dispatch.prefixes import SlotKey
 from marketplace.dispatch.prompts import prompt_tokens
 from marketplace.dispatch.text_turns import not_served, prepare_text, why_it_ends
@@ -32,6 +32,7 @@ from marketplace.dispatch.turns import Turn, Turns, rank, to_yield
 from marketplace.engines.base import EngineState
 from marketplace.engines.external_model import ExternalModel
 from marketplace.federation.peers import Federation
+from marketplace.federation.travel import Sending
 from marketplace.jobs import WAITING, Job
 from marketplace.meter import Meter
 from marketplace.pool import EnginePool, PooledEngine
@@ -78,14 +79,18 @@ class Dispatcher:
         self._foresight = Foresight(self._lengths, self._turns, weights)
         self._lines = WaitingLines(list(offers), self._lengths, weights, max_waiting)
         federation = federation or Federation()
-        self._overflow = Overflow(federation, database, self._turns, self._foresight)
+        self._overflow = Overflow(federation, database, self._turns, self._foresight, clock)
         self.pool = EnginePool(agent_urls, self._engine_changed, externals, federation.peers)
         self._overflow.engines = self.pool.engines
         self._gate = Gate(
             self._foresight, self._lines, self._overflow, clock, targets or TtftTargets()
         )
-        self._generation = Generation(self._foresight, self._journal, meter, clock, self.prepare)
-        self._endings = Endings(self.desk, self._foresight, self._lengths, meter, offers, clock)
+        self._generation = Generation(
+            self._foresight, self._journal, meter, clock, self._overflow, self.prepare
+        )
+        self._endings = Endings(
+            self.desk, self._foresight, self._lengths, meter, offers, clock, self._overflow
+        )
         self.embedder = Embedder(
             database,
             self.pool,
@@ -117,7 +122,7 @@ class Dispatcher:
     def load(self, model: str) -> int:
         """Jobs of that model, running and waiting."""
         here = [turn.job for turn in self._turns if turn.engine.peer is None]
-        n_running = sum(job.request.model == model for job in here)
+        n_running = sum(job.model == model for job in here)
         return n_running + len(self._lines.of(model))
 
     def start(self) -> None:
@@ -147,23 +152,23 @@ class Dispatcher:
             TierUnreachableError: the engine is cold and will not be back in the tier's time.
             InvalidInputError: the engine refuses the messages.
         """
-        self._offers[job.request.model].check_chat()
-        external = self.pool.external(job.request.model)
+        self._offers[job.model].check_chat()
+        external = self.pool.external(job.model)
         if external is not None:
             prepare_text(job, external)
             if not await self.pool.is_served(external.name, timeout_s):
                 raise not_served(external.name)
             return
-        if job.kind == "sync" and is_cold(self.pool.states_of(job.request.model)):
-            self.pool.want(job.request.model)
+        if job.kind == "sync" and is_cold(self.pool.states_of(job.model)):
+            self.pool.want(job.model)
             try:
                 self._gate.admit_cold(job)
             except TierUnreachableError:
                 await self._refused(job)
                 raise
             timeout_s = max(timeout_s, _COLD_START_S)
-        prompt_ids = await prompt_tokens(self.pool, self._clock, job.request, timeout_s)
-        n_ctx, wanted = self._offers[job.request.model].n_ctx, job.request.max_tokens
+        prompt_ids = await prompt_tokens(self.pool, self._clock, job, timeout_s)
+        n_ctx, wanted = self._offers[job.model].n_ctx, job.request.max_tokens
         if len(prompt_ids) + (wanted or 1) > n_ctx:
             raise ContextLengthError(n_ctx, len(prompt_ids), wanted or 0)
         job.prompt_ids = prompt_ids
@@ -189,7 +194,7 @@ class Dispatcher:
         durable = job.kind == "async"
         with self._lines.entering(job):
             await self._admit(job)
-            ask = ask_for(job, self._offers[job.request.model])
+            ask = ask_for(job, self._offers[job.model])
             try:
                 await self.desk.reserve(row, ask, job.created_s, durable=durable)
             except BaseException:
@@ -215,12 +220,28 @@ class Dispatcher:
 
     def free_share(self) -> float:
         """The part of our own engines' places that nothing runs on or waits for, 0 to 1."""
-        n_waiting = sum(self.pool.external(job.request.model) is None for job in self._lines)
+        n_waiting = sum(self.pool.external(job.model) is None for job in self._lines)
         return free_share(self.pool.engines, self._turns, n_waiting)
+
+    async def take_up(self, job: Job, sending: Sending) -> None:
+        """Goes on with an accepted job that an earlier gateway sent to a peer, there or here."""
+        n_ctx = self._offers[job.request.model].n_ctx
+        job.max_tokens = job.request.max_tokens or n_ctx - job.n_input
+        peer = await self._overflow.take_up(job, sending)
+        if peer is None:
+            self.enqueue(job)
+        else:
+            self._begin(Turn(job, peer, self._turns.count(peer)))
+
+    async def account_for(self, sending: Sending) -> None:
+        """Closes what an earlier gateway left open, at a peer, of a job that has ended."""
+        row = await self._db.call(self._db.ledger.job, sending.job_id)
+        if row is not None:
+            self._overflow.account_for(sending, row)
 
     def enqueue(self, job: Job) -> None:
         """Puts an accepted job in line, however many there are."""
-        self.pool.want(job.request.model)
+        self.pool.want(job.model)
         self._lines.join(job)
         self._pump()
 
@@ -234,6 +255,11 @@ class Dispatcher:
             return
         if self._lines.leave(job):
             await self._endings.finish(job, "cancelled")
+
+    async def give_up(self, job: Job, error: AiranError) -> None:
+        """Ends a job that waits for what will never come."""
+        if self._lines.leave(job):
+            await self._endings.finish(job, "failed", error=error)
 
     # Engines
 
@@ -288,23 +314,33 @@ class Dispatcher:
     def _pump(self) -> None:
         """Starts waiting jobs, in order, while there is room."""
         for model in self._lines.models:
+            passed: list[Job] = []
             while self._lines.of(model) and not self._stopping:
                 now_s = self._clock.monotonic_s()
                 rooms = rooms_for(model, self.pool.engines, self._turns, now_s)
                 job = self._lines.take(model) if rooms else None
                 if job is None:
                     break
+                if not (rooms := with_adapter(job.adapter_id, rooms)):
+                    passed.append(job)
+                    continue
                 place = self._foresight.choose(job, rooms, self._kept(model))
                 turn = Turn(job, place.engine, place.slot)
                 # Its turn has come although higher tiers wait: it would never get on otherwise.
                 turn.protected = self._lines.of(model).waiting("priority") > 0
                 self._begin(turn)
-            self._make_room(model)
+            for job in passed:
+                # No engine with room has loaded its adapter yet.
+                self._lines.put_back(job)
+            self._make_room(model, sum(job.request.service_tier == "priority" for job in passed))
 
-    def _make_room(self, model: str) -> None:
-        """Cuts off flex work for the priority work that waits, the cheapest to resume first."""
-        n_waiting = self._lines.of(model).waiting("priority")
-        if not n_waiting or self._stopping:
+    def _make_room(self, model: str, n_blocked: int) -> None:
+        """Cuts off flex work for the priority work that waits, the cheapest to resume first.
+
+        `n_blocked`: so many wait for something else than room.
+        """
+        n_waiting = self._lines.of(model).waiting("priority") - n_blocked
+        if n_waiting <= 0 or self._stopping:
             return
         now_s = self._clock.monotonic_s()
         for turn in to_yield(self._turns, model, n_waiting, now_s):
@@ -341,7 +377,7 @@ class Dispatcher:
         finally:
             self._turns.end(job)
             self._foresight.end(turn, self._clock.monotonic_s())
-            self._overflow.ended(turn, self._clock)
+            self._overflow.ended(turn)
         # From here on no cut can reach the job: it is not on an engine any more.
         self._pump()
         if turn.reason is not None:
@@ -350,7 +386,7 @@ class Dispatcher:
             await self._endings.finish(job, "failed", error=failure)
         elif turn.cut == "cancel":
             await self._endings.finish(job, "cancelled")
-        elif not self._go_elsewhere(turn):
+        elif not self._overflow.away.stays(turn) and not self._go_elsewhere(turn):
             self._preempt(job, turn)
 
     def _go_elsewhere(self, turn: Turn) -> bool:
@@ -393,5 +429,5 @@ class Dispatcher:
         while True:
             await asyncio.sleep(_KEEP_ALIVE_S)
             for job in self._lines:
-                self.pool.want(job.request.model)
+                self.pool.want(job.model)
                 job.feed.put_nowait(WAITING)

@@ -12,6 +12,7 @@ from marketplace.dispatch.foresight import Foresight
 from marketplace.dispatch.lengths import Lengths
 from marketplace.dispatch.offers import ModelOffer
 from marketplace.dispatch.outcomes import EndState, outcome_of
+from marketplace.dispatch.overflow import Overflow
 from marketplace.engines.base import FinishReason
 from marketplace.jobs import Job
 from marketplace.meter import Meter
@@ -31,6 +32,7 @@ class Endings:
         meter: Meter,
         offers: Mapping[str, ModelOffer],
         clock: Clock,
+        overflow: Overflow,
     ) -> None:
         self._desk = desk
         self._foresight = foresight
@@ -38,6 +40,7 @@ class Endings:
         self._meter = meter
         self._offers = offers
         self._clock = clock
+        self._overflow = overflow
 
     async def finish(
         self,
@@ -48,7 +51,7 @@ class Endings:
     ) -> None:
         """Stores and bills the end of the job; only then does the client learn of it."""
         outcome = outcome_of(job, state, reason, error)
-        price = self._offers[job.request.model].price
+        price = self._offers[job.model].price
         job.state = state
         self._foresight.ended(job, self._clock.monotonic_s())
         if state == "completed":
@@ -62,6 +65,8 @@ class Endings:
             log.exception("job %s could not be stored as %s", job.id, state)
             message = "the result could not be stored; you were not billed"
             outcome = Outcome("failed", 0, 0, error_code="internal_error", error_message=message)
+        else:
+            self._overflow.away.closed(job)
         self._meter.finished(outcome)
         job.outcome = outcome
         if state == "completed" and job.request.response_schema is not None and job.text:

@@ -35,7 +35,7 @@ class Foresight:
         job = turn.job
         key = (turn.engine.state.url, turn.slot)
         tokens = [*(job.prompt_ids or ()), *job.token_ids]
-        blocks = blocks_of(tokens, job.principal.tenant_id)
+        blocks = blocks_of(tokens, job.prefix_owner)
         n_held = self.prefixes.match_tokens(key, blocks)
         n_tokens = self.work(job).n_prompt if job.tally is not None else len(tokens)
         turn.n_new, turn.began_s = max(1, n_tokens - n_held), now_s
@@ -45,6 +45,9 @@ class Foresight:
     def tokens(self, turn: Turn, n_tokens: int, now_s: float) -> None:
         """The engine gave some tokens."""
         state = turn.engine.state
+        if not turn.began_s:
+            # It came from a peer, whole: that tells nothing of first and further tokens.
+            return
         if turn.last_token_s is None:
             self.speeds.note_first_token(state, turn.n_new, now_s - turn.began_s)
         else:
@@ -57,19 +60,19 @@ class Foresight:
         job = turn.job
         if turn.began_s and turn.engine.peer is None:
             job.slot_s += now_s - turn.began_s
-            self.waits.progress.took(job.request.model, now_s - turn.began_s, now_s)
+            self.waits.progress.took(job.model, now_s - turn.began_s, now_s)
             if turn.reason is not None and job.n_answer_predicted:
                 self._predict_again(job, turn.engine)
         if turn.last_token_s is not None:
             tokens = [*(job.prompt_ids or ()), *job.token_ids]
-            blocks = blocks_of(tokens, job.principal.tenant_id)
+            blocks = blocks_of(tokens, job.prefix_owner)
             self.prefixes.note((turn.engine.state.url, turn.slot), blocks)
 
     def first_token(
         self, job: Job, lines: WaitingLines, engines: Sequence[PooledEngine], now_s: float
     ) -> FirstToken | None:
         """When the job would have its first token; None: nothing was measured yet."""
-        model = job.request.model
+        model = job.model
         line = lines.of(model)
         engines = [one for one in engines if one.state.model == model]
         coming = lines.coming_before(job)
@@ -115,9 +118,9 @@ class Foresight:
     def ended(self, job: Job, now_s: float) -> None:
         """The job has its outcome; what was cut short tells nothing of predictions."""
         whole = job.state == "completed" and job.predicted_slot_s
-        self.waits.progress.did(job.request.model, whole or job.slot_s, now_s)
+        self.waits.progress.did(job.model, whole or job.slot_s, now_s)
         if whole:
-            self.waits.spread.note(job.request.model, whole, job.slot_s)
+            self.waits.spread.note(job.model, whole, job.slot_s)
 
     def served(
         self, model: str, is_served: bool, n_slots: int, waited_for: bool, now_s: float
@@ -129,7 +132,7 @@ class Foresight:
 
     def _slot_s(self, job: Job, engines: Sequence[PooledEngine]) -> float:
         """How long the job takes a slot; 0 where nothing was measured yet."""
-        model = job.request.model
+        model = job.model
         state = next((one.state for one in engines if one.state.model == model), None)
         speed = None if state is None else self.speeds.of(state)
         if state is None or speed is None:
@@ -139,7 +142,7 @@ class Foresight:
     def choose(self, job: Job, rooms: list[Room], kept: Collection[SlotKey]) -> Place:
         """Where the job should run."""
         tokens = [*(job.prompt_ids or ()), *job.token_ids]
-        blocks = blocks_of(tokens, job.principal.tenant_id)
+        blocks = blocks_of(tokens, job.prefix_owner)
         return choose_place(self.work(job), blocks, rooms, self.prefixes, self.speeds, kept)
 
     def _at_once(self, job: Job, rooms: list[Room]) -> FirstToken | None:
@@ -155,9 +158,9 @@ class Foresight:
         return Work(n_prompt, self._lengths.answer_tokens(job))
 
     def _slots(self, job: Job, engines: Sequence[PooledEngine], now_s: float) -> list[SlotForecast]:
-        blocks = blocks_of(job.prompt_ids or (), job.principal.tenant_id)
+        blocks = blocks_of(job.prompt_ids or (), job.prefix_owner)
         ready = [one for one in engines if one.state.phase == "ready"]
-        outage_s = 0.0 if ready else self.absence_s(job.request.model, engines, now_s)
+        outage_s = 0.0 if ready else self.absence_s(job.model, engines, now_s)
         if outage_s is None:
             return []
         urgent = job.request.service_tier == "priority"
@@ -198,4 +201,4 @@ class Foresight:
 
 def asker_of(job: Job) -> Asker:
     """Whose job it is, and its line."""
-    return Asker(job.request.model, job.request.service_tier, job.principal.tenant_id)
+    return Asker(job.model, job.request.service_tier, job.principal.tenant_id)

@@ -66,7 +66,7 @@ class Gate:
             TierUnreachableError: it will not be back in the tier's time.
         """
         now_s = self._clock.monotonic_s()
-        wait_s = self._foresight.absence_s(job.request.model, self._overflow.engines, now_s)
+        wait_s = self._foresight.absence_s(job.model, self._overflow.engines, now_s)
         if wait_s is not None:
             tier = job.request.service_tier
             spent_s = now_s - job.started_s

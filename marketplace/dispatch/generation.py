@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable
 from airan.core.clock import Clock
 from airan.core.errors import UnavailableError
 from marketplace.dispatch.foresight import Foresight
+from marketplace.dispatch.invoked_turns import comes_whole
 from marketplace.dispatch.journal import Journal
-from marketplace.dispatch.overflow import take_home
+from marketplace.dispatch.overflow import Overflow, take_home
 from marketplace.dispatch.text_turns import answer_in_text
 from marketplace.dispatch.turns import Turn
 from marketplace.engines.base import Engine
@@ -31,12 +32,14 @@ class Generation:
         journal: Journal,
         meter: Meter,
         clock: Clock,
+        overflow: Overflow,
         prepare: Callable[[Job, float], Awaitable[None]],
     ) -> None:
         self._foresight = foresight
         self._journal = journal
         self._meter = meter
         self._clock = clock
+        self._overflow = overflow
         self._prepare = prepare
 
     async def run(self, turn: Turn) -> None:
@@ -44,17 +47,20 @@ class Generation:
         job, client = turn.job, turn.engine.client
         if client is None and turn.engine.external is None:
             raise UnavailableError(f"engine {turn.engine.state.name} has no address")
-        if job.prompt_ids is None and job.tally is None:
-            await self._prepare(job, 0.0)
         from_peer = client is not None and job.tally is not None
         if client is not None and from_peer:
             await take_home(job, client)
+        if job.prompt_ids is None and job.tally is None:
+            await self._prepare(job, 0.0)
         job.begin_turn()
         if job.kind == "async":
             self._journal.running(job)
         if client is None:
-            self._foresight.begin(turn, self._clock.monotonic_s())
-            await answer_in_text(turn, lambda n_pieces: self._came(turn, n_pieces))
+            if not comes_whole(turn):
+                self._foresight.begin(turn, self._clock.monotonic_s())
+            at_peer = turn.engine.peer is not None
+            answer = self._overflow.away.answer if at_peer else answer_in_text
+            await answer(turn, lambda n_pieces: self._came(turn, n_pieces))
         elif job.n_left <= 0:
             turn.reason = "length"
         else:
@@ -71,7 +77,7 @@ class Generation:
         params = job.request.sampling(job.n_left, job.preemptions)
         tokens = [*(job.prompt_ids or ()), *job.token_ids]
         self._foresight.begin(turn, self._clock.monotonic_s())
-        stream = client.generate(tokens, params, slot=turn.slot)
+        stream = client.generate(tokens, params, slot=turn.slot, adapter=job.adapter_id)
         try:
             async for chunk in stream:
                 stopped = job.record(chunk)

@@ -66,7 +66,7 @@ class Lengths:
 
     def note(self, job: Job) -> None:
         """Takes in a job that was completed."""
-        model = job.request.model
+        model = job.model
         self._prompt[model] = _mixed(self._prompt.get(model), job.n_input)
         for tenant_id in (job.principal.tenant_id, ""):
             seen = self._answer.setdefault((model, tenant_id), AnswerLengths())
@@ -78,11 +78,11 @@ class Lengths:
             return len(job.prompt_ids)
         if job.tally is not None:
             return job.tally.n_input
-        return round(self._prompt.get(job.request.model, 0.0))
+        return round(self._prompt.get(job.model, 0.0))
 
     def answer_tokens(self, job: Job) -> int:
         """Tokens still to be generated, by its tenant's or its model's answers, or all it may."""
-        model = job.request.model
+        model = job.model
         most = job.n_left if job.max_tokens else job.request.max_tokens
         seen = self._answer.get((model, job.principal.tenant_id)) or self._answer.get((model, ""))
         if seen is None:

@@ -63,10 +63,10 @@ class WaitingLines:
         Raises:
             CapacityError: its tenant has as many jobs waiting for the model as it may have.
         """
-        others = self._entering.setdefault(job.request.model, {})
+        others = self._entering.setdefault(job.model, {})
         tenant_id = job.principal.tenant_id
         n_coming = sum(other.principal.tenant_id == tenant_id for other in others)
-        self.of(job.request.model).check_room(tenant_id, n_coming)
+        self.of(job.model).check_room(tenant_id, n_coming)
         others[job] = None
         try:
             yield
@@ -76,7 +76,7 @@ class WaitingLines:
     def coming_before(self, job: Job) -> list[Job]:
         """Jobs for the same model that are being accepted, of its tier or a higher one."""
         rank = TIERS.index(job.request.service_tier)
-        others = self._entering.get(job.request.model, {})
+        others = self._entering.get(job.model, {})
         before = takewhile(lambda other: other is not job, others)
         return [other for other in before if TIERS.index(other.request.service_tier) <= rank]
 
@@ -90,9 +90,9 @@ class WaitingLines:
 
     def n_before(self, job: Job) -> int:
         """Jobs for the same model that wait, or came before it and are being accepted."""
-        others = self._entering.get(job.request.model, {})
+        others = self._entering.get(job.model, {})
         n_coming = sum(1 for _ in takewhile(lambda other: other is not job, others))
-        return len(self.of(job.request.model)) + n_coming
+        return len(self.of(job.model)) + n_coming
 
     def ticket(self, job: Job) -> JobTicket:
         """The job's ticket, were it to join its line now."""
@@ -106,11 +106,11 @@ class WaitingLines:
         ticket = self.ticket(job)
         if not job.sequence:
             self._sequence = job.sequence = ticket.sequence
-        self.of(job.request.model).push(ticket, accepted=True)
+        self.of(job.model).push(ticket, accepted=True)
 
     def put_back(self, job: Job) -> None:
         """Puts a job that lost its engine at the head of its tier."""
-        self.of(job.request.model).put_back(self.ticket(job))
+        self.of(job.model).put_back(self.ticket(job))
 
     def interrupted(self, model: str) -> list[Job]:
         """Those in that line that had an engine before."""
@@ -123,4 +123,4 @@ class WaitingLines:
 
     def leave(self, job: Job) -> bool:
         """Takes a job out of its line; False if it was not in it."""
-        return self.of(job.request.model).remove(job.sequence)
+        return self.of(job.model).remove(job.sequence)

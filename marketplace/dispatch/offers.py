@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from airan.core.errors import InvalidInputError
+from marketplace.adapters.adapter import AdapterFormat
 from marketplace.billing.quotes import Ask
 from marketplace.jobs import Job
 from marketplace.money import Price
@@ -19,6 +20,10 @@ class ModelOffer:
     n_ctx: int
     price: Price
     kind: Literal["chat", "embeddings"] = "chat"
+    adapter_format: AdapterFormat = "gguf"
+    """Which LoRA adapters its engine loads."""
+    no_adapters: str = ""
+    """Why it loads none; empty: it does."""
 
     def check_chat(self) -> None:
         """Lets requests for answers through.
@@ -41,6 +46,19 @@ class ModelOffer:
         """
         if self.kind != "embeddings":
             raise InvalidInputError("model", f"{self.name!r} does not support embeddings")
+
+    def check_adapter(self, form: AdapterFormat) -> None:
+        """Lets adapters of that form through.
+
+        Raises:
+            InvalidInputError: the model takes none, or others.
+        """
+        why = "makes embeddings" if self.kind != "chat" else self.no_adapters
+        if why:
+            raise InvalidInputError("base", f"{self.name!r} takes no adapters: it {why}")
+        if form != self.adapter_format:
+            text = f"{self.name!r} takes adapters in the format {self.adapter_format!r} only"
+            raise InvalidInputError("format", text)
 
 
 def ask_for(job: Job, offer: ModelOffer) -> Ask:

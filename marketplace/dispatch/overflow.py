@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from airan.core.clock import Clock
 from airan.core.errors import AiranError, CapacityError
 from marketplace.dispatch.admission import TierUnreachableError
 from marketplace.dispatch.foresight import Foresight
+from marketplace.dispatch.invoked_turns import Away
 from marketplace.dispatch.places import free_places
 from marketplace.dispatch.turns import Turn, Turns
 from marketplace.engines.base import Engine
 from marketplace.federation.choice import Way, ways_out
-from marketplace.federation.peers import Federation
-from marketplace.federation.policy import DataPolicy
-from marketplace.federation.travel import POLICY, VIA, Journey
+from marketplace.federation.peers import Federation, Peer
+from marketplace.federation.policy import DataPolicy, parse_policy
+from marketplace.federation.travel import Journey, Sending, headers_out
 from marketplace.jobs import Job
 from marketplace.pool import PooledEngine
 from marketplace.store.database import Database
@@ -32,15 +34,22 @@ class Overflow:
     """Finds peers for jobs, keeps their number there, and notes what they cost."""
 
     def __init__(
-        self, federation: Federation, database: Database, turns: Turns, foresight: Foresight
+        self,
+        federation: Federation,
+        database: Database,
+        turns: Turns,
+        foresight: Foresight,
+        clock: Clock,
     ) -> None:
         self._federation = federation
         self._db = database
         self._turns = turns
         self._foresight = foresight
+        self._clock = clock
         self.engines: list[PooledEngine] = []
         """All of the pool; the pool sets it."""
         self._claims: dict[Job, PooledEngine] = {}
+        self.away = Away(database, clock)
 
     async def find(self, job: Job, now_s: float) -> bool:
         """Has the job go to a peer, if there is one with room that it may go to.
@@ -60,12 +69,8 @@ class Overflow:
         found = self._eligible(job, policy, now_s)
         if not found:
             return False
-        headers = {
-            VIA: ",".join((*origin.via, federation.site)),
-            POLICY: str(policy),
-            # The same in every attempt: what a peer has done it does not do, or bill, again.
-            "Idempotency-Key": f"airan-{federation.site}-{job.id}",
-        }
+        via = ",".join((*origin.via, federation.site))
+        headers = headers_out(via, str(policy), federation.site, job.id)
         job.journey = Journey([engine.state.name for engine in found[1:]], headers)
         self._claims[job] = found[0]
         return True
@@ -82,6 +87,37 @@ class Overflow:
             job.tally = Tally(job.request, engine.external.model.n_ctx)
         return engine
 
+    async def take_up(self, job: Job, sending: Sending) -> PooledEngine | None:
+        """The peer to ask again for a job that an earlier gateway sent there; None: it is to be
+        done here, and what the peer may have done of it is noted."""
+        name = sending.peer
+        found = [
+            (one, one.peer)
+            for one in self.engines
+            if one.peer is not None
+            and one.peer.name == name
+            and one.external is not None
+            and one.external.model.name == one.peer.external_name(job.request.model)
+        ]
+        if not found:
+            self.away.lose(sending, None)
+            return None
+        ((engine, peer),) = found
+        again = sending.remote_id is not None or await self._may_still_go(job, peer, sending)
+        if sending.way == "stream" or not again:
+            self.away.lose(sending, self._most(job, peer))
+            return None
+        job.tally = Tally(job.request, peer.n_ctx)
+        headers = headers_out(sending.via, sending.policy, self._federation.site, job.id)
+        job.journey = Journey([], headers, sending)
+        return engine
+
+    async def _may_still_go(self, job: Job, peer: Peer, sending: Sending) -> bool:
+        """Whether the prompt may be sent to the peer once more, by the policy of now."""
+        tenants_own = await self._db.call(self._db.peering.policy_of, job.principal.tenant_id)
+        policy = tenants_own.narrowed(parse_policy(sending.policy))
+        return policy.allows(peer.region, peer.promises)
+
     def drop(self, job: Job) -> None:
         """The job goes nowhere: it was not accepted."""
         self._claims.pop(job, None)
@@ -93,19 +129,38 @@ class Overflow:
         if turn.engine.external is not None and not isinstance(error, CapacityError):
             turn.engine.external.suspect()
 
-    def ended(self, turn: Turn, clock: Clock) -> None:
+    def ended(self, turn: Turn) -> None:
         """A peer works on the job no more: notes what it costs, whether it finished or not."""
-        peer, tally, watch = turn.engine.peer, turn.job.tally, turn.engine.external
-        if peer is None or tally is None or watch is None:
+        job, peer, tally = turn.job, turn.engine.peer, turn.job.tally
+        if peer is None or tally is None:
             return
-        if not tally.n_output and turn.reason is None:
+        cost = None
+        if tally.n_output or turn.reason is not None:
+            cost = self._cost(job, peer, tally.n_input, tally.n_output)
+        self.away.ended(turn, cost, self._most(job, peer))
+
+    def account_for(self, sending: Sending, row: dict[str, Any]) -> None:
+        """Closes what an earlier gateway left open of a job that has ended; `row`: the job's."""
+        if row["state"] == "completed":
+            self.away.close(sending)
             return
-        n_input, n_output = tally.n_input, tally.n_output
-        amount = watch.model.price.amount_micro_usd(n_input, n_output)
-        model, now_s = turn.job.request.model, clock.now_s()
-        cost = PeerCost(turn.job.id, peer.name, model, n_input, n_output, amount, now_s)
-        note = self._db.peering.note_cost
-        self._db.insist_later(note, note, cost)
+        peer = next((one for one in self._federation.peers if one.name == sending.peer), None)
+        most = None
+        if peer is not None:
+            n_input = row["input_tokens"]
+            n_output = max(0, peer.n_ctx - n_input)
+            most = self._priced(sending.job_id, row["model"], peer, (n_input, n_output))
+        self.away.lose(sending, most)
+
+    def _most(self, job: Job, peer: Peer) -> PeerCost:
+        return self._cost(job, peer, job.n_input, job.max_tokens)
+
+    def _cost(self, job: Job, peer: Peer, n_input: int, n_output: int) -> PeerCost:
+        return self._priced(job.id, job.request.model, peer, (n_input, n_output))
+
+    def _priced(self, job_id: str, model: str, peer: Peer, tokens: tuple[int, int]) -> PeerCost:
+        amount = peer.price.amount_micro_usd(*tokens)
+        return PeerCost(job_id, peer.name, model, *tokens, amount, self._clock.now_s())
 
     def _eligible(self, job: Job, policy: DataPolicy, now_s: float) -> list[PooledEngine]:
         """Peers that the job may go to, the cheapest first."""
@@ -151,7 +206,7 @@ def check_guest(job: Job, engines: Sequence[PooledEngine], turns: Turns, n_befor
     Raises:
         TierUnreachableError: there is none.
     """
-    if not job.principal.is_peer or free_places(job.request.model, engines, turns) > n_before:
+    if not job.principal.is_peer or free_places(job.model, engines, turns) > n_before:
         return
     raise TierUnreachableError(
         "peers' work runs only while compute is free, and none is",
@@ -163,4 +218,6 @@ def check_guest(job: Job, engines: Sequence[PooledEngine], turns: Turns, n_befor
 def _can_go(job: Job) -> bool:
     request = job.request
     plain = request.n_logprobs is None and not request.prompt_token_ids and request.tools is None
-    return plain and job.prompt_ids is not None and job.kind == "sync"
+    # A peer has not got the adapter, whatever it calls its models.
+    own = job.adapter is not None
+    return plain and not own and job.prompt_ids is not None

@@ -64,6 +64,11 @@ def rooms_for(
     return found
 
 
+def with_adapter(adapter: str, rooms: list[Room]) -> list[Room]:
+    """Those of the engines that have loaded the adapter; empty: none is needed."""
+    return [room for room in rooms if not adapter or adapter in room.engine.state.adapters]
+
+
 def free_places(model: str, engines: Iterable[PooledEngine], turns: Turns) -> int:
     """Places on our own engines of that model that nothing runs on."""
     return sum(

@@ -10,6 +10,7 @@ from airan.core.clock import Clock
 from airan.core.errors import InvalidInputError, UnavailableError
 from marketplace.chat import ChatRequest
 from marketplace.engines.base import Engine, Message
+from marketplace.jobs import Job
 from marketplace.pool import EnginePool
 
 _RETRY_S = 0.1
@@ -23,19 +24,17 @@ _ANY_TOOL = {
 }
 
 
-async def prompt_tokens(
-    pool: EnginePool, clock: Clock, request: ChatRequest, timeout_s: float
-) -> list[int]:
+async def prompt_tokens(pool: EnginePool, clock: Clock, job: Job, timeout_s: float) -> list[int]:
     """Templates and tokenises the request, giving an engine `timeout_s` to appear.
 
     Raises:
         UnavailableError: none did.
         InvalidInputError: the engine refuses the messages.
     """
-    deadline_s = clock.monotonic_s() + timeout_s
+    request, deadline_s = job.request, clock.monotonic_s() + timeout_s
     while True:
         left_s = max(0.0, deadline_s - clock.monotonic_s())
-        engine = await pool.wait_for_client(request.model, left_s)
+        engine = await pool.wait_for_client(job.model, left_s)
         try:
             if engine is None:
                 raise UnavailableError(

@@ -1,32 +1,26 @@
-"""The engine process: llama.cpp on a lease, and a small HTTP server that says how it stands."""
+"""The engine on its lease: started, drained, stopped, and how it stands."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
-
-from airan.core.clock import Clock, SystemClock
+from airan.core.clock import Clock
 from airan.core.errors import AiranError, UnavailableError
-from marketplace.asgi import QuietServer, bind
+from marketplace.adapters.folder import AdapterFolder
+from marketplace.engines.adapted import AdapterSet
 from marketplace.engines.base import EngineState, allowed_streams
-from marketplace.engines.host import LlamaHost, LlamaSettings, Pooling, lower_priority
+from marketplace.engines.host import LlamaHost, LlamaSettings, Pooling
+from marketplace.engines.hosts import EngineHost
 from marketplace.engines.leases import Lease, LeaseKeeper, LeaseSource
 from marketplace.engines.rest import Rest
 from marketplace.engines.vllm_host import VllmHost, VllmSettings
-from orchestrator.api.client import ControlClient
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +29,7 @@ _DRAIN_POLL_S = 0.01
 # Before the deadline: when clients that do not yield are cut off, and when llama.cpp is stopped.
 _CUT_MARGIN_S = 0.22
 _STOP_MARGIN_S = 0.12
+_VACATE_MARGIN_S = 0.06
 _WATCH_BEAT_S = 1.0
 _REST_S = 0.5
 """How long work that came in at the last moment may take to leave an engine that goes cold."""
@@ -69,28 +64,12 @@ class EngineAgentSettings:
     """Serves with vLLM instead of llama.cpp."""
     idle_s: float = 0.0
     """After so many seconds without work the model is unloaded until it is wanted; 0: never."""
+    adapters_dir: Path | None = None
+    """Where the gateway says which LoRA adapters the engine is to have; None: it has none."""
+    adapters_patience_s: float = 5.0
+    """How long a restart for other adapters waits for the requests that are being worked on."""
     background: bool = True
     """Run at the lowest CPU priority, so that Layer 1 always goes first."""
-
-
-class EngineHost(Protocol):
-    """What an agent starts and stops on its lease; see LlamaHost."""
-
-    @property
-    def url(self) -> str:
-        """Where the server listens; empty while it does not run."""
-
-    async def start(self) -> None:
-        """Returns when it listens."""
-
-    def disconnect(self) -> None:
-        """Breaks every connection to it."""
-
-    async def stop(self) -> None:
-        """Ends it; does nothing if it does not run."""
-
-    async def running(self) -> int:
-        """Requests that it works on now."""
 
 
 class EngineAgent:
@@ -106,6 +85,11 @@ class EngineAgent:
         self._settings = settings
         self._clock = clock
         self._host = host or _host_of(settings)
+        folder = None if settings.adapters_dir is None else AdapterFolder(settings.adapters_dir)
+        self._adapters = AdapterSet(
+            self._host, folder, settings.model, settings.name, settings.model_path
+        )
+        self._stale_since_s: float | None = None
         self._changed = asyncio.Condition()
         self._state = EngineState(
             settings.name,
@@ -117,6 +101,8 @@ class EngineAgent:
             idle_s=settings.idle_s,
             prefill_piece_tokens=settings.prefill_piece_tokens,
         )
+        self._starting: asyncio.Task[None] | None = None
+        """Brings a server back that is gone."""
         self._rest = Rest(settings.idle_s, clock, self._cool, self._warm)
         self._keeper = LeaseKeeper(
             source,
@@ -140,14 +126,17 @@ class EngineAgent:
         Raises:
             ModelFileError: llama.cpp cannot load the model.
         """
-        await self._host.start()
-        await self._publish(url=self._host.url)
+        if not self._host.needs_lease:
+            await self._adapters.start()
+            await self._publish(**self._served())
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keeper.run())
                 tasks.create_task(self._measure())
                 tasks.create_task(self._rest.run())
         finally:
+            if self._starting is not None:
+                self._starting.cancel()
             with suppress(Exception):
                 await self._keeper.give_back()
             await self._host.stop()
@@ -178,11 +167,10 @@ class EngineAgent:
             self._changed.notify_all()
 
     async def _granted(self, lease: Lease) -> None:
-        if not self._host.url:
-            await self._host.start()
-            if self._keeper.lease is not lease:
-                # Revoked while the model was being loaded.
-                return
+        await self._adapters.occupy(lease)
+        if self._keeper.lease is not lease or not self._host.url:
+            # Revoked while the model was being loaded.
+            return
         taken_s = self._rest.warm()
         if taken_s is not None:
             n_before = self._state.n_cold_starts
@@ -193,12 +181,22 @@ class EngineAgent:
             sm_count=lease.sm_count,
             max_concurrent=self._streams(lease),
             deadline_s=0.0,
-            url=self._host.url,
+            **self._served(),
         )
 
+    def _served(self) -> dict[str, Any]:
+        """Where the server listens, and with which adapters."""
+        url, adapters = self._host.url, self._adapters
+        loaded = adapters.loaded if url else ()
+        return {"url": url, "adapters": loaded, "refused": adapters.refused}
+
     async def _resized(self, lease: Lease) -> None:
-        """More or fewer requests at once; the dispatchers pause what is too much."""
-        if self._state.phase == "ready":
+        """More or fewer requests at once; the dispatchers pause what is too much. A server whose
+        share was fixed at its start has to be started anew, under a lease of its own."""
+        if not self._host.fits(lease):
+            await self._keeper.rest(self._clock.now_s() + _REST_S)
+            self._keeper.want()
+        elif self._state.phase == "ready":
             await self._publish(sm_count=lease.sm_count, max_concurrent=self._streams(lease))
 
     def _streams(self, lease: Lease) -> int:
@@ -208,14 +206,17 @@ class EngineAgent:
     async def _revoked(self, deadline_s: float) -> None:
         """Sends the dispatchers away, waits for idle slots, and stops llama.cpp if none comes."""
         await self._publish(phase="draining", max_concurrent=0, deadline_s=deadline_s)
-        if not await self._idle_by(deadline_s - _CUT_MARGIN_S):
+        if not self._host.url:
+            # It is being loaded, if it runs at all.
+            await self._host.stop()
+        elif not await self._idle_by(deadline_s - _CUT_MARGIN_S):
             log.warning("some client does not yield: all connections to llama.cpp are cut")
             self._host.disconnect()
             if not await self._idle_by(deadline_s - _STOP_MARGIN_S):
                 log.warning("llama.cpp did not come to rest in time: it is stopped")
                 await self._host.stop()
-                await self._publish(url="")
-        await self._publish(phase="no_lease", lease_id="", sm_count=0, running=0)
+        await self._host.vacate(deadline_s - _VACATE_MARGIN_S)
+        await self._publish(phase="no_lease", lease_id="", sm_count=0, running=0, **self._served())
 
     async def _cool(self) -> bool:
         """Gives the lease back and unloads the model, if there is no work and no revocation."""
@@ -233,12 +234,13 @@ class EngineAgent:
     async def _warm(self) -> None:
         await self._publish(phase="warming")
         try:
-            await self._host.start()
+            if not self._host.needs_lease:
+                await self._adapters.start()
         except AiranError:
             await self._publish(phase="cold")
             raise
         # Prompts can be counted from now on; the phase changes with the lease.
-        await self._publish(url=self._host.url)
+        await self._publish(**self._served())
         self._keeper.want()
 
     async def _idle_by(self, until_s: float) -> bool:
@@ -258,8 +260,8 @@ class EngineAgent:
         busy_s = 0.0
         while True:
             await asyncio.sleep(_POLL_S)
-            if not self._host.url and self._state.phase in ("no_lease", "ready"):
-                await self._start_again()
+            self._keep_started()
+            await self._follow_adapters()
             try:
                 running = await self._host.running()
             except UnavailableError:
@@ -275,15 +277,56 @@ class EngineAgent:
                 await self._keeper.report_use(now_s - reported_s, min(busy_s, now_s - reported_s))
                 reported_s, busy_s = now_s, 0.0
 
+    def _keep_started(self) -> None:
+        """Has a server that is gone start again, which may take minutes: meanwhile the lease has
+        to be confirmed."""
+        starting = self._starting
+        if starting is not None and starting.done():
+            self._starting = None
+            starting.result()
+        is_gone = not self._host.url and self._state.phase in ("no_lease", "ready")
+        if is_gone and self._starting is None:
+            self._starting = asyncio.create_task(self._start_again())
+
+    async def _follow_adapters(self) -> None:
+        """Has the server take over other adapters: at once if it can, else by a restart, as soon
+        as it is idle or the requests in work have had their time. They go on afterwards."""
+        if self._stale_since_s is None and not self._adapters.is_stale:
+            return
+        if not self._host.url or self._state.phase not in ("ready", "no_lease"):
+            # With its next start it has them.
+            return
+        now_s = self._clock.monotonic_s()
+        if self._stale_since_s is None or self._adapters.is_stale:
+            if await self._adapters.follow():
+                self._stale_since_s = None
+                await self._publish(**self._served())
+                return
+            self._stale_since_s = self._stale_since_s or now_s
+        patience_s = self._settings.adapters_patience_s
+        if self._state.running and now_s - self._stale_since_s < patience_s:
+            return
+        self._stale_since_s = None
+        await self._restart()
+
+    async def _restart(self) -> None:
+        """Sends the dispatchers away, and starts the server anew on the same lease."""
+        await self._publish(phase="no_lease", max_concurrent=0, running=0)
+        if not await self._idle_by(self._clock.now_s() + _REST_S):
+            self._host.disconnect()
+        await self._host.stop()
+        self._keep_started()
+
     async def _start_again(self) -> None:
         """After the server was stopped, or died by itself."""
         await self._publish(phase="no_lease", url="", max_concurrent=0, running=0)
-        await self._host.start()
+        if not self._host.needs_lease:
+            await self._adapters.start()
         lease = self._keeper.lease
-        if lease is not None and self._host.url:
+        if lease is not None:
             await self._granted(lease)
         else:
-            await self._publish(url=self._host.url)
+            await self._publish(**self._served())
 
 
 def _host_of(settings: EngineAgentSettings) -> EngineHost:
@@ -299,118 +342,3 @@ def _host_of(settings: EngineAgentSettings) -> EngineHost:
             pooling=settings.pooling,
         )
     )
-
-
-def build_state_app(agent: EngineAgent) -> Starlette:
-    """The agent's HTTP side: GET /state, /state/watch (server-sent events), /healthz.
-
-    POST /use says that there is, or soon will be, work.
-    """
-
-    async def state(_: Request) -> Response:
-        return JSONResponse(agent.state.to_dict())
-
-    async def use(_: Request) -> Response:
-        agent.use()
-        return JSONResponse(agent.state.to_dict())
-
-    async def watch(_: Request) -> Response:
-        async def events() -> AsyncIterator[str]:
-            async for item in agent.watch():
-                yield f"data: {json.dumps(item.to_dict())}\n\n"
-
-        return StreamingResponse(events(), media_type="text/event-stream")
-
-    async def healthz(_: Request) -> Response:
-        return JSONResponse({"status": "ok", "phase": agent.state.phase})
-
-    return Starlette(
-        routes=[
-            Route("/state", state),
-            Route("/state/watch", watch),
-            Route("/use", use, methods=["POST"]),
-            Route("/healthz", healthz),
-        ]
-    )
-
-
-async def serve_agent(
-    agent: EngineAgent,
-    host: str,
-    port: int,
-    stop: asyncio.Event,
-    on_port: Callable[[int], None] | None = None,
-) -> None:
-    """Runs the agent and its HTTP side until `stop` is set; port 0 takes a free one.
-
-    Raises:
-        PortInUseError: the port is taken.
-        ModelFileError: llama.cpp cannot load the model.
-    """
-    await serve_beside(agent.run, build_state_app(agent), host, port, stop, on_port)
-
-
-async def serve_beside(
-    work: Callable[[], Coroutine[Any, Any, None]],
-    app: Starlette,
-    host: str,
-    port: int,
-    stop: asyncio.Event,
-    on_port: Callable[[int], None] | None,
-) -> None:
-    """Runs `work` and serves `app` until `stop` is set, or either ends.
-
-    Raises:
-        PortInUseError: the port is taken.
-        AiranError: `work` failed.
-    """
-    listener = bind(host, port, "the engine's state", "ports.engine")
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=1
-    )
-    if on_port is not None:
-        on_port(listener.getsockname()[1])
-    server = QuietServer(config)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    running = asyncio.create_task(work())
-    stopping = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait({serving, running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        failure = running.exception() if running.done() and not running.cancelled() else None
-    finally:
-        stopping.cancel()
-        running.cancel()
-        await asyncio.wait({running})
-        server.should_exit = server.force_exit = True
-        await asyncio.wait({serving})
-        listener.close()
-    if failure is not None:
-        raise failure
-
-
-async def run_agent(
-    settings: EngineAgentSettings,
-    stop: asyncio.Event,
-    *,
-    source: LeaseSource | None = None,
-    on_port: Callable[[int], None] | None = None,
-) -> None:
-    """The whole `engine` process, until `stop` is set.
-
-    `source` replaces the gRPC client of `settings.control_target`; `on_port` learns the port.
-
-    Raises:
-        PortInUseError: the port is taken.
-        ModelFileError: llama.cpp cannot load the model.
-    """
-    if settings.background:
-        lower_priority()
-    clock = SystemClock()
-    if source is not None:
-        agent = EngineAgent(settings, source, clock)
-        await serve_agent(agent, settings.host, settings.port, stop, on_port)
-        return
-
-    async with ControlClient(settings.control_target) as client:
-        agent = EngineAgent(settings, client, clock)
-        await serve_agent(agent, settings.host, settings.port, stop, on_port)

@@ -67,11 +67,18 @@ class Engine(Protocol):
     """A served model. All calls raise UnavailableError when it cannot be reached just now."""
 
     def generate(
-        self, prompt_token_ids: Sequence[int], params: SamplingParams, *, slot: int
+        self,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        slot: int,
+        adapter: str = "",
     ) -> AsyncIterator[TokenChunk]:
         """Continues the prompt in slot `slot`; the last chunk has a finish reason.
 
-        Closing the iterator stops the engine within a token, or within a piece of the prompt.
+        `adapter`: the id of a LoRA adapter that the engine has loaded; empty: the model alone.
+        What a slot keeps of one is never used for another. Closing the iterator stops the engine
+        within a token, or within a piece of the prompt.
 
         Raises:
             InvalidInputError: the engine refuses the prompt or a parameter.
@@ -143,6 +150,14 @@ class EngineState:
     n_cold_starts: int = 0
     prefill_piece_tokens: int = 0
     """The prompt is fed in pieces of so many tokens, so that it can be stopped between two."""
+    adapters: tuple[str, ...] = ()
+    """Ids of the LoRA adapters it has loaded, in llama.cpp's order."""
+    refused: tuple[tuple[str, str], ...] = ()
+    """Ids of those that it cannot load, and why."""
+
+    def why_refused(self, adapter: str) -> str | None:
+        """Why it cannot load that adapter; None: it can, or has not tried."""
+        return dict(self.refused).get(adapter)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -151,7 +166,11 @@ class EngineState:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EngineState:
         """From to_dict()'s form; keys of a newer agent are passed over."""
-        return cls(**{key: values[key] for key in cls.__dataclass_fields__ if key in values})
+        known = {key: values[key] for key in cls.__dataclass_fields__ if key in values}
+        # JSON has no tuples.
+        known["adapters"] = tuple(values.get("adapters", ()))
+        known["refused"] = tuple((str(one), str(why)) for one, why in values.get("refused", ()))
+        return cls(**known)
 
 
 def allowed_streams(sm_count: int, sm_per_stream: int, max_concurrent: int) -> int:

@@ -20,7 +20,7 @@ from marketplace.engines.text import Resume, TextChunk, Usage
 _OK, _NOT_FOUND, _TOO_MANY = 200, 404, 429
 _KEY_REFUSED = (401, 403)
 _REFUSED = (400, 413, 422)
-_FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
+FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _MESSAGE_CHARS = 300
 _ANSWER_BYTES = 65_536
@@ -118,23 +118,23 @@ class ExternalEngine:
         calls = CallsAsText(begun=bool(answered)) if may_call else None
         key = self._settings.key()
         try:
-            async with self._http.post(
+            async with self.http.post(
                 f"{self._url}/{path}",
-                json=self._body(messages, params, answered),
-                headers={**(headers or {}), **_headers(key)},
+                json=self.body(messages, params, answered),
+                headers={**(headers or {}), **key_headers(key)},
                 allow_redirects=False,
             ) as response:
                 if response.status != _OK:
-                    raise await self._refusal(response, key)
+                    raise await self.refusal(response, key)
                 async for event in _events(response):
                     if "error" in event:
                         raise self._lost(f"breaks off: {_message(event, key)}")
-                    usage = _usage(event) or usage
+                    usage = usage_of(event) or usage
                     for choice in event.get("choices", ()):
                         if text := _text(choice, calls):
                             yield TextChunk(text, resumed=resumed)
-                        reason = _finish(choice.get("finish_reason")) or reason
-        except (*_FAILURES, ValueError, AttributeError, TypeError, KeyError) as error:
+                        reason = finish_of(choice.get("finish_reason")) or reason
+        except (*FAILURES, ValueError, AttributeError, TypeError, KeyError) as error:
             if isinstance(error, InvalidInputError):
                 raise
             raise self._lost(f"failed: {type(error).__name__}") from error
@@ -144,13 +144,13 @@ class ExternalEngine:
 
     async def health(self) -> bool:
         """See TextEngine.health."""
-        headers = _headers(self._settings.key())
+        headers = key_headers(self._settings.key())
         try:
-            async with self._http.get(
+            async with self.http.get(
                 f"{self._url}/models", headers=headers, allow_redirects=False
             ) as response:
                 return response.status == _OK
-        except _FAILURES:
+        except FAILURES:
             return False
 
     async def aclose(self) -> None:
@@ -159,7 +159,7 @@ class ExternalEngine:
             await self._session.close()
 
     @property
-    def _http(self) -> aiohttp.ClientSession:
+    def http(self) -> aiohttp.ClientSession:
         """Made at its first use, within the event loop it belongs to."""
         if self._session is None:
             timeout = aiohttp.ClientTimeout(
@@ -173,9 +173,10 @@ class ExternalEngine:
             self._session = aiohttp.ClientSession(timeout=timeout, connector=connector)
         return self._session
 
-    def _body(
-        self, messages: Sequence[Message] | str, params: SamplingParams, answered: str
+    def body(
+        self, messages: Sequence[Message] | str, params: SamplingParams, answered: str = ""
     ) -> dict[str, Any]:
+        """What the server is sent."""
         if params.n_logprobs is not None:
             raise InvalidInputError("logprobs", "external engines do not report them")
         body: dict[str, Any] = {
@@ -201,14 +202,20 @@ class ExternalEngine:
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
 
-    async def _refusal(self, response: aiohttp.ClientResponse, key: str) -> Exception:
-        """The server's HTTP error as one of ours: 4xx is the request's fault, all else passes."""
+    async def refusal(
+        self, response: aiohttp.ClientResponse, key: str, said: bytes | None = None
+    ) -> Exception:
+        """The server's HTTP error as one of ours: 4xx is the request's fault, all else passes.
+
+        `said`: its body, where that was read already.
+        """
         status = response.status
         if status in _KEY_REFUSED:
             # Servers quote the key in these answers.
             return self._lost(f"refuses the API key with {status}")
         try:
-            message = _message(json.loads(await response.content.read(_ANSWER_BYTES)), key)
+            said = await error_body(response) if said is None else said
+            message = _message(json.loads(said), key)
         except (ValueError, TypeError, AttributeError):
             message = "it gives no reason"
         if status == _TOO_MANY:
@@ -225,6 +232,11 @@ class ExternalEngine:
         return UnavailableError(f"the engine at {self._url} {what}")
 
 
+async def error_body(response: aiohttp.ClientResponse) -> bytes:
+    """What a refusal says, up to a length."""
+    return await response.content.read(_ANSWER_BYTES)
+
+
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
     """The JSON objects of a server-sent event stream, up to `[DONE]`."""
     rest = b""
@@ -238,7 +250,8 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, A
                 yield json.loads(payload)
 
 
-def _headers(key: str) -> dict[str, str]:
+def key_headers(key: str) -> dict[str, str]:
+    """The header that shows the key, if there is one."""
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
@@ -267,14 +280,16 @@ def _text(choice: Mapping[str, Any], calls: CallsAsText | None) -> str:
     return str(delta.get("content") or choice.get("text") or "")
 
 
-def _usage(event: Mapping[str, Any]) -> Usage | None:
+def usage_of(event: Mapping[str, Any]) -> Usage | None:
+    """What an answer says it took, if it says so."""
     usage = event.get("usage")
     if not usage:
         return None
     return Usage(int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
 
 
-def _finish(reason: object) -> FinishReason | None:
+def finish_of(reason: object) -> FinishReason | None:
+    """Why an answer ended, in our words; None: it has not."""
     if reason is None:
         return None
     return "length" if reason == "length" else "stop"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from airan.core.errors import AiranError, ConfigError
 from marketplace.engines.base import EngineState
 from marketplace.engines.external import ExternalEngine, ExternalSettings
+from marketplace.engines.invoked import InvokedEngine
 from marketplace.money import Price
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class ExternalWatch:
     def __init__(self, model: ExternalModel) -> None:
         self.model = model
         self.engine = ExternalEngine(model.settings)
+        self.invoked = InvokedEngine(model.settings, self.engine)
         self._suspected = asyncio.Event()
 
     def state(self, *, ready: bool) -> EngineState:

@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,9 @@ from typing import Any, Literal
 import httpx
 import psutil
 
-from airan.core.errors import ModelFileError, UnavailableError
+from airan.core.errors import InvalidInputError, ModelFileError, UnavailableError
+from marketplace.adapters.adapter import AdapterFile
+from marketplace.engines.leases import Lease
 from marketplace.engines.llamacpp import LlamaCppEngine
 
 log = logging.getLogger(__name__)
@@ -62,26 +65,68 @@ class LlamaHost:
         """Where the server listens; empty while it does not run."""
         return "" if self._client is None else self._client.url
 
-    async def start(self) -> None:
-        """Loads the model and listens on a free loopback port.
+    @property
+    def takes_adapters(self) -> bool:
+        """See EngineHost: llama.cpp loads adapters with the model only."""
+        return False
+
+    async def start(self, adapters: Sequence[AdapterFile] = ()) -> None:
+        """Loads the model, with adapters that requests can name, and listens on a free loopback
+        port.
 
         Raises:
-            ModelFileError: llama.cpp cannot load the file.
+            ModelFileError: llama.cpp cannot load the model, or an adapter.
         """
         async with self._starting:
             if not self.url:
-                await self._start()
+                await self._start(adapters)
 
-    async def _start(self) -> None:
+    async def _start(self, adapters: Sequence[AdapterFile]) -> None:
         path = self._settings.model_path
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
-                self._server = await asyncio.to_thread(_start_server, self._settings)
+                self._server = await asyncio.to_thread(_start_server, self._settings, adapters)
         except (RuntimeError, ValueError, OSError) as error:
             raise ModelFileError(
                 f"llama.cpp cannot load {path}: {error}", remedy="airan model pull --force"
             ) from error
-        self._client = LlamaCppEngine(str(self._server.listening_address))
+        ids = [one.id for one in adapters]
+        self._client = LlamaCppEngine(str(self._server.listening_address), adapters=ids)
+
+    async def add_adapter(self, adapter: AdapterFile) -> None:
+        """See EngineHost.
+
+        Raises:
+            InvalidInputError: always.
+        """
+        raise InvalidInputError("adapter", f"{adapter.id}: llama.cpp has to be restarted for it")
+
+    async def drop_adapter(self, adapter: AdapterFile) -> None:
+        """See add_adapter."""
+        await self.add_adapter(adapter)
+
+    @property
+    def needs_lease(self) -> bool:
+        """See EngineHost: it computes on the CPU."""
+        return False
+
+    def fits(self, lease: Lease) -> bool:
+        """See EngineHost."""
+        del lease
+        return True
+
+    async def occupy(self, lease: Lease) -> None:
+        """See EngineHost.
+
+        Raises:
+            ModelFileError: llama.cpp cannot load the file.
+        """
+        del lease
+        await self.start()
+
+    async def vacate(self, until_s: float) -> None:
+        """See EngineHost: the model stays in the host's memory."""
+        del until_s
 
     def disconnect(self) -> None:
         """Breaks every connection to the server, whose work for them ends with the next token."""
@@ -139,7 +184,7 @@ async def _ended(thread: threading.Thread, within_s: float) -> bool:
     return not thread.is_alive()
 
 
-def _start_server(settings: LlamaSettings) -> Any:
+def _start_server(settings: LlamaSettings, adapters: Sequence[AdapterFile]) -> Any:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -153,6 +198,12 @@ def _start_server(settings: LlamaSettings) -> Any:
         if settings.pooling != "model":
             kinds = xllamacpp.llama_pooling_type
             params.pooling_type = getattr(kinds, f"LLAMA_POOLING_TYPE_{settings.pooling.upper()}")
+    if adapters:
+        # Loaded, but in no answer whose request does not name them.
+        params.lora_adapters = [
+            xllamacpp.CommonAdapterLoraInfo(str(one.path), 1.0) for one in adapters
+        ]
+        params.lora_init_without_apply = True
     if settings.chat_template:
         params.chat_template = settings.chat_template
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings.n_threads

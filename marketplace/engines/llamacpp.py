@@ -27,24 +27,39 @@ class LlamaCppEngine:
     llama.cpp does not notice a closed connection while it works through a prompt, so the prompt
     is fed in pieces of `prefill_piece_tokens`, one piece at a time over all slots: whatever is
     stopped costs at most one piece. 0 feeds prompts whole.
+
+    `adapters`: ids of the LoRA adapters that the server was started with, in that order. llama.cpp
+    itself may go on from what a slot holds of another adapter (its issue 26207), so what was not
+    made here with the same one is not gone on from.
     """
 
-    def __init__(self, url: str, prefill_piece_tokens: int = 0) -> None:
+    def __init__(
+        self, url: str, prefill_piece_tokens: int = 0, adapters: Sequence[str] = ()
+    ) -> None:
         self.url = url
         self._piece = prefill_piece_tokens
+        self._adapters = tuple(adapters)
+        self._made_with: dict[int, str] = {}
+        """The adapter that all of what a slot holds was made with; nothing: not known."""
         self._prefill = asyncio.Lock()
         self._cached: dict[int, list[int]] = {}
         self._wire = Wire(url, n_asking=_ASKING, kept_s=_KEPT_S)
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], params: SamplingParams, *, slot: int
+        self,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        slot: int,
+        adapter: str = "",
     ) -> AsyncIterator[TokenChunk]:
         """See Engine.generate."""
-        prompt = list(prompt_token_ids)
+        prompt, lora = list(prompt_token_ids), self._lora(adapter)
         if self._piece:
-            await self._feed(prompt, slot)
-        body = {**_sampling(params), "prompt": prompt, "id_slot": slot, "cache_prompt": True}
+            await self._feed(prompt, slot, adapter)
+        body = {**_sampling(params), **lora, "prompt": prompt, "id_slot": slot}
         body |= {"stream": True, "return_tokens": True, "n_predict": params.max_tokens}
+        body |= {"cache_prompt": self._begin(slot, adapter)}
         n_generated = respelled = 0
         try:
             # On a connection of its own: its end, wherever it comes, stops the engine, and the
@@ -54,6 +69,7 @@ class LlamaCppEngine:
                     raise _refusal(response.status, await response.read())
                 held = self._cached[slot] = prompt
                 async for message in _messages(response):
+                    self._made_with[slot] = adapter
                     chunk = await self._chunk(message, n_generated, respelled)
                     n_generated = int(message.get("tokens_predicted", n_generated))
                     respelled = chunk.n_generated - n_generated
@@ -106,17 +122,36 @@ class LlamaCppEngine:
         """See Engine.aclose."""
         self._wire.close()
 
-    async def _feed(self, prompt: list[int], slot: int) -> None:
+    def _lora(self, adapter: str) -> dict[str, Any]:
+        """The scale of every adapter: left out, one would have what it had at the start."""
+        if adapter and adapter not in self._adapters:
+            raise UnavailableError(f"the engine at {self.url} has not loaded adapter {adapter}")
+        scales = [float(one == adapter) for one in self._adapters]
+        found = [{"id": number, "scale": scale} for number, scale in enumerate(scales)]
+        return {"lora": found} if found else {}
+
+    def _begin(self, slot: int, adapter: str) -> bool:
+        """Whether what the slot holds may be gone on from with that adapter.
+
+        Until the engine has said something, nobody knows what the slot holds from now on.
+        """
+        known = self._made_with.pop(slot, None)
+        return not self._adapters or known == adapter
+
+    async def _feed(self, prompt: list[int], slot: int, adapter: str) -> None:
         """Fills the slot's cache piece by piece, from what it holds already up to the last piece.
 
         What it holds has to be known: a piece shorter than the cache would throw the rest away.
         """
+        if self._adapters and self._made_with.get(slot) != adapter:
+            self._cached[slot] = []
         start = _common_prefix(self._cached.get(slot, []), prompt)
         self._cached[slot] = prompt[:start]
         for end in range(start + self._piece, len(prompt), self._piece):
-            body = {"prompt": prompt[:end], "id_slot": slot, "cache_prompt": True, "n_predict": 0}
+            body = {"prompt": prompt[:end], "id_slot": slot, "n_predict": 0, **self._lora(adapter)}
             async with self._prefill:
-                await self._fed(body)
+                await self._fed(body | {"cache_prompt": self._begin(slot, adapter)})
+            self._made_with[slot] = adapter
             self._cached[slot] = prompt[:end]
 
     async def _chunk(self, message: Mapping[str, Any], n_before: int, respelled: int) -> TokenChunk:

@@ -27,6 +27,10 @@ class PartLease:
     sm_count: int
     state: str
     pid: int
+    partition_id: str
+    """The lease's, as are the two below: parts of it are not kept apart on the GPU."""
+    gpu_uuid: str
+    profile: str
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,8 @@ class LentParts(ABC):
             raise CapacityError(f"the lease has no part for engine {number} now")
         self._n_granted += 1
         part_id = f"{lease.id}/{self._n_granted}"
-        self._parts[number] = part = PartLease(part_id, holder, sm_count, "active", pid)
+        place = (lease.partition_id, lease.gpu_uuid, lease.profile)
+        self._parts[number] = part = PartLease(part_id, holder, sm_count, "active", pid, *place)
         return part
 
     def parts_of(self, number: int) -> list[PartLease]:

@@ -15,12 +15,8 @@ from starlette.routing import Mount, Route
 
 from airan.core.clock import SystemClock
 from airan.core.errors import InvalidInputError
-from marketplace.engines.agent import (
-    EngineAgent,
-    EngineAgentSettings,
-    build_state_app,
-    serve_beside,
-)
+from marketplace.engines.agent import EngineAgent, EngineAgentSettings
+from marketplace.engines.agent_server import build_state_app, serve_beside
 from marketplace.engines.base import allowed_streams
 from marketplace.engines.divided import DividedLease
 from marketplace.engines.host import lower_priority

@@ -15,12 +15,8 @@ from airan.core.clock import SystemClock
 from airan.core.errors import ModelFileError
 from marketplace.catalogue.cache import ModelCache
 from marketplace.catalogue.records import FileSource
-from marketplace.engines.agent import (
-    EngineAgent,
-    EngineAgentSettings,
-    build_state_app,
-    serve_beside,
-)
+from marketplace.engines.agent import EngineAgent, EngineAgentSettings
+from marketplace.engines.agent_server import build_state_app, serve_beside
 from marketplace.engines.host import lower_priority
 from marketplace.engines.leases import LeaseKeeper, LeaseSource
 from marketplace.engines.shared import SharedLease

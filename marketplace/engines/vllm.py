@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 
 from airan.core.errors import InvalidInputError, UnavailableError
+from marketplace.adapters.adapter import AdapterFile
 from marketplace.engines.base import FinishReason, Message, SamplingParams, TokenChunk, TokenLogprob
 
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30.0, sock_read=120.0)
@@ -43,11 +44,17 @@ class VllmEngine:
         self._closed = False
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], params: SamplingParams, *, slot: int
+        self,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        slot: int,
+        adapter: str = "",
     ) -> AsyncIterator[TokenChunk]:
-        """See Engine.generate."""
+        """See Engine.generate. vLLM keeps the prefixes of its adapters apart by itself."""
         del slot
-        body = _sampling(params) | {"prompt": list(prompt_token_ids), "model": self._model}
+        body = _sampling(params) | {"prompt": list(prompt_token_ids)}
+        body |= {"model": adapter or self._model}
         body |= {"stream": True, "return_token_ids": True, "add_special_tokens": False}
         pending = _Pending()
         try:
@@ -83,6 +90,31 @@ class VllmEngine:
         body = {"prompt": text, "add_special_tokens": add_special}
         return [int(token) for token in (await self._post("/tokenize", body))["tokens"]]
 
+    async def load_adapter(self, adapter: AdapterFile) -> None:
+        """Has the server load a LoRA adapter, which it then serves under its id.
+
+        Raises:
+            InvalidInputError: it cannot.
+            UnavailableError: the server does not answer.
+        """
+        body = {"lora_name": adapter.id, "lora_path": str(adapter.path)}
+        await self._change("/v1/load_lora_adapter", body)
+
+    async def unload_adapter(self, adapter_id: str) -> None:
+        """Has the server forget it.
+
+        Raises:
+            InvalidInputError: it does not have it.
+            UnavailableError: the server does not answer.
+        """
+        await self._change("/v1/unload_lora_adapter", {"lora_name": adapter_id})
+
+    async def _change(self, path: str, body: Mapping[str, Any]) -> None:
+        status, answer = await self._told(path, body)
+        if status != _OK:
+            # What it cannot load it answers with 500, too.
+            raise InvalidInputError("adapter", f"vLLM refuses it: {_message(answer)}")
+
     async def embed(self, token_ids: Sequence[int]) -> list[float]:
         """See Engine.embed."""
         answer = await self._post("/v1/embeddings", {"input": list(token_ids)})
@@ -109,6 +141,26 @@ class VllmEngine:
             raise self._lost(error) from error
         counts = (line.rsplit(" ", 1)[1] for line in lines if line.startswith(_GAUGES))
         return round(sum(map(float, counts)))
+
+    async def sleep(self, level: int) -> None:
+        """Gives the model's memory back: weights go to the host's memory (1) or are dropped (2).
+
+        Raises:
+            InvalidInputError: the server was not started for it (404).
+            UnavailableError: it does not answer, or fails.
+        """
+        await self._tell(f"/sleep?level={level}")
+
+    async def wake(self, level: int) -> None:
+        """Takes the memory again that `sleep` of that level gave back; as `sleep` raises."""
+        if level == 1:
+            await self._tell("/wake_up")
+            return
+        await self._tell("/wake_up?tags=weights")
+        await self._tell("/collective_rpc", {"method": "reload_weights"})
+        await self._tell("/wake_up?tags=kv_cache")
+        # What it knew of prefixes went with the cache.
+        await self._tell("/reset_prefix_cache")
 
     async def aclose(self) -> None:
         """See Engine.aclose."""
@@ -140,6 +192,18 @@ class VllmEngine:
                 raise _refusal(response.status, answer)
             return dict(json.loads(answer))
         except (*_FAILURES, json.JSONDecodeError) as error:
+            raise self._lost(error) from error
+
+    async def _tell(self, path: str, body: Mapping[str, Any] | None = None) -> None:
+        status, answer = await self._told(path, body)
+        if status != _OK:
+            raise _refusal(status, answer)
+
+    async def _told(self, path: str, body: Mapping[str, Any] | None) -> tuple[int, bytes]:
+        try:
+            async with self._http.post(path, json=body) as response:
+                return response.status, await response.read()
+        except _FAILURES as error:
             raise self._lost(error) from error
 
     def _lost(self, error: BaseException) -> UnavailableError:
@@ -234,9 +298,14 @@ def _finish_reason(choice: Mapping[str, Any]) -> FinishReason | None:
 
 def _refusal(status: int, body: bytes) -> Exception:
     """The engine's HTTP error as one of ours: 4xx is the request's fault, all else passes."""
-    message = body[:200].decode(errors="replace")
-    with suppress(ValueError, KeyError, TypeError):
-        message = str(json.loads(body)["error"]["message"])
+    message = _message(body)
     if status in _REFUSED:
         return InvalidInputError("prompt", f"the engine refuses it: {message}")
     return UnavailableError(f"the engine answers {status}: {message}")
+
+
+def _message(body: bytes) -> str:
+    """What the error in that answer says."""
+    with suppress(ValueError, KeyError, TypeError):
+        return str(json.loads(body)["error"]["message"])
+    return body[:200].decode(errors="replace")

@@ -29,6 +29,10 @@ class Peer:
     """Requests sent there at once, of all models together."""
     n_ctx: int = 8192
     """Context tokens of one request there."""
+    is_site: bool = False
+    """It is an airan site: it keeps work that nobody waits for, and is asked for it again."""
+    patience_s: float = 60.0
+    """Without a word from it for so long, such work is done elsewhere."""
 
     def __post_init__(self) -> None:
         for word in (self.region, *self.promises):
@@ -50,7 +54,7 @@ class Peer:
         """One of its models as an engine."""
         name, settings = self.external_name(model), self.models[model]
         return ExternalModel(
-            name, settings, self.n_ctx, self.price, self.max_concurrent, patience_s=60.0
+            name, settings, self.n_ctx, self.price, self.max_concurrent, self.patience_s
         )
 
 

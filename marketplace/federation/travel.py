@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from airan.core.errors import ForbiddenError, InvalidInputError
 from marketplace.federation.policy import SITE, DataPolicy, parse_policy
@@ -41,6 +42,26 @@ class Origin:
             )
 
 
+SendingState = Literal["open", "answered", "refused", "broken", "cancelled", "unheard"]
+SendingWay = Literal["invocation", "stream"]
+
+
+@dataclass(frozen=True)
+class Sending:
+    """A job at a peer, as it is stored before it leaves."""
+
+    job_id: str
+    peer: str
+    way: SendingWay
+    """`invocation`: the peer keeps it and is asked for it again; `stream`: on one connection."""
+    via: str
+    policy: str
+    created_s: float
+    remote_id: str | None = None
+    """What the peer calls it."""
+    state: SendingState = "open"
+
+
 @dataclass
 class Journey:
     """Where an accepted job may go, one peer after the other, and what goes with it."""
@@ -48,6 +69,18 @@ class Journey:
     routes: list[str]
     """Names of peers' engines, the best first; each is tried once."""
     headers: dict[str, str] = field(default_factory=dict)
+    sending: Sending | None = None
+    """What is stored of its stay at the peer where it is now."""
+    unheard: bool = False
+    """It may be there, and what became of it is not known."""
+
+
+def headers_out(via: str, policy: str, site: str, job_id: str) -> dict[str, str]:
+    """What a job takes to a peer. `via`: the sites it came through, and ours.
+
+    The key is the same in every attempt: what a peer has done it does not do, or bill, again.
+    """
+    return {VIA: via, POLICY: policy, "Idempotency-Key": f"airan-{site}-{job_id}"}
 
 
 def origin_of(via: Sequence[str], policy: str | None) -> Origin:

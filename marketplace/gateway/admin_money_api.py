@@ -9,7 +9,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from marketplace.billing.limits import DEFAULT_ALERTS, BudgetSpec, LimitScope, Period, QuotaSpec
-from marketplace.gateway.billing_api import invoice_response, usage_response
+from marketplace.gateway.billing_api import Table, invoice_response, usage_response
 from marketplace.gateway.bodies import Body, Id, MicroUsd, Name, Time, read_as, time_range
 from marketplace.gateway.runtime import Runtime
 from marketplace.money import Price
@@ -193,8 +193,10 @@ def _add_book_routes(router: APIRouter, runtime: Runtime) -> None:
 
 def _add_statement_routes(router: APIRouter, runtime: Runtime) -> None:
     @router.get("/costs")
-    async def get_costs(request: Request, tenant: str | None = None) -> dict[str, Any]:
-        return await usage_response(runtime, request, tenant, None)
+    async def get_costs(
+        request: Request, tenant: str | None = None, format: Table = "json"
+    ) -> Response:
+        return await usage_response(runtime, request, (tenant, None), format)
 
     @router.get("/invoices/{tenant}/{month}")
     async def get_invoice(

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from airan.core.clock import Clock, SystemClock
 from airan.core.errors import AiranError
 from marketplace.gateway import (
+    adapters_api,
     admin_api,
     admin_money_api,
     admin_peers_api,
@@ -53,6 +54,7 @@ _ROUTERS = (
     embeddings_api,
     responses_api,
     files_api,
+    adapters_api,
     batches_api,
     functions_api,
     nvcf_api,

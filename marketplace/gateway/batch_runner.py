@@ -15,13 +15,12 @@ from marketplace.batch_input import BatchLine, read_batch_input
 from marketplace.billing.limits import LimitError
 from marketplace.chat import completion, parse_chat_request, tools_of, usage_object
 from marketplace.completions import parse_completion_request, text_choice, text_completion
+from marketplace.federation.travel import Origin, origin_of
 from marketplace.gateway.embeddings_api import answer_embeddings
 from marketplace.gateway.errors import (
     ApiError,
     from_airan,
     from_outcome,
-    model_not_found,
-    not_allowed,
 )
 from marketplace.gateway.files_api import content_path, save_file
 from marketplace.gateway.runtime import Runtime
@@ -48,12 +47,13 @@ class BatchRunner:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancelled: dict[str, asyncio.Event] = {}
         self._given_up: set[str] = set()
+        self._origins: dict[str, Origin | None] = {}
 
     async def start(self) -> None:
         """Goes on with the batches that have not ended."""
         for row in await self._runtime.db.call(self._runtime.db.batches.open_batches):
             principal = await self._runtime.db.call(self._runtime.db.keys.principal, row["key_id"])
-            self.begin(json.loads(row["document"]), principal)
+            self.begin(json.loads(row["document"]), principal, _origin(row))
 
     async def stop(self) -> None:
         """Leaves the open batches to the next start."""
@@ -62,9 +62,10 @@ class BatchRunner:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def begin(self, document: Document, principal: Principal) -> None:
-        """Runs a stored batch."""
+    def begin(self, document: Document, principal: Principal, origin: Origin | None) -> None:
+        """Runs a stored batch; `origin`: where it came from, None: it never goes to a peer."""
         batch_id = document["id"]
+        self._origins[batch_id] = origin
         cancelled = self._cancelled[batch_id] = asyncio.Event()
         if document["status"] == "cancelling":
             cancelled.set()
@@ -90,7 +91,7 @@ class BatchRunner:
         return document
 
     def _forget(self, batch_id: str) -> None:
-        del self._tasks[batch_id], self._cancelled[batch_id]
+        del self._tasks[batch_id], self._cancelled[batch_id], self._origins[batch_id]
         self._given_up.discard(batch_id)
 
     def _now(self) -> int:
@@ -206,11 +207,7 @@ class BatchRunner:
         """A line's status and body, as the endpoint would have answered it."""
         runtime = self._runtime
         try:
-            name = line.body.get("model")
-            if isinstance(name, str) and name not in runtime.offers:
-                raise model_not_found(name, list(runtime.offers))
-            if isinstance(name, str) and not principal.may_use(name):
-                raise not_allowed(f"use the model {name!r}")
+            runtime.check_model(principal, line.body.get("model"))
             if document["endpoint"] == "/v1/embeddings":
                 body, once = line.body | {"service_tier": "flex"}, _job_id(document["id"], line).hex
                 ask = partial(answer_embeddings, runtime, principal, body, once)
@@ -229,7 +226,7 @@ class BatchRunner:
         row = await runtime.db.call(runtime.db.ledger.job, job_id)
         chat = document["endpoint"] == "/v1/chat/completions"
         if row is None:
-            await self._submit(principal, line, job_id, chat)
+            await self._submit(self._job(document, principal, line, chat))
         job = runtime.async_jobs.get(job_id)
         if job is not None:
             try:
@@ -253,7 +250,7 @@ class BatchRunner:
             return error.status, error.body()
         return 200, _answer_body(row, chat)
 
-    async def _submit(self, principal: Principal, line: BatchLine, job_id: str, chat: bool) -> None:
+    def _job(self, document: Document, principal: Principal, line: BatchLine, chat: bool) -> Job:
         body = line.body | {"service_tier": "flex"}
         requests = [parse_chat_request(body)] if chat else parse_completion_request(body)
         request = requests[0]
@@ -263,9 +260,13 @@ class BatchRunner:
             raise InvalidInputError("stream", "is not possible in a batch")
         if request.n_logprobs is not None:
             raise InvalidInputError("logprobs", "are not kept for batches")
+        job = self._runtime.job_of(request, "async", principal)
+        job.id = str(_job_id(document["id"], line))
+        job.origin = self._origins[document["id"]]
+        return job
+
+    async def _submit(self, job: Job) -> None:
         runtime = self._runtime
-        now_s, started_s = runtime.clock.now_s(), runtime.clock.monotonic_s()
-        job = Job("async", principal, request, now_s, started_s, id=job_id)
         try:
             await runtime.dispatcher.prepare(job, runtime.settings.engine_wait_s)
         except UnavailableError:
@@ -331,6 +332,12 @@ async def _when_there_is_room(ask: Callable[[], Awaitable[T]]) -> T:
             if isinstance(error, LimitError) and error.retry_after_s is None:
                 raise
             await asyncio.sleep(_FULL_WAIT_S)
+
+
+def _origin(row: dict[str, Any]) -> Origin | None:
+    """Where a stored batch came from; None: an earlier airan did not keep it."""
+    via, narrows = row["via"], row["narrows"]
+    return None if via is None else origin_of([via] if via else [], narrows)
 
 
 def _job_id(batch_id: str, line: BatchLine) -> uuid.UUID:

@@ -59,6 +59,7 @@ def build_router(runtime: Runtime) -> APIRouter:
             made = await runtime.db.call(store.batch, document["id"], principal.tenant_id)
             if made is not None:
                 return made
+        origin = runtime.origin(request)
         row = {
             "id": document["id"],
             "tenant_id": principal.tenant_id,
@@ -66,10 +67,12 @@ def build_router(runtime: Runtime) -> APIRouter:
             "state": document["status"],
             "document": document,
             "created_s": runtime.clock.now_s(),
+            "via": ",".join(origin.via),
+            "narrows": None if origin.narrows is None else str(origin.narrows),
         }
         add = runtime.db.batches.add_batch
         await runtime.db.insist(add, add, row)
-        _runner(request).begin(dict(document), principal)
+        _runner(request).begin(dict(document), principal, origin)
         return document
 
     @router.get("")

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from airan.core.errors import InvalidInputError
 from marketplace.billing.invoice import to_csv, usd_text
 from marketplace.billing.quotes import TIERS
+from marketplace.billing.spreadsheet import csv_of
 from marketplace.gateway.bodies import KeyBody, Rotation, read_as, time_range
 from marketplace.gateway.errors import not_allowed
 from marketplace.gateway.runtime import Runtime
@@ -18,6 +19,8 @@ from marketplace.principal import Principal
 from marketplace.store.statements import UsageQuery
 
 Format = Literal["json", "csv", "pdf"]
+Table = Literal["json", "csv"]
+_SUMS = ("requests", "input_tokens", "output_tokens", "amount_micro_usd")
 _MAX_GROUPS = 5
 
 
@@ -31,17 +34,18 @@ def build_router(runtime: Runtime) -> APIRouter:
 
 def _add_money_routes(router: APIRouter, runtime: Runtime) -> None:
     @router.get("/usage")
-    async def get_usage(request: Request) -> dict[str, Any]:
-        """Query: start_time, end_time, bucket, group_by (repeated or with commas)."""
+    async def get_usage(request: Request, format: Table = "json") -> Response:
+        """Query: start_time, end_time, bucket, group_by (repeated or with commas), format."""
         principal = await runtime.authenticate(request, "billing:read")
-        return await usage_response(runtime, request, principal.tenant_id, principal.project_id)
+        who = (principal.tenant_id, principal.project_id)
+        return await usage_response(runtime, request, who, format)
 
     @router.get("/prices")
     async def get_prices(request: Request) -> dict[str, Any]:
         """What a request would be quoted now, per 1,000 tokens."""
-        await runtime.authenticate(request, "billing:read")
+        principal = await runtime.authenticate(request, "billing:read")
         data = []
-        for model in runtime.offers:
+        for model in runtime.models_of(principal.tenant_id):
             for tier in TIERS:
                 price = await runtime.dispatcher.desk.quote(model, tier)
                 row = {
@@ -114,9 +118,11 @@ def _add_key_routes(router: APIRouter, runtime: Runtime) -> None:
 
 
 async def usage_response(
-    runtime: Runtime, request: Request, tenant: str | None, project_id: str | None
-) -> dict[str, Any]:
+    runtime: Runtime, request: Request, who: tuple[str | None, str | None], format: Table
+) -> Response:
     """Usage and cost as the query's start_time, end_time, bucket and group_by ask for.
+
+    `who`: tenant and project, None for all.
 
     Raises:
         InvalidInputError: one of these is wrong.
@@ -127,17 +133,24 @@ async def usage_response(
     groups = [name for text in asked.getlist("group_by") for name in text.split(",")]
     if len(groups) > _MAX_GROUPS:
         raise InvalidInputError("group_by", f"names at most {_MAX_GROUPS} columns")
-    query = UsageQuery(*span, tenant, project_id, asked.get("bucket"), tuple(dict.fromkeys(groups)))
+    query = UsageQuery(*span, *who, asked.get("bucket"), tuple(dict.fromkeys(groups)))
     rows = await runtime.db.call(runtime.db.statements.usage, query)
+    if format == "csv":
+        columns = list(rows[0]) if rows else [*query.group_by, *_SUMS]
+        headers = {"Content-Disposition": 'attachment; filename="usage.csv"'}
+        text = csv_of(columns, rows)
+        return Response(text, media_type="text/csv; charset=utf-8", headers=headers)
     total = sum(row["amount_micro_usd"] for row in rows)
-    return {
-        "object": "list",
-        "start_time": span[0],
-        "end_time": span[1],
-        "data": rows,
-        "total_micro_usd": total,
-        "total_usd": usd_text(total),
-    }
+    return JSONResponse(
+        {
+            "object": "list",
+            "start_time": span[0],
+            "end_time": span[1],
+            "data": rows,
+            "total_micro_usd": total,
+            "total_usd": usd_text(total),
+        }
+    )
 
 
 async def invoice_response(runtime: Runtime, tenant: str, month: str, format: Format) -> Response:

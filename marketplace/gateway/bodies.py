@@ -10,7 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from airan.core.errors import InvalidInputError
 from marketplace.chat import explain
-from marketplace.gateway.runtime import Runtime, read_json
+from marketplace.gateway.reading import read_json
+from marketplace.gateway.runtime import Runtime
 from marketplace.principal import DEFAULT_SCOPES
 from marketplace.store.keys import KeySpec
 

@@ -61,7 +61,8 @@ async def answer_embeddings(
         body = _Body.model_validate(values)
     except ValidationError as error:
         raise explain(error) from error
-    offer = runtime.offers[body.model]
+    adapter = runtime.adapter_of(principal, body.model)
+    offer = runtime.offers[body.model if adapter is None else adapter.base]
     offer.check_embeddings()
     several = isinstance(body.input, list) and isinstance(body.input[0], str | list)
     inputs: Any = body.input if several else [body.input]

@@ -18,6 +18,7 @@ from airan.core.errors import (
     NotFoundError,
     UnavailableError,
 )
+from marketplace.adapters.adapter import Adapter
 from marketplace.billing.limits import LimitError
 from marketplace.dispatch import ContextLengthError
 from marketplace.store.ledger import Outcome
@@ -92,6 +93,15 @@ def model_not_found(name: str, offered: list[str]) -> ApiError:
         code="model_not_found",
         param="model",
     )
+
+
+def not_ready(adapter: Adapter) -> ApiError:
+    """The tenant's adapter is there, and cannot be used now."""
+    if adapter.state == "failed":
+        text = f"The adapter {adapter.model!r} cannot be used: {adapter.reason}."
+        return ApiError(409, text, code="adapter_failed", param="model")
+    text = f"The adapter {adapter.model!r} is not ready: its file is not there yet."
+    return ApiError(409, text, code="adapter_not_ready", param="model")
 
 
 def from_airan(error: AiranError) -> ApiError:

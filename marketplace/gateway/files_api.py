@@ -16,7 +16,8 @@ from starlette.responses import FileResponse, Response
 
 from airan.core.errors import InvalidInputError
 from marketplace.gateway.errors import ApiError
-from marketplace.gateway.runtime import Runtime, read_bytes
+from marketplace.gateway.reading import read_bytes
+from marketplace.gateway.runtime import Runtime
 from marketplace.store.accounts import Principal
 
 _OVERHEAD_BYTES = 64 << 10

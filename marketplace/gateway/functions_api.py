@@ -13,7 +13,8 @@ from marketplace.functions import Function, function_object, new_function_id, pa
 from marketplace.gateway.errors import ApiError
 from marketplace.gateway.idempotency import stable_id
 from marketplace.gateway.invocations import MODEL_VERSION, find_function, not_found
-from marketplace.gateway.runtime import Runtime, read_json
+from marketplace.gateway.reading import read_json
+from marketplace.gateway.runtime import Runtime
 
 _MAX_PRICE = 10**12
 
@@ -49,7 +50,7 @@ def _add_tenant_routes(router: APIRouter, runtime: Runtime) -> None:
         tenant_id = (await runtime.authenticate(request)).tenant_id
         found = await runtime.db.call(runtime.db.functions.versions, None, tenant_id)
         shown = await asyncio.gather(*(_shown(runtime, one) for one in found))
-        return {"functions": [*map(_of_model, runtime.offers), *shown]}
+        return {"functions": [*map(_of_model, runtime.models_of(tenant_id)), *shown]}
 
     @router.get("/{function_id}/versions")
     async def list_versions(function_id: str, request: Request) -> dict[str, Any]:
@@ -107,7 +108,7 @@ async def _create(
     if tenant_id is None and isinstance(values, dict):
         values = dict(values)
         price = _price(values.pop("priceMicroUsdPerInvocation", price))
-    row = parse_function(values, frozenset(runtime.offers), runtime.function_hosts)
+    row = parse_function(values, frozenset(runtime.models_of(tenant_id)), runtime.function_hosts)
     row |= {
         "id": function_id,
         "version_id": new_function_id(),
@@ -127,7 +128,7 @@ async def _delete(runtime: Runtime, function: Function) -> Response:
 
 
 async def _shown(runtime: Runtime, function: Function) -> dict[str, Any]:
-    well = function.model in runtime.offers or (
+    well = function.model in runtime.models_of(function.tenant_id) or (
         function.url is not None and await runtime.functions.healthy(function)
     )
     return function_object(function, "ACTIVE" if well else "ERROR")

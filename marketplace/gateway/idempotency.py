@@ -23,7 +23,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from airan.core.errors import AiranError, UnavailableError
 from marketplace.gateway.errors import ApiError, from_airan
-from marketplace.gateway.runtime import Runtime, read_bytes
+from marketplace.gateway.reading import read_bytes
+from marketplace.gateway.runtime import Runtime
 from marketplace.store.idempotency import Claim, StoredAnswer
 
 log = logging.getLogger(__name__)

@@ -9,9 +9,11 @@ from typing import Any
 
 from airan.core.errors import InvalidInputError, UnavailableError
 from marketplace.chat import completion, parse_chat_request, tools_of, usage_object
+from marketplace.federation.travel import Origin
 from marketplace.functions import Function
 from marketplace.gateway.errors import ApiError, from_outcome, not_allowed
-from marketplace.gateway.runtime import Runtime, parse_json
+from marketplace.gateway.reading import parse_json
+from marketplace.gateway.runtime import Runtime
 from marketplace.jobs import Job, new_job_id
 from marketplace.principal import Principal
 from marketplace.store.functions import InvocationResult
@@ -63,7 +65,10 @@ class Invocations:
         """
         runtime = self._runtime
         name = function_id
-        if function_id not in runtime.offers or version_id not in (None, MODEL_VERSION):
+        known = function_id in runtime.offers or runtime.adapters.find(
+            principal.tenant_id, function_id
+        )
+        if not known or version_id not in (None, MODEL_VERSION):
             function = await find_function(runtime, principal.tenant_id, function_id, version_id)
             if function.model is None:
                 if not principal.may_use(function.name):
@@ -74,9 +79,16 @@ class Invocations:
         return name
 
     async def accept(
-        self, principal: Principal, target: Function | str, body: bytes, job_id: str | None = None
+        self,
+        principal: Principal,
+        target: Function | str,
+        body: bytes,
+        job_id: str | None = None,
+        origin: Origin | None = None,
     ) -> str:
         """Takes responsibility for an invocation, which is stored when this returns; its id.
+
+        `origin`: where it came from; without, it never goes to a peer.
 
         Raises:
             ApiError: the body is no JSON.
@@ -93,7 +105,7 @@ class Invocations:
             raise InvalidInputError("logprobs", "are not kept for requests that are polled for")
         if job.request.stream:
             raise InvalidInputError("stream", "is not supported here; use /v1/chat/completions")
-        job.id = job_id or job.id
+        job.id, job.origin = job_id or job.id, origin
         try:
             await self._runtime.dispatcher.prepare(job, _PREPARE_S)
         except UnavailableError:

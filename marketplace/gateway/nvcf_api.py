@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from airan.core.errors import InvalidInputError, UnavailableError
+from marketplace.chat import usage_object
 from marketplace.functions import Function
 from marketplace.gateway.errors import ApiError
 from marketplace.gateway.idempotency import stable_id
@@ -22,8 +23,9 @@ from marketplace.gateway.invocations import (
     is_open,
     not_found,
 )
+from marketplace.gateway.reading import bearer_key, read_bytes, read_json_bytes
 from marketplace.gateway.results import ResultLinks
-from marketplace.gateway.runtime import Runtime, bearer_key, read_bytes, read_json_bytes
+from marketplace.gateway.runtime import Runtime
 from marketplace.store.functions import InvocationResult
 
 _DEFAULT_POLL_S = 60.0
@@ -51,6 +53,17 @@ def build_router(runtime: Runtime) -> APIRouter:
         poll_s = _poll_seconds(request)
         await _find(runtime, request, job_id)
         return await _answer(runtime, links, request, job_id, poll_s)
+
+    @router.delete("/pexec/status/{job_id}")
+    async def cancel(job_id: str, request: Request) -> Response:
+        row = await _find(runtime, request, job_id)
+        if is_open(row):
+            await Invocations(runtime).cancel(job_id)
+            row = await _find(runtime, request, job_id)
+        usage = usage_object(row["input_tokens"], row["output_tokens"], row["preemptions"])
+        headers = _headers(row)
+        status = headers["NVCF-STATUS"]
+        return JSONResponse({"reqId": job_id, "status": status, "usage": usage}, 200, headers)
 
     @router.get("/results/{job_id}")
     async def result(
@@ -91,7 +104,7 @@ def _add_queue_routes(router: APIRouter, runtime: Runtime) -> None:
             for one in found
             if version in (None, one.version_id)
         ]
-        if not found and function_id in runtime.offers:
+        if not found and function_id in runtime.models_of(tenant_id):
             queues = [_queue(MODEL_VERSION, function_id, Invocations(runtime).depth(function_id))]
         if not queues:
             raise not_found(function_id, version)
@@ -109,6 +122,7 @@ async def _invoke(
     if "nvcf-input-asset-references" in request.headers:
         raise InvalidInputError("NVCF-INPUT-ASSET-REFERENCES", "assets are not supported here")
     principal = await runtime.authenticate(request)
+    origin = runtime.origin(request)
     known = stable_id(request, "job")
     made = None if known is None else await runtime.db.call(runtime.db.ledger.job, str(known))
     if made is not None:
@@ -118,7 +132,7 @@ async def _invoke(
     read = read_bytes if isinstance(target, Function) else read_json_bytes
     body = await read(request, runtime.settings.max_body_bytes)
     wanted = None if known is None else str(known)
-    job_id = await Invocations(runtime).accept(principal, target, body, wanted)
+    job_id = await Invocations(runtime).accept(principal, target, body, wanted, origin)
     try:
         return await _answer(runtime, links, request, job_id, poll_s)
     except UnavailableError:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from marketplace.adapters.adapter import Adapter
 from marketplace.chat import completion, logprobs_object, usage_object
-from marketplace.gateway.errors import from_outcome, model_not_found
+from marketplace.gateway.errors import from_outcome
 from marketplace.gateway.runtime import Runtime
 from marketplace.gateway.streaming import ChatStream, wait_for_job
 
@@ -19,15 +21,15 @@ def build_router(runtime: Runtime) -> APIRouter:
 
     @router.get("/models")
     async def list_models(request: Request) -> dict[str, Any]:
-        await runtime.authenticate(request)
-        return {"object": "list", "data": [_model(runtime, name) for name in runtime.offers]}
+        tenant_id = (await runtime.authenticate(request)).tenant_id
+        models = [_model(runtime, name) for name in runtime.offers]
+        adapters = map(partial(_adapter, runtime), runtime.adapters.of_tenant(tenant_id))
+        return {"object": "list", "data": [*models, *adapters]}
 
     @router.get("/models/{name:path}")
     async def get_model(name: str, request: Request) -> dict[str, Any]:
-        await runtime.authenticate(request)
-        if name not in runtime.offers:
-            raise model_not_found(name, list(runtime.offers))
-        return _model(runtime, name)
+        adapter = runtime.adapter_of(await runtime.authenticate(request), name)
+        return _model(runtime, name) if adapter is None else _adapter(runtime, adapter)
 
     @router.post("/chat/completions")
     async def create_chat_completion(request: Request) -> Response:
@@ -68,3 +70,9 @@ def _model(runtime: Runtime, name: str) -> dict[str, Any]:
             "price_usd_per_1k_output_tokens": offer.price.output_micro_usd_per_1k / 1e6,
         },
     }
+
+
+def _adapter(runtime: Runtime, adapter: Adapter) -> dict[str, Any]:
+    owner = adapter.tenant_id or "airan"
+    shown = {"id": adapter.model, "created": int(adapter.created_s), "owned_by": owner}
+    return _model(runtime, adapter.base) | shown | {"parent": adapter.base}

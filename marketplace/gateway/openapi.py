@@ -6,9 +6,10 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from marketplace.gateway.openapi_schemas import BODIES, COMPONENTS, FORMS, Schema, ref
+from marketplace.gateway.openapi_schemas import BODIES, COMPONENTS, FILES, FORMS, Schema, ref
 
 _JSON, _EVENTS = "application/json", "text/event-stream"
+_FORM, _FILE = "multipart/form-data", "application/octet-stream"
 _PROBES = ("/healthz", "/readyz", "/metrics")
 # Status and schema of the answer by method and path, where it is not a 200 with some object.
 _ANSWERS: dict[str, tuple[int, str]] = {
@@ -24,6 +25,13 @@ _ANSWERS: dict[str, tuple[int, str]] = {
     "GET /v1/files": (200, "Files"),
     "GET /v1/files/{file_id}": (200, "File"),
     "DELETE /v1/files/{file_id}": (200, "Deleted"),
+    "POST /v1/adapters": (201, "Adapter"),
+    "GET /v1/adapters": (200, "Adapters"),
+    "GET /v1/adapters/{adapter_id}": (200, "Adapter"),
+    "PUT /v1/adapters/{adapter_id}/content": (200, "Adapter"),
+    "DELETE /v1/adapters/{adapter_id}": (200, "Deleted"),
+    "POST /admin/v1/adapters": (201, "Adapter"),
+    "PUT /admin/v1/adapters/{adapter_id}/content": (200, "Adapter"),
     "POST /v1/batches": (200, "Batch"),
     "GET /v1/batches": (200, "Batches"),
     "GET /v1/batches/{batch_id}": (200, "Batch"),
@@ -65,6 +73,8 @@ _MORE: dict[str, dict[int, tuple[str, ...]]] = {
     "POST /v1/responses": {200: (_EVENTS,)},
     "GET /v1/responses/{response_id}": {200: (_EVENTS,)},
     "GET /v1/files/{file_id}/content": {200: ("application/octet-stream",)},
+    "GET /v1/usage": {200: ("text/csv",)},
+    "GET /admin/v1/costs": {200: ("text/csv",)},
     "GET /v1/invoices/{month}": {200: ("text/csv", "application/pdf")},
     "GET /admin/v1/invoices/{tenant}/{month}": {200: ("text/csv", "application/pdf")},
     "GET /v2/nvcf/results/{job_id}": {200: ("*/*",)},
@@ -103,7 +113,7 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
 def _complete(name: str, path: str, operation: dict[str, Any]) -> None:
     if path not in _PROBES:
         operation["security"] = [{"key": []}]
-    for kind, schemas in ((_JSON, BODIES), ("multipart/form-data", FORMS)):
+    for kind, schemas in ((_JSON, BODIES), (_FORM, FORMS), (_FILE, FILES)):
         if name in schemas:
             content = {kind: {"schema": schemas[name]}}
             operation["requestBody"] = {"required": True, "content": content}

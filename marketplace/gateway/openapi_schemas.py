@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from marketplace.functions import MAX_RESPONSE_BYTES, MAX_TIMEOUT_S
-from marketplace.gateway import admin_api, admin_money_api, admin_peers_api
+from marketplace.gateway import adapters_api, admin_api, admin_money_api, admin_peers_api
 from marketplace.gateway.bodies import Body, KeyBody, Rotation
 from marketplace.tools import MAX_TOOLS
 from marketplace.webhooks import EVENT_TYPES
@@ -246,6 +246,8 @@ BODIES: dict[str, Schema] = {
     "POST /v1/webhooks": _WEBHOOK,
     "POST /v1/webhooks/{endpoint_id}/rotate": given(grace_s={"type": "number", "minimum": 0}),
     "POST /v1/keys": _of(KeyBody),
+    "POST /v1/adapters": _of(adapters_api.NewAdapter),
+    "POST /admin/v1/adapters": _of(adapters_api.NewAdapterOf),
     "POST /v1/keys/{key_id}/rotate": _of(Rotation),
     "POST /v2/nvcf/functions": _FUNCTION,
     "POST /v2/nvcf/functions/{function_id}/versions": _FUNCTION,
@@ -273,6 +275,11 @@ BODIES: dict[str, Schema] = {
 """What is sent as JSON, by method and path."""
 FORMS: dict[str, Schema] = {"POST /v1/files": _FORM}
 """What is sent as multipart/form-data."""
+FILES: dict[str, Schema] = {
+    f"PUT {prefix}/adapters/{{adapter_id}}/content": {"type": "string", "format": "binary"}
+    for prefix in ("/v1", "/admin/v1")
+}
+"""What is sent as it is."""
 
 _USAGE = shown(prompt_tokens=WHOLE, completion_tokens=WHOLE, total_tokens=WHOLE)
 _ENDING = maybe(either("stop", "length"))
@@ -318,6 +325,13 @@ COMPONENTS: dict[str, Schema] = {
         model=TEXT,
     ),
     "File": shown(id=TEXT, object=either("file"), bytes=WHOLE, filename=TEXT, purpose=TEXT),
+    "Adapter": shown(
+        id=TEXT,
+        object=either("adapter"),
+        model=TEXT,
+        state=either("pending", "in_progress", "ready", "failed"),
+        loaded=TRUTH,
+    ),
     "Batch": shown(
         id=TEXT,
         object=either("batch"),
@@ -337,6 +351,7 @@ COMPONENTS: dict[str, Schema] = {
     "Models": _listing(ref("Model")),
     "Files": _listing(ref("File")),
     "Batches": _listing(ref("Batch")),
+    "Adapters": _listing(ref("Adapter")),
     "Webhooks": _listing(ref("Webhook")),
     "Anything": ANY_OBJECT,
 }

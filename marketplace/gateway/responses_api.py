@@ -132,6 +132,7 @@ async def _begin(
     earlier = await _earlier(runtime, principal, asked)
     chat = _chat_of(asked, earlier)
     job = runtime.job_of(chat, "async" if asked.store else "sync", principal)
+    job.origin = runtime.origin(request)
     named = stable_id(request, "response") if asked.store else None
     document: Document = {
         "id": "resp_" + (secrets.token_hex(16) if named is None else named.hex),

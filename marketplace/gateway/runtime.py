@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import fcntl
 import hashlib
 import hmac
 import json
@@ -13,18 +12,27 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import Request
-from starlette.requests import ClientDisconnect
 
 from airan.core.clock import Clock
-from airan.core.errors import InvalidInputError, UnavailableError
+from airan.core.errors import InvalidInputError
+from marketplace.adapters.adapter import Adapter
 from marketplace.billing.desk import rate_limit
 from marketplace.chat import ChatRequest, parse_chat_request
 from marketplace.completions import parse_request
 from marketplace.dispatch import Dispatcher, ModelOffer
 from marketplace.dispatch.scaling import ReplicaScaler
-from marketplace.federation.travel import POLICY, VIA, Origin, origin_of
-from marketplace.gateway.errors import ApiError, invalid_api_key, model_not_found, not_allowed
+from marketplace.federation.travel import POLICY, VIA, Origin, Sending, origin_of
+from marketplace.gateway.adapter_book import AdapterBook
+from marketplace.gateway.alone import keep_hold, lock_folder, take_hold
+from marketplace.gateway.errors import (
+    ApiError,
+    invalid_api_key,
+    model_not_found,
+    not_allowed,
+    not_ready,
+)
 from marketplace.gateway.function_runner import FunctionRunner
+from marketplace.gateway.reading import bearer_key, read_json
 from marketplace.gateway.settings import GatewaySettings
 from marketplace.gateway.webhook_sender import WebhookSender
 from marketplace.jobs import Job
@@ -40,8 +48,6 @@ if TYPE_CHECKING:
 
 _KEY_CACHE_S = 5.0
 _MAX_CACHED_KEYS = 10_000
-_LOCK_WAIT_S = 30.0
-_LOCK_POLL_S = 0.1
 
 
 class Runtime:
@@ -52,6 +58,7 @@ class Runtime:
         self.clock = clock
         self.meter = meter
         self.offers: dict[str, ModelOffer] = settings.offers
+        self.adapters = AdapterBook(settings, clock)
         self.async_jobs: dict[str, Job] = {}
         self.function_hosts = AllowedHosts.of(settings.function_hosts)
         self.functions = FunctionRunner(self.function_hosts, clock, settings.max_waiting)
@@ -69,11 +76,13 @@ class Runtime:
         """Opens the database, follows the engines, and goes on with the stored jobs.
 
         Raises:
-            UnavailableError: another gateway keeps the state folder.
+            UnavailableError: another gateway keeps the state folder, or the database.
             ConfigError: the database cannot be opened.
         """
         self.settings.state_dir.mkdir(parents=True, exist_ok=True)
-        await self._lock()
+        self._lock_fd = await lock_folder(self.settings.state_dir)
+        self._hold = await take_hold(self.settings.url_of_database)
+        self._holding = asyncio.create_task(keep_hold(self._hold))
         self.db = Database(self.settings.url_of_database)
         ledger = self.db.ledger
         open_jobs = await self.db.call(ledger.recover, self.clock.now_s())
@@ -90,21 +99,31 @@ class Runtime:
             federation=self.settings.federation,
         )
         await self.dispatcher.desk.refresh()
+        await self.adapters.open(self.db, self.dispatcher)
         self.dispatcher.start()
         self._scaler = ReplicaScaler(self.settings.replica_urls, self.dispatcher.load, self.clock)
         self._scaler.start()
+        sent = await self.db.call(self.db.sendings.open)
         for row in open_jobs:
-            self._go_on(row, await self.db.call(self.db.keys.principal, row["key_id"]))
+            principal = await self.db.call(self.db.keys.principal, row["key_id"])
+            await self._go_on(row, principal, sent.pop(row["id"], None))
+        for left in sent.values():
+            await self.dispatcher.account_for(left)
+        self.adapters.start()
 
     async def stop(self) -> None:
         """Cuts the streams and closes the database; open jobs wait there for the next start."""
         self.db.relent()
+        await self.adapters.stop()
         await self._scaler.stop()
         await self.dispatcher.stop()
         for watcher in self._watchers:
             watcher.cancel()
         await asyncio.gather(*self._watchers, *self._tasks, return_exceptions=True)
         await asyncio.to_thread(self.db.close)
+        self._holding.cancel()
+        await asyncio.gather(self._holding, return_exceptions=True)
+        await asyncio.to_thread(self._hold.close)
         os.close(self._lock_fd)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
@@ -214,6 +233,7 @@ class Runtime:
         self.check_model(principal, name)
         chat = parse_chat_request(values)
         job = Job("sync", principal, chat, self.clock.now_s(), started_s)
+        job.adapter = self.adapter_of(principal, chat.model)
         job.origin = self.origin(request)
         return job
 
@@ -224,8 +244,17 @@ class Runtime:
             InvalidInputError: its headers cannot be read.
             ForbiddenError: it must not be in this site's region.
         """
-        headers = request.headers
-        origin = origin_of(headers.getlist(VIA), headers.get(POLICY))
+        via = request.headers.getlist(VIA)
+        return self.origin_of(",".join(via) if via else None, request.headers.get(POLICY))
+
+    def origin_of(self, via: str | None, policy: str | None) -> Origin:
+        """The same of what stood in those headers.
+
+        Raises:
+            InvalidInputError: they cannot be read.
+            ForbiddenError: it must not be in this site's region.
+        """
+        origin = origin_of([] if via is None else [via], policy)
         origin.check_here(self.settings.federation.region)
         return origin
 
@@ -247,20 +276,40 @@ class Runtime:
         """Lets a model through that is on offer and that the key may use.
 
         Raises:
-            ApiError: 403 or 404.
+            ApiError: 403, 404, or 409: it is an adapter that cannot be used now.
         """
         if not isinstance(name, str):
             return
-        if name not in self.offers:
-            raise model_not_found(name, list(self.offers))
+        adapter = self.adapter_of(principal, name)
         if not principal.may_use(name):
             raise not_allowed(f"use the model {name!r}")
+        if adapter is not None and adapter.state != "ready":
+            raise not_ready(adapter)
+
+    def adapter_of(self, principal: Principal, name: str) -> Adapter | None:
+        """The adapter that the tenant means; None: a model on offer.
+
+        Raises:
+            ApiError: 404: the tenant has neither.
+        """
+        if name in self.offers:
+            return None
+        adapter = self.adapters.find(principal.tenant_id, name)
+        if adapter is None:
+            raise model_not_found(name, list(self.offers))
+        return adapter
+
+    def models_of(self, tenant_id: str | None) -> list[str]:
+        """What the tenant may name as a model now; None: what all may."""
+        return [*self.offers, *(one.model for one in self.adapters.of_tenant(tenant_id))]
 
     def job_of(
         self, chat: ChatRequest, kind: Literal["sync", "async"], principal: Principal
     ) -> Job:
         """A job for a request that was checked already."""
-        return Job(kind, principal, chat, self.clock.now_s(), self.clock.monotonic_s())
+        job = Job(kind, principal, chat, self.clock.now_s(), self.clock.monotonic_s())
+        job.adapter = self.adapter_of(principal, chat.model)
+        return job
 
     def keep(self, job: Job) -> None:
         """Has an asynchronous job found by its id while this process works on it."""
@@ -295,7 +344,7 @@ class Runtime:
             "time_to_first_token_ms": self.meter.ttft_percentiles(),
         }
 
-    def _go_on(self, row: dict[str, Any], principal: Principal) -> None:
+    async def _go_on(self, row: dict[str, Any], principal: Principal, sent: Sending | None) -> None:
         chat = parse_request(json.loads(row["request"]))
         job = Job(
             "async",
@@ -306,33 +355,20 @@ class Runtime:
             self.clock.monotonic_s() - (self.clock.now_s() - row["created_s"]),
             id=row["id"],
         )
+        # Whatever has that name now, it goes on with the adapter that it began with.
+        job.adapter = self.adapters.find(principal.tenant_id, row["model"], row["created_s"])
         job.ttft_ms = row["ttft_ms"]
         job.restore(unpack_ids(row["generated_ids"]), row["text"] or "", row["preemptions"])
         self.keep(job)
-        self.dispatcher.enqueue(job)
+        if sent is None:
+            self.dispatcher.enqueue(job)
+        else:
+            job.counted_input = row["input_tokens"]
+            await self.dispatcher.take_up(job, sent)
 
     async def _forget_when_done(self, job: Job) -> None:
         await job.done.wait()
         self.async_jobs.pop(job.id, None)
-
-    async def _lock(self) -> None:
-        """Two dispatchers on one database would both run its open jobs."""
-        path = self.settings.state_dir / "gateway.lock"
-        self._lock_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        waited_s = 0.0
-        while True:
-            try:
-                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if waited_s >= _LOCK_WAIT_S:
-                    os.close(self._lock_fd)
-                    raise UnavailableError(
-                        f"another gateway keeps {path}", remedy="stop it first"
-                    ) from None
-                await asyncio.sleep(_LOCK_POLL_S)
-                waited_s += _LOCK_POLL_S
-            else:
-                return
 
 
 def _verifier(settings: GatewaySettings, clock: Clock) -> OidcVerifier | None:
@@ -342,68 +378,3 @@ def _verifier(settings: GatewaySettings, clock: Clock) -> OidcVerifier | None:
     from marketplace.oidc import OidcVerifier
 
     return OidcVerifier(settings.oidc, clock)
-
-
-def bearer_key(request: Request) -> str:
-    """The key in the Authorization header, or an empty string."""
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else ""
-
-
-async def read_json(request: Request, limit_bytes: int) -> Any:
-    """The request's body, decoded.
-
-    Raises:
-        ApiError: 400 if it is no JSON, 413 if it is longer than `limit_bytes`, 415 if it says
-            that it is something else.
-    """
-    return parse_json(await read_json_bytes(request, limit_bytes))
-
-
-async def read_json_bytes(request: Request, limit_bytes: int) -> bytes:
-    """The request's body, which says that it is JSON.
-
-    Raises:
-        ApiError: 413 if it is longer than `limit_bytes`, 415 if it says that it is something else.
-    """
-    declared_type = request.headers.get("content-type", "application/json")
-    if "json" not in declared_type.lower():
-        raise ApiError(415, f"The body must be application/json, not {declared_type[:100]}.")
-    return await read_bytes(request, limit_bytes)
-
-
-def parse_json(body: bytes) -> Any:
-    """What the JSON says.
-
-    Raises:
-        ApiError: 400 if it is none.
-    """
-    try:
-        return json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"The body is no JSON: {error}", code="invalid_json") from error
-
-
-async def read_bytes(request: Request, limit_bytes: int) -> bytes:
-    """The request's body.
-
-    Raises:
-        ApiError: 413 if it is longer than `limit_bytes`, 400 if it ends too early.
-    """
-    too_large = ApiError(413, f"The body is longer than {limit_bytes} bytes.")
-    declared = request.headers.get("content-length", "0")
-    if declared.isdigit() and int(declared) > limit_bytes:
-        raise too_large
-    body = bytearray()
-    try:
-        async for part in request.stream():
-            body += part
-            if len(body) > limit_bytes:
-                raise too_large
-    except ClientDisconnect as error:
-        raise ApiError(400, "The connection ended within the body.") from error
-    return bytes(body)
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON value")

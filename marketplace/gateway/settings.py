@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from airan.core.errors import ConfigError
+from marketplace.adapters.adapter import AdapterLimits
 from marketplace.catalogue.records import FileSource
 from marketplace.dispatch import ModelOffer, TtftTargets
 from marketplace.engines.external_model import ExternalModel
@@ -78,6 +79,7 @@ class GatewaySettings:
     max_body_bytes: int = 1 << 20
     max_file_bytes: int = 64 << 20
     max_batch_lines: int = 50_000
+    adapter_limits: AdapterLimits = field(default_factory=AdapterLimits)
     max_waiting: int = 512
     """Requests of one tenant that may wait for one model."""
     ttft_targets: TtftTargets = field(default_factory=TtftTargets)
@@ -105,7 +107,10 @@ class GatewaySettings:
         Raises:
             ConfigError: two have the same name.
         """
-        others = (ModelOffer(one.name, one.n_ctx, one.price) for one in self.external)
+        others = (
+            ModelOffer(one.name, one.n_ctx, one.price, no_adapters="runs on an external engine")
+            for one in self.external
+        )
         offers: dict[str, ModelOffer] = {}
         for offer in (*self.models, *others):
             if offer.name in offers:

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from airan.core.errors import InvalidInputError
-from marketplace.gateway.runtime import Runtime, read_json
+from marketplace.gateway.reading import read_json
+from marketplace.gateway.runtime import Runtime
 from marketplace.webhooks import EVENT_TYPES, check_events
 
 _DAY_S = 86_400.0

@@ -10,10 +10,12 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from airan.core.errors import AiranError, InvalidInputError
+from marketplace.federation.travel import POLICY, VIA, Origin
 from marketplace.functions import Function
 from marketplace.gateway.errors import ApiError, from_outcome
 from marketplace.gateway.invocations import Invocations, Row, error_of, is_open
-from marketplace.gateway.runtime import Runtime, parse_json
+from marketplace.gateway.reading import parse_json
+from marketplace.gateway.runtime import Runtime
 from marketplace.grpc_api import invocation_pb2 as pb
 from marketplace.grpc_api import invocation_pb2_grpc as rpc
 from marketplace.grpc_api.errors import status_of
@@ -55,8 +57,9 @@ class InvocationServicer(rpc.InvocationServiceServicer):
         async with _as_status(context):
             principal, metadata = await self._admit(context)
             wait_s = _checked_wait(request.wait_s)
+            origin = self._runtime.origin_of(metadata.get(VIA), metadata.get(POLICY))
             job_id = await self._whole(
-                self._accept(principal, request, metadata.get("idempotency-key"))
+                self._accept(principal, request, metadata.get("idempotency-key"), origin)
             )
             row = await self._invocations.wait(job_id, wait_s)
             return pb.InvokeResponse(invocation=await self._shown(row))
@@ -90,7 +93,8 @@ class InvocationServicer(rpc.InvocationServiceServicer):
         self, request: pb.InvokeStreamRequest, context: Context
     ) -> AsyncIterator[pb.InvokeStreamResponse]:
         async with _as_status(context):
-            principal, _ = await self._admit(context)
+            principal, metadata = await self._admit(context)
+            self._runtime.origin_of(metadata.get(VIA), metadata.get(POLICY))
             target = await self._target(principal, request)
             if isinstance(target, Function):
                 events = self._of_container(principal, target, request.body)
@@ -179,11 +183,11 @@ class InvocationServicer(rpc.InvocationServiceServicer):
         )
 
     async def _accept(
-        self, principal: Principal, request: pb.InvokeRequest, key: str | None
+        self, principal: Principal, request: pb.InvokeRequest, key: str | None, origin: Origin
     ) -> str:
         if key is None:
             target = await self._target(principal, request)
-            return await self._invocations.accept(principal, target, request.body)
+            return await self._invocations.accept(principal, target, request.body, origin=origin)
         owner, db = principal.tenant_id, self._runtime.db
         stored = f"grpc:{key}"
         if not 1 <= len(key) <= 250:
@@ -201,7 +205,7 @@ class InvocationServicer(rpc.InvocationServiceServicer):
             job_id = str(uuid.uuid5(_NAMES, f"{owner}\0{key}\0{claim.attempt}"))
             if await db.call(db.ledger.job, job_id) is None:
                 target = await self._target(principal, request)
-                await self._invocations.accept(principal, target, request.body, job_id)
+                await self._invocations.accept(principal, target, request.body, job_id, origin)
             return job_id
         finally:
             # The next call under the key finds the invocation by its id.

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from airan.core.errors import UnavailableError
 from marketplace.store.accounts import Accounts
+from marketplace.store.adapters import AdapterRows
 from marketplace.store.batches import Batches
 from marketplace.store.billing import Billing
 from marketplace.store.books import Books
@@ -22,6 +23,7 @@ from marketplace.store.keys import Keys
 from marketplace.store.ledger import Ledger
 from marketplace.store.peering import Peering
 from marketplace.store.prices import Prices
+from marketplace.store.sendings import Sendings
 from marketplace.store.statements import Statements
 from marketplace.store.thread import StoreThread
 from marketplace.store.users import Users
@@ -44,8 +46,10 @@ class Database:
         self._thread = StoreThread(self._engine)
         self.accounts = Accounts(self._engine)
         self.keys = Keys(self._engine)
+        self.adapters = AdapterRows(self._engine)
         self.users = Users(self._engine)
         self.peering = Peering(self._engine)
+        self.sendings = Sendings(self._engine)
         self.prices = Prices(self._engine)
         self.billing = Billing(self._engine)
         self.books = Books(self._engine)

@@ -24,6 +24,8 @@ class PeerCost:
     output_tokens: int
     cost_micro_usd: int
     created_s: float
+    heard: bool = True
+    """False: what became of it is not known, and this is the most that it can have come to."""
 
 
 class Peering:
@@ -57,18 +59,19 @@ class Peering:
 
     def note_cost(self, cost: PeerCost) -> None:
         """Keeps what a job cost at a peer. Idempotent: the first one counts."""
-        mine = (peer_usage.c.job_id == cost.job_id, peer_usage.c.peer == cost.peer)
         with writing(self._engine) as db:
-            if db.execute(sa.select(peer_usage.c.job_id).where(*mine)).first() is None:
-                db.execute(sa.insert(peer_usage).values(asdict(cost)))
+            keep_cost(db, cost)
 
     def costs(self) -> list[dict[str, Any]]:
-        """Requests, tokens and money by peer and model."""
+        """Requests, tokens and money by peer and model; `unheard`: of these, requests whose end
+        is not known."""
         total = sa.func.sum
+        unheard = sa.case((peer_usage.c.heard, 0), else_=1)
         query = sa.select(
             peer_usage.c.peer,
             peer_usage.c.model,
             sa.func.count().label("requests"),
+            total(unheard).label("unheard"),
             total(peer_usage.c.input_tokens).label("input_tokens"),
             total(peer_usage.c.output_tokens).label("output_tokens"),
             total(peer_usage.c.cost_micro_usd).label("cost_micro_usd"),
@@ -82,3 +85,10 @@ class Peering:
             mine = tenants.c.id == tenant_id_of(db, tenant)
             db.execute(sa.update(tenants).where(mine).values(values))
             return dict(db.execute(sa.select(tenants).where(mine)).mappings().one())
+
+
+def keep_cost(db: sa.Connection, cost: PeerCost) -> None:
+    """Keeps what a job cost at a peer, unless that is known already."""
+    mine = (peer_usage.c.job_id == cost.job_id, peer_usage.c.peer == cost.peer)
+    if db.execute(sa.select(peer_usage.c.job_id).where(*mine)).first() is None:
+        db.execute(sa.insert(peer_usage).values(asdict(cost)))

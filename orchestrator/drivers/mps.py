@@ -4,7 +4,7 @@ What MPS does not isolate: L2 cache and memory bandwidth are shared, and a fatal
 (an illegal address) can end every client of the same server. A client that is killed does not.
 
 NVIDIA, Multi-Process Service: CUDA_MPS_PIPE_DIRECTORY, CUDA_MPS_LOG_DIRECTORY,
-CUDA_MPS_ACTIVE_THREAD_PERCENTAGE, CUDA_MPS_PINNED_DEVICE_MEM_LIMIT.
+CUDA_MPS_ACTIVE_THREAD_PERCENTAGE, CUDA_MPS_PINNED_DEVICE_MEM_LIMIT, CUDA_MPS_CLIENT_PRIORITY.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class MpsShare:
     Attributes:
         sm_percent: of the SMs, above 0 and at most 100; None: all.
         memory_mib: of the device's memory; None: no limit.
+        is_lower: its kernels' blocks are put on the SMs behind those of other clients.
 
     Raises:
         InvalidInputError: out of range.
@@ -41,6 +42,7 @@ class MpsShare:
 
     sm_percent: float | None = None
     memory_mib: int | None = None
+    is_lower: bool = False
 
     def __post_init__(self) -> None:
         if self.sm_percent is not None and not 0 < self.sm_percent <= 100:
@@ -55,7 +57,32 @@ class MpsShare:
             out["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = f"{self.sm_percent:g}"
         if self.memory_mib is not None:
             out["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] = f"{device}={self.memory_mib}M"
+        if self.is_lower:
+            out["CUDA_MPS_CLIENT_PRIORITY"] = "1"
         return out
+
+
+@dataclass(frozen=True)
+class MpsFolders:
+    """Where a daemon is reached, and where it logs."""
+
+    pipe_dir: Path
+    log_dir: Path
+
+    def variables(self) -> dict[str, str]:
+        """What a client's environment says of them."""
+        return {
+            "CUDA_MPS_PIPE_DIRECTORY": str(self.pipe_dir),
+            "CUDA_MPS_LOG_DIRECTORY": str(self.log_dir),
+        }
+
+
+def check_folder(folder: Path) -> None:
+    """Raises InvalidInputError if a daemon's sockets cannot lie in that folder."""
+    if len(str(folder / "pipe")) > _MAX_PIPE_PATH:
+        raise InvalidInputError(
+            "folder", f"{folder} is too long for sockets", remedy="choose a shorter path"
+        )
 
 
 def without_mps(environment: Mapping[str, str], empty_dir: Path) -> dict[str, str]:
@@ -75,11 +102,9 @@ class MpsDaemon:
             InvalidInputError: the folder's path is too long for sockets.
             NotFoundError: there is no such binary.
         """
-        self.pipe_dir, self.log_dir = folder / "pipe", folder / "log"
-        if len(str(self.pipe_dir)) > _MAX_PIPE_PATH:
-            raise InvalidInputError(
-                "folder", f"{folder} is too long for sockets", remedy="choose a shorter path"
-            )
+        check_folder(folder)
+        self.folders = MpsFolders(folder / "pipe", folder / "log")
+        self.pipe_dir, self.log_dir = self.folders.pipe_dir, self.folders.log_dir
         found = shutil.which(binary)
         if found is None:
             raise NotFoundError(
@@ -93,6 +118,11 @@ class MpsDaemon:
     def is_running(self) -> bool:
         """Whether the daemon lives."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Of the daemon's process; 0: it was not started."""
+        return 0 if self._process is None else self._process.pid
 
     def start(self) -> None:
         """Starts it and waits until it answers; again is no error.
@@ -156,7 +186,7 @@ class MpsDaemon:
     def client(self, environment: Mapping[str, str], share: MpsShare) -> dict[str, str]:
         """The environment of a client with that share."""
         kept = {key: value for key, value in environment.items() if not key.startswith(_VARIABLES)}
-        return {**kept, **self._folders(), **share.variables()}
+        return {**kept, **self.folders.variables(), **share.variables()}
 
     def servers(self) -> list[int]:
         """Pids of its servers: none before the first client.
@@ -214,12 +244,6 @@ class MpsDaemon:
             said = (answer.stderr or answer.stdout).strip()
             raise UnavailableError(f"the MPS daemon refused {line!r}: {said}")
         return answer.stdout
-
-    def _folders(self) -> dict[str, str]:
-        return {
-            "CUDA_MPS_PIPE_DIRECTORY": str(self.pipe_dir),
-            "CUDA_MPS_LOG_DIRECTORY": str(self.log_dir),
-        }
 
     def _environment(self) -> dict[str, str]:
         return self.client(os.environ, MpsShare())

@@ -104,6 +104,19 @@ class NvmlNode:
         """See `GpuInventory`."""
         return await self._call(lambda: tuple(one for one, _, _ in self._instances()))
 
+    async def free_mib(self, gpu_uuid: str) -> int:
+        """Memory of the GPU that no process has.
+
+        Raises:
+            NotFoundError: there is no such GPU, or it cannot be reached.
+            UnavailableError: the driver does not answer.
+        """
+        if gpu_uuid not in self._handles:
+            raise NotFoundError(f"there is no GPU {gpu_uuid}")
+        handle = self._handles[gpu_uuid]
+        memory = await self._call(lambda: self._nvml.nvmlDeviceGetMemoryInfo(handle))
+        return int(memory.free) // MIB
+
     # --- MigControl
 
     async def create(self, gpu_uuid: str, profile: str, start: int) -> GpuInstance:

@@ -125,7 +125,7 @@ def _received(load: SlotLoad, part: SmPart) -> DevicePipeline:
     cells = [CellGrid(load.n_rx, _CARRIER_PRB)] * load.n_cells
     limits = uplink_limits(cells, [ues], n_soft_buffers=load.n_cells)
     idle = partial(device_group.write_idle_uplink, limits)
-    pipeline = DevicePipeline(uplink_program(limits), part, idle)
+    pipeline = DevicePipeline(uplink_program(limits), [part], idle)
     samples = pipeline.inputs(0)["samples"]
     one = np.random.default_rng(1).standard_normal((2**20, 2)).astype(np.float16)
     for start in range(0, len(samples), len(one)):
@@ -152,7 +152,7 @@ def _sent(load: SlotLoad, part: SmPart) -> DevicePipeline:
     cells = [SendGrid(4, _CARRIER_PRB)] * load.n_cells
     limits = downlink_limits(cells, [ues], is_copied_out=False)
     idle = partial(device_group.write_idle_downlink, limits)
-    pipeline = DevicePipeline(downlink_program(limits), part, idle)
+    pipeline = DevicePipeline(downlink_program(limits), [part], idle)
     rng = np.random.default_rng(1)
     tbs = [rng.integers(0, 256, ue.tb.n_bytes, dtype=np.uint8) for ue in ues]
     DownlinkTables(limits).fill(pipeline.inputs(0), ues, tbs, 0)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,9 @@ from phy.gpu.module import require_cupy
 
 _AHEAD = 2
 _PATTERN = 2**24
+_LOWEST = 1 << 16
+"""Steps below the highest stream priority: the driver gives its lowest."""
+_PAUSE_S = 0.0005
 
 
 @dataclass(frozen=True)
@@ -55,28 +59,35 @@ class DecodeShape:
 LLAMA_8B = DecodeShape()
 
 
-class DecodeLoad:
-    """Decode steps one after the other on one part of the GPU."""
+@contextmanager
+def _always() -> Iterator[bool]:
+    yield True
 
-    def __init__(self, batch: int, rest_of: int | None, shape: DecodeShape = LLAMA_8B) -> None:
+
+class DecodeLoad:
+    """Decode steps one after the other, on the whole GPU or on one part of it at a time."""
+
+    def __init__(self, batch: int, shape: DecodeShape = LLAMA_8B) -> None:
         """Allocates and warms up.
 
         Args:
             batch: sequences, each of which gets a token a step.
-            rest_of: run in a green context on all multiprocessors but so many; None: on all.
             shape: of the model.
 
         Raises:
             GpuUnavailableError: no CuPy or no GPU.
-            InvalidInputError: no batch, or no multiprocessor is left.
+            InvalidInputError: no batch.
         """
         if batch < 1:
             raise InvalidInputError("batch", f"must be at least 1, got {batch}")
         self._cupy = require_cupy()
-        from phy.gpu.partition import take_part, take_rest
+        from phy.gpu.partition import take_part
 
-        self.part = take_part(None) if rest_of is None else take_rest(rest_of)
-        self._stream = self.part.new_stream(lower=100)  # the lowest priority there is
+        part = take_part(None)
+        self._n_sms = part.n_sms
+        self._streams = [part.new_stream(_LOWEST)]
+        self._stream = self._streams[0]
+        self._left = self._stream.record()
         matrices = shape.matrices()
         self._weights = [self._filled(n_in, n_out) for n_in, n_out in matrices]
         self._inputs = {n_in: self._filled(batch, n_in) for n_in, _ in matrices}
@@ -86,13 +97,55 @@ class DecodeLoad:
         for _ in range(3):
             self._queue().synchronize()
 
-    def run(self, goes_on: Callable[[], bool]) -> list[float]:
-        """Runs steps while `goes_on`; returns when each ended, s on the monotonic clock."""
+    def divide(self, gears: Sequence[tuple[int, int]]) -> None:
+        """Makes parts to run on: of each gear, how many multiprocessors come before the part, and
+        how many it has; one as large as the GPU is the GPU, one of none is a pause.
+
+        Raises:
+            InvalidInputError: there are not so many.
+            UnavailableError: the driver refuses.
+        """
+        from phy.gpu.partition import take_rest
+
+        whole = self._streams[0]
+        self._streams = [
+            take_rest(first, n_sms).new_stream(_LOWEST) if 0 < n_sms < self._n_sms else whole
+            for first, n_sms in gears
+        ]
+
+    def shift(self, gear: int) -> None:
+        """Has the steps from now on run in that gear, after those before."""
+        self._left = self._stream.record()
+        self._stream = self._streams[gear]
+        self._stream.wait_event(self._left)
+
+    def enter(self) -> None:
+        """Nothing: a step's stream is named where it is queued."""
+
+    def settle(self) -> None:
+        """Waits until the steps before the last `shift` are done."""
+        self._left.synchronize()
+
+    def run(
+        self,
+        goes_on: Callable[[], bool],
+        step: Callable[[], AbstractContextManager[bool]] = _always,
+    ) -> list[float]:
+        """Runs steps while `goes_on`; returns when each ended, s on the monotonic clock.
+
+        Args:
+            goes_on: tells when to stop.
+            step: entered to queue a step; says whether there is one now.
+        """
         ended_s: list[float] = []
         under_way: deque[Any] = deque()
         while goes_on():
-            under_way.append(self._queue())
-            if len(under_way) == _AHEAD:
+            with step() as is_one:
+                if is_one:
+                    under_way.append(self._queue())
+            if not is_one:
+                time.sleep(_PAUSE_S)
+            if len(under_way) == _AHEAD or (under_way and not is_one):
                 under_way.popleft().synchronize()
                 ended_s.append(time.perf_counter())
         while under_way:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,6 +54,7 @@ class SlotRun:
         pusch, pdsch: every cell's UEs.
         n_cells: cells.
         n_sms: multiprocessors, None: all.
+        gears_sms: of each gear, for `SlotBench`; none: one gear of `n_sms`.
         n_slots: slots of 0.5 ms, DDDSU.
         snr_db: of the simulated radio.
         is_copied_out: downlink grids are copied to the host.
@@ -68,6 +69,7 @@ class SlotRun:
     snr_db: float = 35.0
     is_copied_out: bool = True
     directions: str = "both"
+    gears_sms: tuple[int | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -179,31 +181,44 @@ def time_slots(run: SlotRun) -> list[SlotTimes]:
     work = _Work(run)
     try:
         work.warm_up()
-        work.run_at_pace()
+        work.run_at_pace(run.n_slots)
         return [work.times(channel) for channel in work.channels]
     finally:
         work.group.close()
 
 
-def trace_slots(run: SlotRun, when_ready: Callable[[], None]) -> list[TracedSlot]:
-    """Runs slots at the radio's pace; returns each of them, in the order they were due.
+class SlotBench:
+    """A cell group that runs slots at the radio's pace whenever it is told to."""
 
-    Args:
-        run: what is run.
-        when_ready: called when all is prepared; the slots start when it returns.
+    def __init__(self, run: SlotRun) -> None:
+        """Prepares everything; `n_slots` is not used.
 
-    Raises:
-        WrongResultError: a block that passed its CRC is not what was sent.
-        GpuUnavailableError: no CuPy or no GPU.
-    """
-    work = _Work(run)
-    try:
-        work.warm_up()
-        when_ready()
-        work.run_at_pace()
-        return work.traced()
-    finally:
-        work.group.close()
+        Raises:
+            WrongResultError: a block that passed its CRC is not what was sent.
+            GpuUnavailableError: no CuPy or no GPU.
+        """
+        self._work = _Work(run)
+        try:
+            self._work.warm_up()
+        except BaseException:
+            self._work.group.close()
+            raise
+
+    def trace(self, n_slots: int, gear: int = 0) -> list[TracedSlot]:
+        """Runs so many slots in a gear; returns each of them, in the order they were due.
+
+        Raises:
+            WrongResultError: a block that passed its CRC is not what was sent.
+        """
+        work = self._work
+        work.group.shift(gear)
+        first = {channel: len(due) for channel, due in work.due_s.items()}
+        work.run_at_pace(n_slots)
+        return work.traced(first)
+
+    def close(self) -> None:
+        """Gives the GPU back."""
+        self._work.group.close()
 
 
 class _Work:
@@ -223,7 +238,7 @@ class _Work:
         self.group = open_cell_group(
             uplink_limits(uplink_grids, [self.ues], n_soft_buffers=2 * run.n_cells),
             downlink_limits(downlink_grids, [receivers], is_copied_out=run.is_copied_out),
-            GroupOptions(n_sms=run.n_sms),
+            GroupOptions(gears_sms=run.gears_sms or (run.n_sms,)),
         )
         both = ("pusch", "pdsch")
         self.channels = both if run.directions == "both" else (run.directions,)
@@ -231,6 +246,7 @@ class _Work:
         self.sent_slots: list[SentSlot] = []
         self.prepare_us: dict[str, list[float]] = {"pusch": [], "pdsch": []}
         self.due_s: dict[str, list[float]] = {"pusch": [], "pdsch": []}
+        self.prepared: set[str] = set()
 
     def warm_up(self) -> None:
         """Fills both sides with samples, lets filters be learnt, and checks what comes out."""
@@ -251,18 +267,20 @@ class _Work:
             downlink.start()
             downlink.collect(wait=True)
 
-    def run_at_pace(self) -> None:
+    def run_at_pace(self, n_slots: int) -> None:
         """Starts a slot every 0.5 ms and collects what has ended meanwhile."""
         group = self.group
+        n_ended = len(self.received) + len(self.sent_slots)
         gc.collect()
         gc.freeze()
         gc.disable()
         try:
             for channel in self.channels:
-                self._prepare(channel)
+                if channel not in self.prepared:  # by the run before, after its last slot
+                    self._prepare(channel)
             n_started = 0
             start_s = time.perf_counter() + 1e-3
-            for index in range(self.run.n_slots + _WARM_UP):
+            for index in range(n_slots + _WARM_UP):
                 due_s = start_s + index * _SLOT_US * 1e-6
                 while time.perf_counter() < due_s:
                     self._collect(group)
@@ -272,7 +290,7 @@ class _Work:
                     self._half(channel).start(due_s)
                     self._prepare(channel)
                     n_started += 1
-            while len(self.received) + len(self.sent_slots) < n_started:
+            while len(self.received) + len(self.sent_slots) - n_ended < n_started:
                 self._collect(group)
         finally:
             gc.enable()
@@ -287,6 +305,7 @@ class _Work:
             self.group.uplink.prepare(frame + self.run.pusch.slot_number, self.grants)
         else:
             _downlink(self.group).prepare(frame + self.run.pdsch.slot_number, self.assignments)
+        self.prepared.add(channel)
         self.prepare_us[channel].append((time.perf_counter() - begun_s) * 1e6)
 
     def _collect(self, group: CellGroup) -> None:
@@ -303,9 +322,14 @@ class _Work:
     def _half(self, channel: str) -> UplinkGroup | DownlinkGroup:
         return self.group.uplink if channel == "pusch" else _downlink(self.group)
 
-    def traced(self) -> list[TracedSlot]:
-        """Returns every slot after the warm-up, in the order they were due."""
-        first_s = min(due[0] for due in self.due_s.values() if due) + _WARM_UP * _SLOT_US * 1e-6
+    def traced(self, first: Mapping[str, int]) -> list[TracedSlot]:
+        """Returns every slot after the warm-up, in the order they were due.
+
+        Args:
+            first: of each channel, the first slot to look at, by number.
+        """
+        begun_s = min(due[first[name]] for name, due in self.due_s.items() if due[first[name] :])
+        first_s = begun_s + _WARM_UP * _SLOT_US * 1e-6
         ended: list[tuple[str, SlotOutcome | SentSlot]] = [("pusch", one) for one in self.received]
         ended += [("pdsch", one) for one in self.sent_slots]
         out = []

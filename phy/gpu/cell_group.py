@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from airan.core.errors import InvalidInputError
@@ -39,7 +39,10 @@ class CellGroup:
         uplink: UplinkGroup,
         downlink: DownlinkGroup | None = None,
         timing: SlotTiming | None = None,
+        on_close: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_close` is called when it has given the GPU back."""
+        self._on_close = on_close
         self.uplink = uplink
         self.downlink = downlink
         self.timing = timing or SlotTiming()
@@ -72,6 +75,19 @@ class CellGroup:
         if grants:
             self.uplink.prepare(slot, grants)
 
+    def shift(self, gear: int) -> None:
+        """Has the slots that are started from now on run in that gear (see `GroupOptions`); those
+        under way end in theirs."""
+        self.uplink.shift(gear)
+        if self.downlink is not None:
+            self.downlink.shift(gear)
+
+    @property
+    def n_under_way(self) -> int:
+        """Slots that were started and not collected."""
+        sending = 0 if self.downlink is None else self.downlink.n_under_way
+        return self.uplink.n_under_way + sending
+
     def collect(self, *, wait: bool = False) -> Collected:
         """Returns the slots that have ended.
 
@@ -94,3 +110,4 @@ class CellGroup:
         self.uplink.close()
         if self.downlink is not None:
             self.downlink.close()
+        self._on_close()

@@ -25,15 +25,19 @@ class GroupOptions:
     """How a cell group runs.
 
     Attributes:
-        n_sms: multiprocessors that it may use, rounded up to what the GPU can split off; None: all.
+        gears_sms: multiprocessors that it may use in each gear, rounded up to what the GPU can
+            split off; None: all. It begins in the first.
         is_isolated: the GPU is used by a process of its own, which is started anew after a fault;
             otherwise by this one, for which a sticky error is the end.
+        has_standby: another process, with the GPU set up, takes over at once when that one ends. It
+            takes as much memory. A fault of the GPU that ends every process ends it too.
         uplink, downlink: of the halves.
         timing: slots and the TDD pattern.
     """
 
-    n_sms: int | None = None
+    gears_sms: tuple[int | None, ...] = (None,)
     is_isolated: bool = True
+    has_standby: bool = False
     uplink: UplinkOptions | None = None
     downlink: DownlinkOptions | None = None
     timing: SlotTiming | None = None
@@ -63,16 +67,23 @@ def open_cell_group(
     if downlink is not None:
         write_idle = partial(write_idle_downlink, downlink)
         lanes.append(LaneOrder(downlink_program(downlink), write_idle))
-    make = _in_worker(lanes, options.n_sms) if options.is_isolated else _here(lanes, options.n_sms)
+    worker: GpuWorker | None = None
+    if options.is_isolated:
+        worker = GpuWorker(lanes, options.gears_sms, has_standby=options.has_standby)
+        make: Callable[[int], Pipeline] = worker.pipeline
+    else:
+        make = _here(lanes, options.gears_sms)
+    close = worker.close if worker is not None else lambda: None
     receiving = UplinkGroup(uplink, partial(make, 0), options.uplink, on_alarm=on_alarm)
     if downlink is None:
-        return CellGroup(receiving, timing=options.timing)
+        return CellGroup(receiving, timing=options.timing, on_close=close)
     try:
         sending = DownlinkGroup(downlink, partial(make, 1), options.downlink, on_alarm=on_alarm)
     except BaseException:
         receiving.close()
+        close()
         raise
-    return CellGroup(receiving, sending, options.timing)
+    return CellGroup(receiving, sending, options.timing, close)
 
 
 def write_idle_uplink(limits: UplinkLimits, inputs: Tables) -> None:
@@ -85,21 +96,17 @@ def write_idle_downlink(limits: DownlinkLimits, inputs: Tables) -> None:
     DownlinkTables(limits).fill(inputs, [], [], slot_number=0)
 
 
-def _in_worker(lanes: Sequence[LaneOrder], n_sms: int | None) -> Callable[[int], Pipeline]:
-    return GpuWorker(lanes, n_sms).pipeline
-
-
-def _here(lanes: Sequence[LaneOrder], n_sms: int | None) -> Callable[[int], Pipeline]:
+def _here(lanes: Sequence[LaneOrder], gears_sms: Sequence[int | None]) -> Callable[[int], Pipeline]:
     from phy.gpu.module import require_cupy
 
     require_cupy()
     from phy.gpu.partition import take_part
 
     with gpu_faults("multiprocessors were being set aside"):
-        part = take_part(n_sms)
+        parts = [take_part(n_sms) for n_sms in gears_sms]
 
     def make(lane: int) -> Pipeline:
         order = lanes[lane]
-        return DevicePipeline(order.program, part, order.write_idle, lower=order.lower)
+        return DevicePipeline(order.program, parts, order.write_idle, lower=order.lower)
 
     return make

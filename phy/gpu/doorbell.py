@@ -26,11 +26,11 @@ class Doorbell:
         self._counts = memory.view(np.int64)
         self._times = memory.view(np.float64)
 
-    def start(self, side: int, n_messages: int) -> None:
+    def start(self, side: int, n_messages: int, gear: int = 0) -> None:
         """Tells the worker to start a slot, after `n_messages` messages on the connection."""
         number = int(self._counts[_STARTS])
-        at = _FIRST_SLOT + 2 * (number % _N_PLACES)
-        self._counts[at], self._counts[at + 1] = side, n_messages
+        at = _FIRST_SLOT + 3 * (number % _N_PLACES)
+        self._counts[at], self._counts[at + 1], self._counts[at + 2] = side, n_messages, gear
         self._counts[_STARTS] = number + 1
 
     @property
@@ -38,10 +38,11 @@ class Doorbell:
         """Slots to be started so far."""
         return int(self._counts[_STARTS])
 
-    def started(self, number: int) -> tuple[int, int]:
-        """Returns the side of the `number`-th slot, of the last few, and the messages before it."""
-        at = _FIRST_SLOT + 2 * (number % _N_PLACES)
-        return int(self._counts[at]), int(self._counts[at + 1])
+    def started(self, number: int) -> tuple[int, int, int]:
+        """Returns the side of the `number`-th slot, of the last few, the messages before it, and
+        its gear."""
+        at = _FIRST_SLOT + 3 * (number % _N_PLACES)
+        return int(self._counts[at]), int(self._counts[at + 1]), int(self._counts[at + 2])
 
     def finish(self, kernels_us: float, with_copies_us: float) -> None:
         """Tells the other process that one more slot, the oldest, is done."""

@@ -216,6 +216,11 @@ class DownlinkGroup(Half):
         self._finished.clear()
         return slots
 
+    @property
+    def n_under_way(self) -> int:
+        """Slots that were started and not collected."""
+        return len(self._under_way)
+
     def close(self) -> None:
         """Waits for what is under way and gives the GPU back."""
         self.collect(wait=True)

@@ -46,6 +46,10 @@ class Half:
         """Tells whether there is a GPU at present; after a fault, asking goes on setting it up."""
         return self._lane.is_ready()
 
+    def shift(self, gear: int) -> None:
+        """Has the slots that are started from now on run in that gear."""
+        self._lane.shift(gear)
+
 
 class Lane:
     """Keeps one pipeline running.
@@ -75,6 +79,7 @@ class Lane:
         self.next_side = 0
         self.faults: dict[str, int] = {}
         self.restarts = 0
+        self._gear = 0
         self._make_pipeline = make_pipeline
         self._on_restart = on_restart
         self._now_s = now_s
@@ -110,6 +115,12 @@ class Lane:
         if self._pipeline is None:
             self._restart()
         return self._pipeline is not None
+
+    def shift(self, gear: int) -> None:
+        """Has the slots that are started from now on run in that gear, also after a fault."""
+        self._gear = gear
+        if self._pipeline is not None:
+            self._pipeline.shift(gear)
 
     def turn(self) -> None:
         """The next side's slot was started."""
@@ -150,6 +161,7 @@ class Lane:
             self._coming = None
             return
         self._pipeline, self._coming = self._coming, None
+        self._pipeline.shift(self._gear)
         self.next_side = 0
         self.restarts += 1
         self._on_restart()

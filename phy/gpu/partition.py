@@ -1,9 +1,7 @@
-"""Streams on a part of the GPU's multiprocessors: green contexts.
+"""CuPy streams on a part of the GPU's multiprocessors.
 
 What runs on such a stream has its SMs to itself, as long as everything else stays on streams of
-other parts of the same split.
-
-Spec: CUDA driver API, "Green Contexts" (CUDA 12.4 and later)
+other parts of the same division.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from typing import Any
 import cupy as cp
 from cuda.bindings import driver
 
-from airan.core.errors import InvalidInputError, UnavailableError
+from phy.gpu.green import GreenContext, driver_call, take_first, take_second
 
 
 class SmPart:
@@ -23,11 +21,10 @@ class SmPart:
         n_sms: multiprocessors it really has; the driver rounds up.
     """
 
-    def __init__(self, n_sms: int, context: Any = None) -> None:
+    def __init__(self, n_sms: int, context: GreenContext | None = None) -> None:
         """`context` is the green context; None for the whole GPU."""
         self.n_sms = n_sms
         self._context = context
-        self._raw: list[Any] = []
 
     def new_stream(self, lower: int = 0) -> Any:
         """Returns one more CuPy stream, `lower` steps below the highest priority.
@@ -35,24 +32,16 @@ class SmPart:
         Raises:
             UnavailableError: the driver refuses.
         """
+        if self._context is not None:
+            return cp.cuda.ExternalStream(self._context.new_stream(lower))
         lowest, highest = driver_call(driver.cuCtxGetStreamPriorityRange())
         priority = min(int(highest) + lower, int(lowest))
-        if self._context is None:
-            return cp.cuda.Stream(non_blocking=True, priority=priority)
-        flags = driver.CUstream_flags.CU_STREAM_NON_BLOCKING
-        raw = driver_call(driver.cuGreenCtxStreamCreate(self._context, flags, priority))
-        self._raw.append(raw)
-        return cp.cuda.ExternalStream(int(raw))
+        return cp.cuda.Stream(non_blocking=True, priority=priority)
 
     def close(self) -> None:
         """Waits for the streams and ends them and the part."""
-        for raw in self._raw:
-            driver_call(driver.cuStreamSynchronize(raw))
-            driver_call(driver.cuStreamDestroy(raw))
-        self._raw.clear()
         if self._context is not None:
-            driver_call(driver.cuGreenCtxDestroy(self._context))
-            self._context = None
+            self._context.close()
 
 
 def take_part(n_sms: int | None) -> SmPart:
@@ -62,59 +51,27 @@ def take_part(n_sms: int | None) -> SmPart:
         InvalidInputError: `n_sms` is not positive, or more than the GPU has.
         UnavailableError: the driver refuses.
     """
-    cp.cuda.Device().use()
-    cp.cuda.runtime.free(0)  # the primary context has to exist
+    device = _device()
     if n_sms is None:
-        properties = cp.cuda.runtime.getDeviceProperties(cp.cuda.Device().id)
+        properties = cp.cuda.runtime.getDeviceProperties(device)
         return SmPart(int(properties["multiProcessorCount"]))
-    device = driver_call(driver.cuDeviceGet(cp.cuda.Device().id))
-    kind = driver.CUdevResourceType.CU_DEV_RESOURCE_TYPE_SM
-    available = driver_call(driver.cuDeviceGetDevResource(device, kind))
-    if not 0 < n_sms <= available.sm.smCount:
-        raise InvalidInputError("n_sms", f"must lie in [1, {available.sm.smCount}], got {n_sms}")
-    groups, _, _ = driver_call(driver.cuDevSmResourceSplitByCount(1, available, 0, n_sms))
-    part = groups[0]
-    description = driver_call(driver.cuDevResourceGenerateDesc([part], 1))
-    flags = driver.CUgreenCtxCreate_flags.CU_GREEN_CTX_DEFAULT_STREAM
-    context = driver_call(driver.cuGreenCtxCreate(description, device, flags))
-    return SmPart(int(part.sm.smCount), context)
+    context = take_first(device, n_sms)
+    return SmPart(context.n_sms, context)
 
 
-def take_rest(n_sms: int) -> SmPart:
-    """Returns what `take_part(n_sms)` leaves over. In another process that is the same split only
-    under MPS, where both see the same multiprocessors.
+def take_rest(first_sms: int, n_sms: int | None = None) -> SmPart:
+    """Returns what `take_part(first_sms)` leaves over, or `n_sms` of it. In another process that is
+    the same division only under MPS, where both see the same multiprocessors.
 
     Raises:
-        InvalidInputError: nothing is left.
+        InvalidInputError: nothing, or not so much, is left.
         UnavailableError: the driver refuses.
     """
+    context = take_second(_device(), first_sms, n_sms)
+    return SmPart(context.n_sms, context)
+
+
+def _device() -> int:
     cp.cuda.Device().use()
-    cp.cuda.runtime.free(0)
-    device = driver_call(driver.cuDeviceGet(cp.cuda.Device().id))
-    kind = driver.CUdevResourceType.CU_DEV_RESOURCE_TYPE_SM
-    available = driver_call(driver.cuDeviceGetDevResource(device, kind))
-    if not 0 < n_sms < available.sm.smCount:
-        raise InvalidInputError("n_sms", f"must lie in [1, {available.sm.smCount}), got {n_sms}")
-    _, _, rest = driver_call(driver.cuDevSmResourceSplitByCount(1, available, 0, n_sms))
-    if rest.sm.smCount == 0:
-        raise InvalidInputError("n_sms", f"{n_sms}, rounded up, leaves none of the GPU over")
-    description = driver_call(driver.cuDevResourceGenerateDesc([rest], 1))
-    flags = driver.CUgreenCtxCreate_flags.CU_GREEN_CTX_DEFAULT_STREAM
-    context = driver_call(driver.cuGreenCtxCreate(description, device, flags))
-    return SmPart(int(rest.sm.smCount), context)
-
-
-def driver_call(answer: tuple[Any, ...]) -> Any:
-    """Returns what a driver call gave besides its status: nothing, one value or a tuple.
-
-    Raises:
-        UnavailableError: the status is an error, which is named.
-    """
-    status, *values = answer
-    if status != driver.CUresult.CUDA_SUCCESS:
-        _, name = driver.cuGetErrorName(status)
-        text = name.decode() if isinstance(name, bytes) else str(status)
-        raise UnavailableError(f"the CUDA driver answered {text}")
-    if not values:
-        return None
-    return values[0] if len(values) == 1 else tuple(values)
+    cp.cuda.runtime.free(0)  # the primary context has to exist
+    return int(cp.cuda.Device().id)

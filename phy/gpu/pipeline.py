@@ -1,12 +1,13 @@
 """A program's slots on a part of the GPU: copied in, run as one CUDA graph, copied out.
 
 There are several sides, so that the samples of one slot arrive while the slot before is worked on.
-The copies have streams of their own; only the graph runs on the part's multiprocessors.
+The copies have streams of their own; only the graph runs on the part's multiprocessors. Where there
+are several parts to run it on, its gears, there is a graph for each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -47,7 +48,11 @@ class Pipeline(Protocol):
 
     @property
     def n_sms(self) -> int:
-        """Multiprocessors it has."""
+        """Multiprocessors of the next slot."""
+        ...
+
+    def shift(self, gear: int) -> None:
+        """Has the slots that are started from now on run on that part of the GPU."""
         ...
 
     @property
@@ -102,7 +107,7 @@ class DevicePipeline:
     def __init__(
         self,
         program: Program,
-        part: SmPart,
+        parts: Sequence[SmPart],
         write_idle: Callable[[Tables], object],
         memory: npt.NDArray[np.uint8] | None = None,
         lower: int = 0,
@@ -111,7 +116,7 @@ class DevicePipeline:
 
         Args:
             program: to run.
-            part: of the GPU, to run it on.
+            parts: of the GPU, to run it on: the first, until told otherwise.
             write_idle: writes the inputs of a slot without any work.
             memory: for the inputs and outputs, see DeviceProgram.
             lower: steps below the highest priority.
@@ -120,27 +125,48 @@ class DevicePipeline:
             GpuFaultError: not enough memory, or the GPU fails.
         """
         cupy = require_cupy()
-        self._n_sms = part.n_sms
+        self._parts = tuple(parts)
+        self._gear = 0
         with gpu_faults("a program was being prepared"):
             self.device = DeviceProgram(program, N_SIDES, memory)
-            self._stream = part.new_stream(lower)
+            self._streams = [part.new_stream(lower) for part in self._parts]
+            self._stream = self._streams[0]
             self._copy_in = cupy.cuda.Stream(non_blocking=True)
             self._copy_out = cupy.cuda.Stream(non_blocking=True)
             self._events = [[cupy.cuda.Event() for _ in range(4)] for _ in range(N_SIDES)]
-            self._graphs = []
-            for number, side in enumerate(self.device.sides):
+            self._graphs: list[list[Any]] = []
+            for side in self.device.sides:
                 write_idle(side.inputs)
-                side.copy_in(self._stream)
-                # Once without a graph: kernels are loaded at their first launch.
-                self.device.launch(self._stream, number)
-                self._stream.synchronize()
-                self._graphs.append(self.device.capture(self._stream, number))
-                self.start(number)
-                self.wait(number)
+            for gear in reversed(range(len(self._parts))):
+                self._graphs.insert(0, self._captured(self._streams[gear]))
+            for gear in reversed(range(len(self._parts))):
+                self.shift(gear)
+                for number in range(N_SIDES):
+                    self.start(number)
+                    self.wait(number)
+
+    def _captured(self, stream: Any) -> list[Any]:
+        """A graph for each side."""
+        out = []
+        for number, side in enumerate(self.device.sides):
+            side.copy_in(stream)
+            # Once without a graph: kernels are loaded at their first launch.
+            self.device.launch(stream, number)
+            stream.synchronize()
+            out.append(self.device.capture(stream, number))
+        return out
 
     @property
     def n_sms(self) -> int:
-        return self._n_sms
+        return self._parts[self._gear].n_sms
+
+    def shift(self, gear: int) -> None:
+        if gear == self._gear:
+            return
+        left, self._stream, self._gear = self._stream, self._streams[gear], gear
+        # Slots share memory that is no side's: one gear's begin after the other's.
+        with gpu_faults("the part of the GPU was being changed"):
+            self._stream.wait_event(left.record())
 
     @property
     def n_bytes(self) -> tuple[int, int]:
@@ -164,7 +190,7 @@ class DevicePipeline:
             arrived.record(self._copy_in)
             self._stream.wait_event(arrived)
             arrived.record(self._stream)
-            self._graphs[side].launch(self._stream)
+            self._graphs[self._gear][side].launch(self._stream)
             worked.record(self._stream)
             self._copy_out.wait_event(worked)
             self.device.sides[side].copy_out(self._copy_out)
@@ -192,5 +218,5 @@ class DevicePipeline:
             rows.set(np.ascontiguousarray(values), stream=self._stream)
 
     def close(self) -> None:
-        for stream in (self._copy_in, self._stream, self._copy_out):
+        for stream in (self._copy_in, *self._streams, self._copy_out):
             stream.synchronize()

@@ -235,6 +235,11 @@ class UplinkGroup(Half):
         """A cell is taken out of service: its HARQ processes end."""
         self._books.release_cell(cell)
 
+    @property
+    def n_under_way(self) -> int:
+        """Slots that were started and not collected."""
+        return len(self._under_way)
+
     def close(self) -> None:
         """Waits for what is under way and gives the GPU back."""
         self.collect(wait=True)

@@ -58,12 +58,12 @@ class Order:
 
     Attributes:
         lanes: the pipelines, which share the multiprocessors.
-        n_sms: multiprocessors, None: all.
+        gears_sms: multiprocessors in each gear, None: all.
         memory_fd: file descriptor of the memory of all lanes, one after the other.
     """
 
     lanes: tuple[LaneOrder, ...]
-    n_sms: int | None
+    gears_sms: tuple[int | None, ...]
     memory_fd: int
 
     def memories(self) -> list[npt.NDArray[np.uint8]]:
@@ -86,7 +86,8 @@ class _Lane:
     def is_called(self) -> bool:
         return self.n_started < self.doorbell.starts
 
-    def start(self, side: int) -> None:
+    def start(self, side: int, gear: int) -> None:
+        self.pipeline.shift(gear)
         self.pipeline.start(side)
         self.under_way.append(side)
         self.n_started += 1
@@ -102,8 +103,8 @@ def main() -> None:
     connection = Connection(int(sys.argv[1]))
     try:
         order: Order = connection.recv()
-        lanes, n_sms, n_bytes = _lanes(order)
-        connection.send(("ready", n_sms, n_bytes))
+        lanes, gears_sms, n_bytes = _lanes(order)
+        connection.send(("ready", gears_sms, n_bytes))
         # Whatever is collected at a wrong moment makes a slot late; slots leave no cycles behind.
         gc.collect()
         gc.freeze()
@@ -120,20 +121,20 @@ def main() -> None:
     os._exit(0)
 
 
-def _lanes(order: Order) -> tuple[list[_Lane], int, list[tuple[int, int]]]:
+def _lanes(order: Order) -> tuple[list[_Lane], list[int], list[tuple[int, int]]]:
     require_cupy()
     from phy.gpu.partition import take_part
 
     with gpu_faults("multiprocessors were being set aside"):
-        part = take_part(order.n_sms)
+        parts = [take_part(n_sms) for n_sms in order.gears_sms]
     lanes, n_bytes = [], []
     for lane, memory in zip(order.lanes, order.memories(), strict=True):
         doorbell = Doorbell(memory[: Doorbell.N_BYTES])
         own = memory[Doorbell.N_BYTES :]
-        pipeline = DevicePipeline(lane.program, part, lane.write_idle, own, lane.lower)
+        pipeline = DevicePipeline(lane.program, parts, lane.write_idle, own, lane.lower)
         lanes.append(_Lane(doorbell, pipeline))
         n_bytes.append(pipeline.n_bytes)
-    return lanes, part.n_sms, n_bytes
+    return lanes, [part.n_sms for part in parts], n_bytes
 
 
 def _serve(connection: Connection, lanes: Sequence[_Lane]) -> None:
@@ -151,10 +152,10 @@ def _serve(connection: Connection, lanes: Sequence[_Lane]) -> None:
         is_idle = True
         for lane in lanes:
             if lane.is_called:
-                side, n_messages = lane.doorbell.started(lane.n_started)
+                side, n_messages, gear = lane.doorbell.started(lane.n_started)
                 while n_received < n_messages:
                     take_message()
-                lane.start(side)
+                lane.start(side, gear)
             lane.finish_done()
             is_idle = is_idle and not lane.under_way
         if not is_idle:

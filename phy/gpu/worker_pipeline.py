@@ -29,32 +29,57 @@ _LOOKS = 200
 class GpuWorker:
     """Starts the process when its first pipeline is asked for, and again when it has ended."""
 
-    def __init__(self, lanes: Sequence[LaneOrder], n_sms: int | None) -> None:
-        """`lanes` are its pipelines; `n_sms` the multiprocessors they share, rounded up to what the
-        GPU can split off, None: all."""
+    def __init__(
+        self,
+        lanes: Sequence[LaneOrder],
+        gears_sms: Sequence[int | None],
+        *,
+        has_standby: bool = False,
+    ) -> None:
+        """Starts nothing yet.
+
+        Args:
+            lanes: its pipelines.
+            gears_sms: multiprocessors they share in each gear, rounded up to what the GPU can split
+                off, None: all.
+            has_standby: a second process, with the GPU set up, takes over when the first has ended,
+                and another one stands by then. It takes as much memory.
+        """
         self._lanes = tuple(lanes)
-        self._n_sms = n_sms
+        self._gears_sms = tuple(gears_sms)
+        self._has_standby = has_standby
         self._process: WorkerProcess | None = None
+        self._standby: WorkerProcess | None = None
 
     def pipeline(self, lane: int) -> WorkerPipeline:
         """Returns one of the pipelines, made at once, ready when the process has set the GPU up."""
         if self._process is None or self._process.has_ended:
-            self._process = WorkerProcess(self._lanes, self._n_sms)
+            self._process, self._standby = self._standby, None
+            if self._process is None or not self._process.is_alive:
+                self._process = WorkerProcess(self._lanes, self._gears_sms)
+            if self._has_standby:
+                self._standby = WorkerProcess(self._lanes, self._gears_sms)
         return WorkerPipeline(self._process, lane)
+
+    def close(self) -> None:
+        """Ends the process that stands by; pipelines end theirs. Again is no error."""
+        if self._standby is not None:
+            self._standby.close()
+            self._standby = None
 
 
 class WorkerProcess:
     """A worker and the memory shared with it.
 
     Attributes:
-        n_sms: multiprocessors it has; 0 until it is ready.
+        gears_sms: multiprocessors it has in each gear; none until it is ready.
         n_bytes: of each lane, what a slot copies in and out.
         doorbells, sides: of each lane.
         has_ended: it is gone, or told to go.
     """
 
-    def __init__(self, lanes: tuple[LaneOrder, ...], n_sms: int | None) -> None:
-        self.n_sms = 0
+    def __init__(self, lanes: tuple[LaneOrder, ...], gears_sms: tuple[int | None, ...]) -> None:
+        self.gears_sms: list[int] = []
         self.n_bytes: list[tuple[int, int]] = [(0, 0)] * len(lanes)
         self.has_ended = False
         self.n_messages = 0
@@ -62,7 +87,7 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         try:
             os.ftruncate(memory_fd, sum(lane.n_bytes for lane in lanes))
-            order = Order(lanes, n_sms, memory_fd)
+            order = Order(lanes, gears_sms, memory_fd)
             memories = order.memories()
             self.doorbells = [Doorbell(memory[: Doorbell.N_BYTES]) for memory in memories]
             self.sides = [
@@ -84,6 +109,11 @@ class WorkerProcess:
     def pid(self) -> int:
         """Of the process."""
         return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
 
     def message(self, lane: int, *values: object) -> None:
         """Sends a message that the lane's next slot comes after.
@@ -107,7 +137,7 @@ class WorkerProcess:
         except (EOFError, OSError) as error:
             raise self._ended() from error
         if name == "ready":
-            self.n_sms, self.n_bytes = values
+            self.gears_sms, self.n_bytes = values
         else:
             self.has_ended = True
             kind, answer, doing = values
@@ -145,6 +175,7 @@ class WorkerPipeline:
         self._lane = lane
         self._doorbell = process.doorbells[lane]
         self._n_started = self._doorbell.starts
+        self._gear = 0
         self._last = dict.fromkeys(range(N_SIDES), -1)
         self._due_s = dict.fromkeys(range(N_SIDES), math.inf)
 
@@ -155,16 +186,19 @@ class WorkerPipeline:
 
     @property
     def n_sms(self) -> int:
-        return self._process.n_sms
+        return self._process.gears_sms[self._gear] if self._process.gears_sms else 0
+
+    def shift(self, gear: int) -> None:
+        self._gear = gear
 
     @property
     def n_bytes(self) -> tuple[int, int]:
         return self._process.n_bytes[self._lane]
 
     def is_ready(self) -> bool:
-        if self._process.n_sms == 0:
+        if not self._process.gears_sms:
             self._process.read()
-        return self._process.n_sms > 0
+        return bool(self._process.gears_sms)
 
     def inputs(self, side: int) -> Tables:
         return self._process.sides[self._lane][side].inputs.arrays
@@ -173,7 +207,7 @@ class WorkerPipeline:
         return self._process.sides[self._lane][side].outputs.arrays
 
     def start(self, side: int) -> None:
-        self._doorbell.start(side, self._process.n_messages)
+        self._doorbell.start(side, self._process.n_messages, self._gear)
         self._last[side] = self._n_started
         self._due_s[side] = time.monotonic() + _SLOT_TIMEOUT_S
         self._n_started += 1

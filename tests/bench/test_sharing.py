@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from airan.bench.sharing import process, report, run
+from airan.bench.sharing import day, process, report, run
 from airan.bench.sharing.report import RunResult
-from airan.bench.sharing.ways import WHOLE, Run, runs, way
+from airan.bench.sharing.ways import Run, Setup, Way, by_setup, runs, way
 from airan.core.errors import InvalidInputError
 from orchestrator.drivers.mps import MpsDaemon
+from orchestrator.sm_board import Gear
 from phy.gpu.bench_slots import TracedSlot, _Work
 from phy.gpu.module import GpuUnavailableError, require_cupy
 from phy.gpu.outcome import SentSlot, SlotOutcome, UeStatus
@@ -33,6 +34,8 @@ def simulated_sides(monkeypatch) -> None:
     monkeypatch.setattr(process.SideProcess, "__init__", simulated)
     monkeypatch.setattr(run, "MpsDaemon", lambda folder: MpsDaemon(folder, str(FAKE_MPS)))
     monkeypatch.setattr(run, "_SETTLE_S", 0.05)
+    monkeypatch.setattr(day, "_SETTLE_S", 0.05)
+    monkeypatch.setattr(day, "_ALONE_S", 0.3)
 
 
 def slot(index: int, kernels_us: float, latency_us: float, channel: str = "pdsch") -> TracedSlot:
@@ -40,27 +43,51 @@ def slot(index: int, kernels_us: float, latency_us: float, channel: str = "pdsch
 
 
 def test_ways_are_read_from_their_names() -> None:
-    assert not way("time-sliced").is_mps
-    assert way("mps").is_mps
-    assert not way("mps").is_limited
-    assert (way("mps-30-70").slots_percent, way("mps-30-70").ai_percent) == (30, 70)
-    assert way("green-64").slots_sms == 64
+    assert way("time-sliced").setup == Setup()
+    assert way("mps").setup == Setup(is_mps=True)
+    assert way("mps-30-70").setup == Setup(True, 30, 70)
+    assert way("mps-first-50-90").setup == Setup(True, 50, 90, slots_first=True)
+    assert way("green-64-40") == Way("green-64-40", Setup(is_mps=True), Gear(64, 40))
+    assert [way(name).slots_limit for name in ("mps", "mps-30-70", "green-64-40")] == [
+        *("", "30%", "64 SMs")
+    ]
 
 
-@pytest.mark.parametrize("name", ["mig", "mps-0-70", "mps-30-101", "green-0", "mps-30"])
+@pytest.mark.parametrize(
+    "name", ["mig", "mps-0-70", "mps-30-101", "green-0-8", "green-8-0", "green-64", "mps-30"]
+)
 def test_unknown_ways_are_refused(name) -> None:
     with pytest.raises(InvalidInputError, match="way"):
         way(name)
 
 
-def test_a_limited_way_is_compared_with_slots_alone_within_the_same_limits() -> None:
-    names = [one.name for one in runs([way("mps"), way("mps-30-70")])]
-    assert names == [
+def test_each_side_of_a_way_runs_alone_within_its_limits_first() -> None:
+    ways = [way(name) for name in ("mps", "green-96-36", "green-96-20")]
+    assert [one.name for one in runs(ways, is_first=True)] == [
         "whole GPU, slots alone",
         "whole GPU, AI alone",
         "mps",
+        "green-96-36, slots alone",
+        "green-96-36, AI alone",
+        "green-96-36",
+        "green-96-20, AI alone",
+        "green-96-20",
+    ]
+    assert [one.name for one in runs([way("mps-30-70")], is_first=False)] == [
         "mps-30-70, slots alone",
+        "mps-30-70, AI alone",
         "mps-30-70",
+    ]
+    assert [one.name for one in runs([way("time-sliced")], is_first=False)] == ["time-sliced"]
+
+
+def test_ways_whose_processes_start_alike_share_them() -> None:
+    names = ("time-sliced", "green-64-68", "mps-30-70", "mps")
+    grouped = by_setup([way(name) for name in names])
+    assert [[one.name for one in ways] for ways in grouped.values()] == [
+        ["mps", "green-64-68"],
+        ["time-sliced"],
+        ["mps-30-70"],
     ]
 
 
@@ -78,15 +105,17 @@ def test_dropped_slots_are_late_and_have_no_times() -> None:
 
 def test_the_ai_is_counted_while_slots_run_only() -> None:
     ended_s = [0.5, 1.0, 1.5, 1.9, 2.0]
-    assert report.tokens_per_s(ended_s, 128, 1.0, 2.0) == 3 * 128
-    assert report.tokens_per_s(ended_s, 128, 2.0, 2.0) == 0
+    tokens = [128, 128, 120, 128, 1000]
+    assert report.tokens_per_s(ended_s, tokens, 1.0, 2.0) == 376
+    assert report.tokens_per_s(ended_s, tokens, 2.0, 2.0) == 0
     assert report.step_ms(ended_s, 1.0, 2.0)["max"] == pytest.approx(500)
     assert report.step_ms(ended_s, 1.0, 1.2) is None
 
 
 def test_ratios_rest_on_the_runs_alone() -> None:
     def row(name: str, way: str, us: float, rate: float | None) -> RunResult:
-        return RunResult(name, way, report.channel_results([slot(0, us, us)]), rate)
+        limit = "30%" if way == "mps-30-70" else ""
+        return RunResult(name, way, limit, report.channel_results([slot(0, us, us)]), rate)
 
     ai = RunResult("whole GPU, AI alone", "whole GPU", tokens_per_s=1000.0)
     rows = [
@@ -104,7 +133,9 @@ def test_ratios_rest_on_the_runs_alone() -> None:
 
 
 def test_the_series_tells_dropped_slots_by_null() -> None:
-    traced = report.series(Run(WHOLE), [slot(0, 1, 2), slot(1, math.nan, math.nan)], [10.001])
+    traced = report.series(
+        Run(Way("whole GPU")), [slot(0, 1, 2), slot(1, math.nan, math.nan)], [10.001]
+    )
     assert traced["slots"] == [[0.0, "pdsch", 1, 2], [0.5, "pdsch", None, None]]
     assert traced["steps_ended_ms"] == [1.0]
 
@@ -119,7 +150,7 @@ def test_slots_are_told_apart_even_if_a_dropped_one_ends_before_others() -> None
     work.received = [SlotOutcome(20 * n + 4, (), 1, 1, 1) for n in range(4)]
     sent = [SentSlot(20 * n + 4, UeStatus.ON_TIME, None, 1, 1, 1) for n in range(16)]
     work.sent_slots = [*sent[:9], SentSlot(20 * 10 + 4, UeStatus.DROPPED), sent[9], *sent[11:]]
-    traced = work.traced()
+    traced = work.traced({"pusch": 0, "pdsch": 0})
     assert [one.index for one in traced] == list(range(10))
     assert [one.channel for one in traced] == (["pdsch"] * 4 + ["pusch"]) * 2
     assert [one.index for one in traced if math.isnan(one.latency_us)] == [2]
@@ -127,27 +158,63 @@ def test_slots_are_told_apart_even_if_a_dropped_one_ends_before_others() -> None
 
 def test_a_whole_bench_with_simulated_sides(airan, simulated_sides, tmp_path) -> None:
     rows, series = tmp_path / "rows.json", tmp_path / "series.jsonl"
-    files = ("--report", rows, "--series", series)
-    ran = airan("bench", "sharing", "--slots", 100, "--way", "time-sliced", "--way", "mps", *files)
+    files = ("--report", rows, "--series", series, "--plot", tmp_path / "plots")
+    ways = ("--way", "time-sliced", "--way", "mps", "--way", "green-66-66")
+    ran = airan("bench", "sharing", "--slots", 200, *ways, *files)
     assert ran.code == 0, ran.err
     assert "time-sliced" in ran.out
-    results = json.loads(rows.read_text())["results"]
-    assert [one["error"] for one in results] == [None] * 4
-    assert results[2]["tokens_per_s"] > 0
+    results = {one["name"]: one for one in json.loads(rows.read_text())["runs"][0]["results"]}
+    assert [one["error"] for one in results.values()] == [None] * 7
+    half = results["green-66-66"]
+    # The simulated slots take twice the time on half of the SMs, beside the AI as alone.
+    assert half["channels"][0]["kernels"]["p50_us"] == 200
+    assert half["p999_ratio"] == {"pdsch": 1.0, "pusch": 1.0}
+    assert results["green-66-66, AI alone"]["ai_share"] == pytest.approx(0.5, abs=0.2)
+    assert (tmp_path / "plots" / "20-peak-green-66-66.png").stat().st_size > 10_000
     assert [json.loads(one)["name"] for one in series.read_text().split("\n") if one] == [
-        "whole GPU, slots alone",
-        "whole GPU, AI alone",
+        *("whole GPU, slots alone", "whole GPU, AI alone", "mps"),
+        *("green-66-66, slots alone", "green-66-66, AI alone", "green-66-66"),
         "time-sliced",
-        "mps",
     ]
 
 
-def test_a_run_that_fails_becomes_a_row_and_the_others_go_on(airan, simulated_sides) -> None:
-    ran = airan("bench", "sharing", "--slots", 100, "--cells", 13, "--way", "mps", "--json")
+def test_sides_that_do_not_start_become_rows_and_the_others_go_on(
+    airan, simulated_sides, tmp_path
+) -> None:
+    ways = ("--way", "mps", "--way", "time-sliced")
+    path = tmp_path / "rows.json"
+    ran = airan("bench", "sharing", "--slots", 100, "--cells", 13, *ways, "--report", path)
     assert ran.code == 1
-    errors = [one["error"] for one in json.loads(ran.out)["results"]]
-    fell = "the simulated GPU fell off"
-    assert errors == [fell, None, fell]
+    assert "the simulated GPU fell off" in ran.err
+    errors = {
+        one["name"]: one["error"] for one in json.loads(path.read_text())["runs"][0]["results"]
+    }
+    assert set(errors.values()) == {"the simulated GPU fell off"}
+    assert list(errors)[-2:] == ["mps", "time-sliced"]
+
+
+def test_json_has_a_row_for_each_figure_beside_the_same_side_alone(airan, simulated_sides) -> None:
+    ran = airan("bench", "sharing", "--slots", 200, "--way", "green-66-66", "--json")
+    rows = {one["name"]: one for one in json.loads(ran.out)}
+    slots = rows["green-66-66_(20_peak_cells)_pdsch_p999"]
+    assert (slots["value"], slots["peer"], slots["ratio"]) == (200, "the same slots alone", 1)
+    assert rows["green-66-66_(20_peak_cells)_pdsch_late"]["value"] == 0
+    tokens = rows["green-66-66_(20_peak_cells)_tokens"]
+    assert tokens["ratio"] == pytest.approx(0.5, abs=0.2)
+    assert "simulated" in tokens["hardware"]
+
+
+def test_the_whole_proof_with_simulated_sides(airan, simulated_sides, tmp_path) -> None:
+    files = ("--report", tmp_path / "proof.json", "--plot", tmp_path / "plots")
+    ran = airan("bench", "sharing", "--gpu", "--slots", 100, "--day", 10_000, "--pauses", 3, *files)
+    assert ran.code == 0, ran.err
+    proof = json.loads((tmp_path / "proof.json").read_text())
+    assert [one["options"]["n_cells"] for one in proof["runs"]] == [20, 4]
+    assert all("vLLM" in one["ai"] for one in (*proof["runs"], proof["day"]))
+    assert proof["day"]["pauses"]["n"] == 3
+    assert "revocation until it has stopped" in ran.out
+    drawn = {one.name for one in (tmp_path / "plots").iterdir()}
+    assert {"day.png", "20-peak-green-96-32.png", "4-average-mps.png"} <= drawn
 
 
 @pytest.mark.parametrize(
@@ -157,6 +224,11 @@ def test_a_run_that_fails_becomes_a_row_and_the_others_go_on(airan, simulated_si
         (("--slots", "3"), "slots: must be at least 100"),
         (("--cells", "0"), "cells: must lie in"),
         (("--batch", "0"), "batch: must lie in"),
+        (("--day", "0.5"), "day: its speed must lie in"),
+        (("--plot", "/dev/null/x"), "/dev/null/x cannot be made"),
+        (("--engine", "nosuch"), "engine: must be stand-in or vllm"),
+        (("--step-tokens", "512"), "step-tokens: are vLLM's"),
+        (("--engine", "vllm", "--step-tokens", "8"), "step-tokens: must be at least the batch"),
         (("--report", "/nowhere/x.json"), "/nowhere/x.json cannot be written"),
     ],
 )

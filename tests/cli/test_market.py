@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -18,6 +19,7 @@ from airan.core.config import PortsConfig, SiteConfig
 from airan.core.errors import InvalidInputError, NotFoundError
 from airan.site.processes import ProcessLock
 from airan.site.runtime import SiteRuntime
+from tests.marketplace.lora_files import KEYS, gguf
 from tests.marketplace.site import ADMIN_KEY, MODEL, gateway_settings, running_gateway
 
 
@@ -53,6 +55,31 @@ async def cli(tmp_path: Path) -> AsyncIterator[Cli]:
         assert lock.acquire()
         yield Cli(tmp_path / "state")
         lock.release()
+
+
+async def test_adapters_are_added_listed_and_removed(cli: Cli, tmp_path: Path) -> None:
+    await cli("tenant", "create", "acme")
+    file = tmp_path / "mine.gguf"
+    name = "blk.0.ffn_down.weight"
+    pair = {f"{name}.lora_a": np.ones((4, 8)), f"{name}.lora_b": np.ones((8, 4))}
+    file.write_bytes(gguf(KEYS, pair))
+    row = await cli.json("model", "adapter", "add", MODEL, "mine", str(file), "--tenant", "acme")
+    assert (row["model"], row["state"], row["rank"]) == (f"{MODEL}:mine", "ready", 4)
+    said = await cli("model", "adapter", "add", MODEL, "ours", str(file))
+    assert f"{MODEL}:ours is ready" in said
+    listed = await cli("model", "adapter", "list")
+    assert f"{MODEL}:mine" in listed
+    assert "all" in listed
+    assert len(await cli.json("model", "adapter", "list", "--tenant", "acme")) == 1
+    file.write_bytes(b"no adapter")
+    with pytest.raises(InvalidInputError, match="no GGUF"):
+        await cli("model", "adapter", "add", MODEL, "bad", str(file))
+    assert "no GGUF" in await cli("model", "adapter", "list")
+    with pytest.raises(InvalidInputError, match="cannot be read"):
+        await cli("model", "adapter", "add", MODEL, "worse", str(tmp_path))
+    assert "is removed" in await cli("model", "adapter", "remove", row["id"])
+    with pytest.raises(NotFoundError):
+        await cli("model", "adapter", "remove", row["id"])
 
 
 async def test_tenants_projects_people_and_keys_are_managed(cli: Cli) -> None:

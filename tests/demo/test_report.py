@@ -12,7 +12,7 @@ from airan.core.errors import UnavailableError
 from airan.demo.plot import save_plot
 from airan.demo.report import DemoRun, Recorder, build_report, histogram_quantile, render_report
 from airan.demo.view import LiveView, partition_bar, render_status, sparkline
-from airan.site.snapshot import SlotsView
+from airan.site.snapshot import GpuView, PartitionView, SlotsView
 from tests.dashboard.scripted_site import ScriptedSite
 
 RUN = DemoRun(wall_s=181.0, site_hours=24.0, longest_pause_s=7.25, notes=("Load: generated.",))
@@ -167,6 +167,20 @@ async def test_the_partition_bar_is_as_wide_as_the_gpu() -> None:
     assert len(bar.plain) == 64
     assert "AI 4g.48gb" in bar.plain
     assert "RAN" in bar.plain
+
+
+def test_without_mig_the_partition_bar_is_drawn_by_sms() -> None:
+    def part(role: str, start: int, size: int) -> PartitionView:
+        return PartitionView(
+            f"PART-{role}", "green", f"green.{size}", role, start, size, size, 1000, "ready"
+        )
+
+    gpu = GpuView(
+        "GPU-1", "H100", False, 132, 81_559, 132, (part("ran", 0, 64), part("ai", 64, 68))
+    )
+    bar = partition_bar(gpu).plain
+    assert len(bar) == 64
+    assert bar.index("AI green.68") == round(64 * 64 / 132) + 1
 
 
 def test_a_sparkline_scales_to_its_maximum_and_leaves_gaps() -> None:

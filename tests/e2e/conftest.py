@@ -18,6 +18,8 @@ import openai
 import psutil
 import pytest
 
+from tests.marketplace.site import free_ports
+
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "SmolLM2-135M-Instruct"
 PORTS = {
@@ -102,6 +104,13 @@ class Site:
                 continue
         return [p for p in found if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
+    def pid_of(self, name: str) -> int:
+        """Of the process with that in its name or its command line."""
+        for process in self.processes():
+            if name in " ".join(process.cmdline()) or name in process.name():
+                return process.pid
+        raise AssertionError(f"no process {name}")
+
     def service_pid(self, name: str) -> int:
         record = json.loads((self.state_dir / "run" / "services" / f"{name}.json").read_text())
         return int(record["pid"])
@@ -145,6 +154,11 @@ def stop_site(site: Site) -> None:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    running = start_site(tmp_path_factory.mktemp("site") / "state", AIRAN_CLOCK__START="03:00")
+    (grpc_port,) = free_ports(1)
+    running = start_site(
+        tmp_path_factory.mktemp("site") / "state",
+        AIRAN_CLOCK__START="03:00",
+        AIRAN_MARKET__GRPC_PORT=str(grpc_port),
+    )
     yield running
     stop_site(running)

@@ -28,10 +28,7 @@ def victim(site: Site, name: str) -> int:
     if name == "supervisor":
         pid: int = psutil.Process(int((site.state_dir / "run" / "supervisor.lock").read_text())).pid
         return pid
-    for process in site.processes():
-        if name in " ".join(process.cmdline()) or name in process.name():
-            return process.pid
-    raise AssertionError(f"no process {name}")
+    return site.pid_of(name)
 
 
 def complete(site: Site) -> bool:

@@ -68,7 +68,12 @@ class SimulatedEngine:
         self.served: list[tuple[int, ...]] = []
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], params: SamplingParams, *, slot: int
+        self,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        slot: int,
+        adapter: str = "",
     ) -> AsyncIterator[TokenChunk]:
         prompt = list(prompt_token_ids)
         self.served.append(tuple(prompt))

@@ -26,7 +26,8 @@ from starlette.routing import Route
 
 from airan.core.clock import SystemClock
 from marketplace.asgi import QuietServer, bind
-from marketplace.engines.agent import EngineAgent, EngineAgentSettings, serve_agent
+from marketplace.engines.agent import EngineAgent, EngineAgentSettings
+from marketplace.engines.agent_server import serve_agent
 from marketplace.gateway import ModelOffer, Price
 from orchestrator.api.client import ControlClient
 from tests.marketplace.site import FakeControl, eventually, gateway_settings, running_gateway
@@ -65,7 +66,7 @@ class SimulatedHost:
         self._n_cuts = 0
         self._server: QuietServer | None = None
 
-    async def start(self) -> None:
+    async def start(self, adapters: Sequence[object] = ()) -> None:
         listener = bind("127.0.0.1", 0, "the simulated engine", "port")
         routes = [
             Route("/apply-template", self._template, methods=["POST"]),
@@ -78,6 +79,17 @@ class SimulatedHost:
         self._server = QuietServer(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    needs_lease = takes_adapters = False
+
+    def fits(self, lease: object) -> bool:
+        return True
+
+    async def occupy(self, lease: object) -> None:
+        if not self.url:
+            await self.start()
+
+    async def vacate(self, until_s: float) -> None: ...
 
     def disconnect(self) -> None:
         """Has every stream end with its next token, as a broken connection would."""

@@ -18,7 +18,8 @@ from fastapi import FastAPI
 
 from airan.core.errors import CapacityError, NotFoundError, UnavailableError
 from marketplace.asgi import QuietServer, bind
-from marketplace.engines.agent import EngineAgentSettings, run_agent
+from marketplace.engines.agent import EngineAgentSettings
+from marketplace.engines.agent_server import run_agent
 from marketplace.gateway import GatewaySettings, ModelOffer, Price, build_app
 
 MODEL = "SmolLM2-135M-Instruct"
@@ -32,6 +33,9 @@ class FakeLease:
     sm_count: int = 64
     state: str = "active"
     pid: int = 0
+    partition_id: str = "MIG-1"
+    gpu_uuid: str = "GPU-1"
+    profile: str = "3g.40gb"
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class FakeControl:
     """The lease side of a control plane with one partition; the test grants and revokes."""
 
     sm_count: int = 64
+    profile: str = "3g.40gb"
     free: bool = True
     reachable: bool = True
     held: dict[str, FakeLease] = field(default_factory=dict)
@@ -82,7 +87,8 @@ class FakeControl:
         if not self.free:
             raise CapacityError("no partition is free")
         self.free = False
-        lease = FakeLease(f"lease-{next(self._numbers)}", holder, self.sm_count, pid=pid)
+        number = next(self._numbers)
+        lease = FakeLease(f"lease-{number}", holder, self.sm_count, pid=pid, profile=self.profile)
         self.held[lease.id] = lease
         self._send(FakeLeaseEvent("granted", lease))
         return lease
@@ -116,7 +122,8 @@ class FakeControl:
     def resize(self, sm_count: int) -> None:
         """Moves the border of the partition that is held."""
         for lease in list(self.held.values()):
-            self.held[lease.id] = resized = replace(lease, sm_count=sm_count)
+            resized = replace(lease, sm_count=sm_count, profile=self.profile)
+            self.held[lease.id] = resized
             self._send(FakeLeaseEvent("resized", resized))
 
     def offer(self) -> None:

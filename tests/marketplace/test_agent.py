@@ -13,7 +13,8 @@ import pytest
 from airan.core.clock import SystemClock
 from airan.core.errors import PortInUseError, UnavailableError
 from marketplace.asgi import bind
-from marketplace.engines.agent import EngineAgent, EngineAgentSettings, serve_agent
+from marketplace.engines.agent import EngineAgent, EngineAgentSettings
+from marketplace.engines.agent_server import serve_agent
 from marketplace.engines.base import SamplingParams
 from marketplace.engines.leases import LeaseKeeper
 from marketplace.engines.llamacpp import LlamaCppEngine

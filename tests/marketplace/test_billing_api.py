@@ -86,6 +86,13 @@ async def test_a_tenant_sees_its_money_from_the_quote_to_the_invoice(
             (row,) = usage["data"]
             assert (row["project"], row["model"], row["requests"]) == ("web", MODEL, 1)
             assert usage["total_micro_usd"] == used * 2000
+            found = await tenant.send("GET", "/v1/usage", group_by="project,model", format="csv")
+            table = found.text.splitlines()
+            assert table[0] == "project,model,requests,input_tokens,output_tokens,amount_micro_usd"
+            assert table[1:] == [f"web,{MODEL},1,{row['input_tokens']},{used},{used * 2000}"]
+            costs = await admin.send("GET", "/admin/v1/costs", tenant="acme", format="csv")
+            assert costs.headers["content-type"].startswith("text/csv")
+            assert costs.text.splitlines()[1].endswith(f",{used},{used * 2000}")
             assert (await tenant.send("GET", "/v1/account")).status_code == 403
             account = await owner("GET", "/v1/account")
             assert account["owed_micro_usd"] == used * 2000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,8 @@ from airan.core.clock import ManualClock, SystemClock
 from airan.core.errors import ModelFileError
 from marketplace.dispatch import TtftTargets
 from marketplace.dispatch.cold import ColdStarts
-from marketplace.engines.agent import EngineAgent, EngineAgentSettings, serve_agent
+from marketplace.engines.agent import EngineAgent, EngineAgentSettings
+from marketplace.engines.agent_server import serve_agent
 from marketplace.engines.base import EngineState
 from marketplace.engines.rest import Rest
 from marketplace.gateway import ModelOffer, Price
@@ -44,7 +45,7 @@ class SlowHost(SimulatedHost):
         self.n_starts = 0
         self.broken = False
 
-    async def start(self) -> None:
+    async def start(self, adapters: Sequence[object] = ()) -> None:
         if self.url:
             return
         self.n_starts += 1
@@ -87,9 +88,9 @@ class Cold:
 
 
 @asynccontextmanager
-async def running_cold(folder: Path, **changes: Any) -> AsyncIterator[Cold]:
+async def running_cold(folder: Path, idle_s: float = IDLE_S, **changes: Any) -> AsyncIterator[Cold]:
     settings = EngineAgentSettings(
-        "engine-0", MODEL, Path(), 0, n_ctx=N_CONTEXT, background=False, idle_s=IDLE_S
+        "engine-0", MODEL, Path(), 0, n_ctx=N_CONTEXT, background=False, idle_s=idle_s
     )
     host, control = SlowHost(), FakeControl()
     agent = EngineAgent(settings, control, SystemClock(), host)
@@ -214,7 +215,8 @@ async def test_a_file_that_has_become_unusable_is_tried_again_at_the_next_word(
 
 
 async def test_a_revocation_of_a_warm_engine_is_no_rest(tmp_path: Path) -> None:
-    async with running_cold(tmp_path) as cold:
+    # It does not go cold by itself, however long the gateway takes to start.
+    async with running_cold(tmp_path, idle_s=60.0) as cold:
         await eventually(lambda: cold.agent.state.phase == "ready")
         await cold.control.revoke()
         assert cold.agent.state.phase == "no_lease"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,14 @@ from hypothesis import strategies as st
 from airan.core.errors import ConfigError, ForbiddenError, InvalidInputError
 from marketplace.federation.peers import Federation, Peer
 from marketplace.federation.policy import STAY, DataPolicy, parse_policy
-from marketplace.federation.travel import Origin, origin_of
+from marketplace.federation.travel import Origin, Sending, origin_of
 from marketplace.gateway import Price
 from marketplace.store.accounts import Accounts
 from marketplace.store.connect import open_database
 from marketplace.store.keys import Keys, KeySpec
 from marketplace.store.ledger import Ledger
 from marketplace.store.peering import PeerCost, Peering
+from marketplace.store.sendings import Sendings
 from tests.marketplace.federated import (
     ALWAYS_FULL,
     answer_to,
@@ -121,7 +123,20 @@ def test_policies_peers_and_costs_are_kept_on_either_database(database_url: str)
     for _ in range(2):
         peering.note_cost(cost)
     (shown,) = peering.costs()
-    assert (shown["requests"], shown["cost_micro_usd"]) == (1, 300)
+    assert (shown["requests"], shown["cost_micro_usd"], shown["unheard"]) == (1, 300, 0)
+    sendings = Sendings(engine)
+    sent = Sending("job", "site-c", "invocation", "site-a", "regions=eu", 2.0)
+    for _ in range(2):
+        sendings.begin(sent)
+    sendings.accepted("job", "site-c", "theirs-1")
+    assert sendings.open() == {"job": replace(sent, remote_id="theirs-1")}
+    most = replace(cost, peer="site-c", heard=False)
+    sendings.end("job", "site-c", "unheard", most)
+    # What is heard, or not, afterwards changes nothing.
+    sendings.end("job", "site-c", "answered", replace(most, heard=True, cost_micro_usd=1))
+    assert sendings.open() == {}
+    unheard = {row["peer"]: (row["unheard"], row["cost_micro_usd"]) for row in peering.costs()}
+    assert unheard == {"site-b": (0, 300), "site-c": (1, 300)}
     engine.dispose()
 
 

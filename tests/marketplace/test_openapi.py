@@ -88,6 +88,8 @@ class Served:
             asked = {"input_file_id": ids["file_id"], "endpoint": "/v1/completions"}
             asked["completion_window"] = "24h"
             ids["batch_id"] = (await make("/v1/batches", json=asked))["id"]
+            asked = {"base": MODEL, "name": "mine", "sha256": "0" * 64, "size_bytes": 1}
+            ids["adapter_id"] = (await make("/v1/adapters", json=asked))["id"]
             asked = {"model": MODEL, "input": "Hi", "max_output_tokens": 16}
             ids["response_id"] = (await make("/v1/responses", json=asked))["id"]
             function = (await make("/v2/nvcf/functions", json={"name": "f", "model": MODEL}))[

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import aiohttp
+import hypothesis
 import pytest
 import sqlalchemy as sa
+from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from airan.core.errors import InvalidInputError, NotFoundError
 from marketplace import webhooks
@@ -84,6 +88,27 @@ def test_messages_are_signed_as_the_specification_says() -> None:
         "webhook-signature": SIGNATURE,
     }
     assert webhooks.verify(SECRET, headers, BODY.encode(), STAMP) == {"test": 2432232314}
+
+
+@hypothesis.given(data=st.dictionaries(st.text(max_size=20), st.text(max_size=40), max_size=4))
+def test_the_specifications_own_library_and_ours_verify_each_other(data: dict[str, str]) -> None:
+    now_s, body = time.time(), json.dumps(data, ensure_ascii=False)
+    secret, old = webhooks.new_secret(), webhooks.new_secret()
+    headers = webhooks.signature_headers("msg_1", now_s, body, [secret, old])
+    for one in (secret, old):
+        assert Webhook(one).verify(body, headers) == data
+    for forged in ({"webhook-id": "msg_2"}, {"webhook-timestamp": str(int(now_s) - 1)}):
+        with pytest.raises(WebhookVerificationError):
+            Webhook(secret).verify(body, headers | forged)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(webhooks.new_secret()).verify(body, headers)
+    stamp = datetime.fromtimestamp(int(now_s), UTC)
+    theirs = {
+        "webhook-id": "msg_1",
+        "webhook-timestamp": str(int(now_s)),
+        "webhook-signature": Webhook(secret).sign("msg_1", stamp, body),
+    }
+    assert webhooks.verify(secret, theirs, body.encode(), now_s) == data
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from airan.core.clock import SystemClock
-from marketplace.engines.agent import EngineAgent, EngineAgentSettings, serve_agent
+from marketplace.engines.agent import EngineAgent, EngineAgentSettings
+from marketplace.engines.agent_server import serve_agent
 from marketplace.engines.host import LlamaHost, LlamaSettings
 from marketplace.gateway import ModelOffer, Price
 from tests.marketplace.simulated_engine import SimulatedHost, tokens_of

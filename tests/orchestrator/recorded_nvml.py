@@ -59,6 +59,9 @@ class RecordedNvml:
         privileged: whether this user may ask for placements and change instances.
     """
 
+    FREE_MIB = 80_000
+    """Not recorded."""
+
     def __init__(self, *, mig: bool = True, privileged: bool = True) -> None:
         body = json.loads(READINGS.read_text("utf-8"))
         self.by_enum = {one["profile_enum"]: one for one in body["gpu_instance_profiles"]}
@@ -117,7 +120,8 @@ class RecordedNvml:
 
     def nvmlDeviceGetMemoryInfo(self, handle: Any) -> Any:  # noqa: N802
         self._check("nvmlDeviceGetMemoryInfo")
-        return pynvml.c_nvmlMemory_t(total=NOT_RECORDED["memory_b"])
+        free_b = self.FREE_MIB * 1024 * 1024
+        return pynvml.c_nvmlMemory_t(total=NOT_RECORDED["memory_b"], free=free_b)
 
     def nvmlDeviceGetPowerUsage(self, handle: Any) -> int:  # noqa: N802
         self._check("nvmlDeviceGetPowerUsage")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from airan.core.clock import ManualClock
 from orchestrator.control import ControlOptions, ControlPlane
+from orchestrator.drivers.base import Driver
 from orchestrator.drivers.simulated import SimulatedNode
 from orchestrator.executor import ExecutorSettings
 from orchestrator.leases import LeaseSettings
@@ -22,7 +23,16 @@ POLICY = Policy(headroom=0.1, min_lease_s=2.0, notice_ms=50)
 class Site:
     """A control plane on a clock moved by hand, with the slot runtime played by this process."""
 
-    def __init__(self, path: Path, *, n_gpus: int = 1, started_s: float = STARTED_S) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_gpus: int = 1,
+        started_s: float = STARTED_S,
+        driver: Driver | None = None,
+    ) -> None:
+        """`driver`: in place of the simulated node, which is there then, too, and not used. It may
+        have a thread, which on a busy machine takes its time."""
         self.clock = ManualClock(STARTED_S)
         self.node = SimulatedNode(
             path / "node.json", "GH200-96GB", n_gpus, delays_s=(0.0, 0.0), clock=self.clock
@@ -33,9 +43,9 @@ class Site:
             site_started_s=started_s,
             change_s=0.2,
             leases=LeaseSettings(watch_grace_s=600.0, restart_grace_s=600.0),
-            executor=ExecutorSettings(retry_s=0.001, call_timeout_s=0.5),
+            executor=ExecutorSettings(retry_s=0.001, call_timeout_s=30.0 if driver else 0.5),
         )
-        self.control = ControlPlane(self.store, self.node, self.clock, POLICY, options)
+        self.control = ControlPlane(self.store, driver or self.node, self.clock, POLICY, options)
 
     async def report(self, demand: float, **values: object) -> None:
         body = {"slots": 50, "budget_us": 1000.0, "pid": os.getpid()} | values

@@ -19,6 +19,7 @@ def report(
         slots=slots,
         slots_late=1,
         p99_us=5.0 * slots,
+        max_us=6.0 * slots,
         histogram_counts=counts,
         histogram_edges_us=edges,
     )
@@ -61,3 +62,10 @@ def test_a_histogram_with_other_edges_starts_anew() -> None:
     totals.add(report(10, (5, 4, 1)))
     totals.add(report(10, (9, 1), edges=(50.0,)))
     assert totals.stats.histogram_counts == (9, 1)
+
+
+def test_latencies_stay_those_of_the_last_slot_while_there_is_none() -> None:
+    totals = SlotTotals.restored(None, 1.0)
+    totals.add(report(10, (5, 4, 1)))
+    totals.add(report(0, (0, 0, 0)))
+    assert (totals.stats.slots, totals.stats.p99_us, totals.stats.max_us) == (10, 50.0, 60.0)

@@ -19,6 +19,12 @@ def test_a_late_slot_raises_the_alarm_at_once() -> None:
     assert not gate.is_raised(12.0)
 
 
+def test_where_a_faster_path_answers_first_only_many_lost_slots_raise_the_alarm() -> None:
+    gate = AlarmGate(AlarmSettings(lost_slots=20))
+    assert gate.take(report(slots_late=10, slots_dropped=9), 10.0) == ""
+    assert "20 of 100" in gate.take(report(slots_late=10, slots_dropped=10), 10.0)
+
+
 def test_a_p99_near_the_budget_raises_the_alarm() -> None:
     gate = AlarmGate()
     assert gate.take(report(p99_us=940.0), 10.0) == ""

@@ -132,6 +132,10 @@ def test_peers_reach_the_gateway_without_their_key(tmp_path: Path) -> None:
     assert peer.models["SmolLM2-135M-Instruct"].model == "theirs"
     assert (peer.promises, peer.n_ctx) == (frozenset({"no-training"}), 2048)
     assert "sk-secret" not in repr(settings)
+    # Nothing is kept by a peer of which nobody said that it is a site.
+    assert not peer.is_site
+    site = gateway.settings_of(runtime.resolve(with_peer(tmp_path, kind="airan")))
+    assert site.federation.peers[0].is_site
 
 
 @pytest.mark.parametrize(

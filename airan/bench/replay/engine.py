@@ -9,7 +9,8 @@ import signal
 import sys
 from pathlib import Path
 
-from marketplace.engines.agent import EngineAgentSettings, run_agent
+from marketplace.engines.agent import EngineAgentSettings
+from marketplace.engines.agent_server import run_agent
 
 N_CTX = 2048
 N_SLOTS = 4

@@ -1,4 +1,4 @@
-"""Starts a side, tells it to go, and takes what it wrote."""
+"""Starts a side, tells it what to do, and takes what it answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from airan.bench.processes import tree
-from airan.bench.sharing.side import READY, SideOrder
+from airan.bench.sharing.side import SideOrder
 from airan.core.errors import UnavailableError
 
 _TAIL = 1000
@@ -25,7 +25,7 @@ _MODULE = (sys.executable, "-m", "airan.bench.sharing.side")
 
 
 class SideProcess:
-    """One side of a run."""
+    """One side, for as many runs as it is told of."""
 
     def __init__(
         self,
@@ -34,15 +34,14 @@ class SideProcess:
         folder: Path,
         command: Sequence[str] = _MODULE,
     ) -> None:
-        """Starts it; `folder` takes its result and what it says on stderr."""
+        """Starts it; `folder` takes its results and what it says on stderr."""
         self._name = order.side
-        self._result = folder / f"{order.side}.json"
         self._said = folder / f"{order.side}.err"
-        self._result.unlink(missing_ok=True)
+        self._got = b""
         path = os.pathsep.join(p for p in sys.path if p)
         with self._said.open("wb") as said:
             self._process = subprocess.Popen(
-                [*command, json.dumps(asdict(order)), str(self._result)],
+                [*command, json.dumps(asdict(order)), str(folder)],
                 env={**environment, "PYTHONPATH": path},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -53,68 +52,39 @@ class SideProcess:
         """Returns when it is ready to start.
 
         Raises:
-            UnavailableError: it ended instead, or takes too long.
+            UnavailableError: it failed, ended or takes too long.
         """
-        out = self._process.stdout
-        if out is None:
-            raise UnavailableError(f"the {self._name} side has no output")
-        until_s, got = time.monotonic() + timeout_s, b""
-        while f"{READY}\n".encode() not in got:
-            left_s = until_s - time.monotonic()
-            if left_s <= 0 or not select.select([out], [], [], left_s)[0]:
-                raise UnavailableError(
-                    f"the {self._name} side was not ready within {timeout_s:.0f} s{self._tail()}"
-                )
-            more = os.read(out.fileno(), 4096)
-            if not more:
-                self.result(timeout_s)
-                raise UnavailableError(f"the {self._name} side ended before it began")
-            got += more
+        self._message(timeout_s, "to be ready")
 
-    def go(self) -> None:
-        """Lets it start.
+    def tell(self, command: Mapping[str, Any]) -> None:
+        """Tells it to do something.
 
         Raises:
             UnavailableError: it has ended.
         """
         try:
             if self._process.stdin is not None:
-                self._process.stdin.write(b"go\n")
+                self._process.stdin.write(json.dumps(command).encode() + b"\n")
                 self._process.stdin.flush()
         except OSError as error:
             raise UnavailableError(f"the {self._name} side has ended{self._tail()}") from error
 
-    def end_input(self) -> None:
-        """Tells the AI side to end."""
-        if self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
-
-    def result(self, timeout_s: float) -> dict[str, Any]:
-        """Waits for its end; what it wrote.
+    def answer(self, timeout_s: float) -> dict[str, Any]:
+        """Waits for what came of it.
 
         Raises:
-            UnavailableError: it failed, wrote nothing or takes too long.
+            UnavailableError: it failed, ended or takes too long.
         """
-        try:
-            self._process.wait(timeout_s)
-            body: dict[str, Any] = json.loads(self._result.read_text(encoding="utf-8"))
-        except subprocess.TimeoutExpired as error:
-            raise UnavailableError(
-                f"the {self._name} side did not end within {timeout_s:.0f} s{self._tail()}"
-            ) from error
-        except (OSError, ValueError) as error:
-            code = self._process.poll()
-            raise UnavailableError(
-                f"the {self._name} side ended with {code} and no result{self._tail()}"
-            ) from error
-        if "error" in body:
-            raise UnavailableError(str(body["error"]))
+        path = Path(self._message(timeout_s, "to answer")["result"])
+        body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        path.unlink()
         return body
 
     def close(self) -> None:
         """Ends it and what it started; again is no error."""
-        self.end_input()
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
         if self._process.poll() is None:
             children = tree(psutil.Process(self._process.pid))
             for one in children:
@@ -123,6 +93,28 @@ class SideProcess:
         self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
+
+    def _message(self, timeout_s: float, what: str) -> dict[str, Any]:
+        out = self._process.stdout
+        if out is None:
+            raise UnavailableError(f"the {self._name} side has no output")
+        until_s = time.monotonic() + timeout_s
+        while b"\n" not in self._got:
+            left_s = until_s - time.monotonic()
+            if left_s <= 0 or not select.select([out], [], [], left_s)[0]:
+                raise UnavailableError(
+                    f"the {self._name} side took longer than {timeout_s:.0f} s {what}{self._tail()}"
+                )
+            more = os.read(out.fileno(), 4096)
+            if not more:
+                code = self._process.wait()
+                raise UnavailableError(f"the {self._name} side ended with {code}{self._tail()}")
+            self._got += more
+        line, self._got = self._got.split(b"\n", 1)
+        message: dict[str, Any] = json.loads(line)
+        if "error" in message:
+            raise UnavailableError(str(message["error"]))
+        return message
 
     def _tail(self) -> str:
         said = self._said.read_text(encoding="utf-8", errors="replace").strip()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from airan.bench.sharing.ways import Run
+from airan.bench.sharing.ways import WHOLE, Run
 from phy.gpu.bench_slots import Times, TracedSlot
 from phy.gpu.downlink_group import PDSCH_BUDGET_US
 from phy.gpu.uplink_options import PUSCH_BUDGET_US
@@ -49,6 +49,7 @@ class RunResult:
     Attributes:
         name: of the run.
         way: how the GPU was shared.
+        slots_limit: what the slots had of it; empty: all.
         channels: the slots; empty if none ran.
         tokens_per_s: of the AI side while slots ran; None without it.
         ai_share: of its rate alone on the whole GPU.
@@ -60,6 +61,7 @@ class RunResult:
 
     name: str
     way: str
+    slots_limit: str = ""
     channels: list[ChannelResult] = field(default_factory=list)
     tokens_per_s: float | None = None
     ai_share: float | None = None
@@ -92,11 +94,14 @@ def channel_results(slots: Sequence[TracedSlot]) -> list[ChannelResult]:
     return out
 
 
-def tokens_per_s(ended_s: Sequence[float], batch: int, from_s: float, until_s: float) -> float:
-    """The rate of steps that ended between two moments; a token a sequence and step."""
+def tokens_per_s(
+    ended_s: Sequence[float], tokens: Sequence[int], from_s: float, until_s: float
+) -> float:
+    """The rate of the tokens of steps that ended between two moments."""
     if until_s <= from_s:
         return 0.0
-    return batch * sum(from_s <= one < until_s for one in ended_s) / (until_s - from_s)
+    during = (n for one, n in zip(ended_s, tokens, strict=True) if from_s <= one < until_s)
+    return sum(during) / (until_s - from_s)
 
 
 def step_ms(ended_s: Sequence[float], from_s: float, until_s: float) -> dict[str, float] | None:
@@ -110,12 +115,12 @@ def step_ms(ended_s: Sequence[float], from_s: float, until_s: float) -> dict[str
 
 def compare(results: Sequence[RunResult]) -> None:
     """Fills in what rests on the runs of one side alone."""
-    found = {one.name: one for one in results}
-    ai_alone = found.get("whole GPU, AI alone")
+    ai_alone = next((one for one in results if one.name == f"{WHOLE}, AI alone"), None)
+    slots_alone = {one.slots_limit: one for one in results if one.tokens_per_s is None}
     for one in results:
         if one.tokens_per_s is not None and ai_alone is not None and ai_alone.tokens_per_s:
             one.ai_share = one.tokens_per_s / ai_alone.tokens_per_s
-        alone = found.get(f"{one.way}, slots alone") or found.get("whole GPU, slots alone")
+        alone = slots_alone.get(one.slots_limit)
         if alone is None or one.tokens_per_s is None:
             continue
         before = {each.channel: each.kernels for each in alone.channels}

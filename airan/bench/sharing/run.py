@@ -1,11 +1,11 @@
-"""`airan bench sharing`: the runs, one after the other."""
+"""The runs of the sharing bench, one after the other, each side a process of its own."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,15 +16,23 @@ from airan.bench.sharing import report
 from airan.bench.sharing.process import SideProcess
 from airan.bench.sharing.report import RunResult
 from airan.bench.sharing.side import SideOrder
-from airan.bench.sharing.ways import DEFAULT_WAYS, Run, Way, runs, way
-from airan.core.errors import AiranError, InvalidInputError
+from airan.bench.sharing.ways import DEFAULT_WAYS, Run, Setup, Way, by_setup, runs, way
+from airan.core.errors import AiranError, InvalidInputError, UnavailableError
 from orchestrator.drivers.mps import MpsDaemon, MpsShare, without_mps
+from orchestrator.sm_board import Gear, SmBoard
 from phy.gpu.bench_slots import TracedSlot
 
-_READY_S = 120.0
+READY_S = {"slots": 120.0, "day": 120.0, "stand-in": 120.0, "vllm": 400.0}
 _SETTLE_S = 1.0
 _END_S = 60.0
 _SLOT_S = 0.5e-3
+WHOLE_SMS = 0xFFFF
+"""More than a GPU has: its part is the GPU."""
+AI = {
+    "stand-in": "stand-in: decode steps of an 8B shape, binary16, no attention, no engine",
+    "vllm": "vLLM, Llama-8B shape, bfloat16, random weights",
+}
+"""What the AI side is, by the name of its engine."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +40,13 @@ class SharingOptions:
     """What to measure.
 
     Attributes:
-        ways: names of the ways to share.
-        n_slots: slots of 0.5 ms of each run.
+        ways: to share the GPU, by name.
+        n_slots: of each run.
         n_cells: cells.
         is_average: at average load instead of peak.
         batch: sequences of the AI.
+        engine: of the AI, "stand-in" or "vllm".
+        step_tokens: most tokens of one step of vLLM; None: its own.
 
     Raises:
         InvalidInputError: out of range.
@@ -47,9 +57,19 @@ class SharingOptions:
     n_cells: int = 20
     is_average: bool = False
     batch: int = 128
+    engine: str = "stand-in"
+    step_tokens: int | None = None
 
     def __post_init__(self) -> None:
         self.chosen()
+        if self.engine not in AI:
+            raise InvalidInputError("engine", f"must be {' or '.join(AI)}, got {self.engine!r}")
+        if self.step_tokens is not None and self.engine != "vllm":
+            raise InvalidInputError("step-tokens", "are vLLM's", remedy="add --engine vllm")
+        if self.step_tokens is not None and self.step_tokens < self.batch:
+            raise InvalidInputError(
+                "step-tokens", f"must be at least the batch, {self.batch}, got {self.step_tokens}"
+            )
         if not 1 <= self.n_cells <= 40:
             raise InvalidInputError("cells", f"must lie in [1, 40], got {self.n_cells}")
         if self.n_slots < 100:
@@ -58,137 +78,224 @@ class SharingOptions:
             raise InvalidInputError("batch", f"must lie in [1, 1024], got {self.batch}")
 
     def chosen(self) -> list[Way]:
-        """The ways."""
-        return [way(name) for name in self.ways]
+        """The ways by name, each once."""
+        return [way(name) for name in dict.fromkeys(self.ways)]
 
 
 @dataclass
 class SharingReport:
-    """Everything measured.
+    """What came of it.
 
     Attributes:
-        device: the GPU, its driver and clocks.
+        device: the GPU as `airan.bench.gpu.GpuDevice` names it.
         started: when, ISO 8601.
-        options: what was asked for.
+        options: what was measured.
         ai: what the AI side is.
-        results: a row a run.
+        results: in the order they were measured.
     """
 
     device: dict[str, Any]
     started: str
     options: SharingOptions
-    ai: str = "stand-in: decode steps of an 8B shape, binary16, no attention, no engine"
+    ai: str = AI["stand-in"]
     results: list[RunResult] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class _Side:
-    """What both sides gave: slots in order, and when the AI's steps ended."""
+class Both:
+    """What the two sides did in one run, on one clock (perf_counter, s).
+
+    Attributes:
+        slots: each of them; none if they did not run.
+        ended_s, tokens: of each step of the AI.
+        from_s, until_s: between which the AI is counted.
+    """
 
     slots: list[TracedSlot]
     ended_s: list[float]
+    tokens: list[int]
     from_s: float
     until_s: float
 
 
 def measure(
     options: SharingOptions,
-    on_run: Callable[[SharingReport, dict[str, Any] | None], None],
-    on_progress: Callable[[str], None],
+    on_run: Callable[[SharingReport, dict[str, Any] | None], None] = lambda _report, _series: None,
+    on_progress: Callable[[str], None] = lambda _name: None,
 ) -> SharingReport:
-    """Runs everything. A way that fails becomes a row that tells why; the others go on.
+    """Measures every way; one that fails is a row with an error, and the others go on.
 
     Args:
-        options: what.
-        on_run: called after each run with what there is so far, and the run's series.
-        on_progress: called with what is measured next.
+        options: what to measure.
+        on_run: called after each run with the report so far and the run's series (none if it
+            failed).
+        on_progress: called with the name of each run before it.
 
     Raises:
-        UnavailableError: there is no GPU.
+        UnavailableError: no GPU.
     """
     with tempfile.TemporaryDirectory(prefix="airan-sharing-", dir="/tmp") as name:
         folder = Path(name)
-        out = SharingReport(_device(folder), datetime.now(UTC).isoformat("T", "seconds"), options)
-        for run in runs(options.chosen()):
-            on_progress(run.name)
-            result, traced = RunResult(run.name, run.way.name), None
-            try:
-                both = _measure(run, options, folder)
-                _summarise(result, run, both, options.batch)
+        started = datetime.now(UTC).isoformat("T", "seconds")
+        out = SharingReport(device(folder), started, options, AI[options.engine])
+
+        def keep(run: Run, both: Both | AiranError) -> None:
+            result, traced = RunResult(run.name, run.way.name, run.way.slots_limit), None
+            if isinstance(both, Both):
+                _summarise(result, run, both)
                 traced = report.series(run, both.slots, both.ended_s)
-            except AiranError as error:
-                result.error = str(error)
+            else:
+                result.error = str(both)
             out.results.append(result)
             report.compare(out.results)
             on_run(out, traced)
+
+        for number, (setup, ways) in enumerate(by_setup(options.chosen()).items()):
+            planned = list(runs(ways, is_first=number == 0))
+            for run, both in _all(setup, planned, options, folder, on_progress):
+                keep(run, both)
     return out
 
 
-def _device(folder: Path) -> dict[str, Any]:
+def device(folder: Path) -> dict[str, Any]:
+    """The GPU, as a process of its own names it."""
     side = SideProcess(SideOrder("device"), without_mps(os.environ, folder), folder)
     try:
-        return side.result(_READY_S)
+        return side.answer(_END_S)
     finally:
         side.close()
 
 
-def _summarise(result: RunResult, run: Run, both: _Side, batch: int) -> None:
+def _summarise(result: RunResult, run: Run, both: Both) -> None:
     result.channels = report.channel_results(both.slots)
     if run.has_ai:
         during = (both.from_s, both.until_s)
-        result.tokens_per_s = report.tokens_per_s(both.ended_s, batch, *during)
+        result.tokens_per_s = report.tokens_per_s(both.ended_s, both.tokens, *during)
         result.step_ms = report.step_ms(both.ended_s, *during)
 
 
-def _measure(run: Run, options: SharingOptions, folder: Path) -> _Side:
-    length_s = options.n_slots * _SLOT_S
-    with ExitStack() as stack:
-        environments = stack.enter_context(_environments(run.way, folder))
-        sides = {}
-        for name in ("decode", "slots"):
-            if run.has_ai if name == "decode" else run.has_slots:
-                order = _order(name, run.way, options)
-                sides[name] = SideProcess(order, environments[name], folder)
-                stack.callback(sides[name].close)
-                sides[name].wait_ready(_READY_S)
-        for side in sides.values():
-            side.go()
-            time.sleep(_SETTLE_S if side is sides.get("decode") else 0.0)
+def _all(
+    setup: Setup,
+    planned: Sequence[Run],
+    options: SharingOptions,
+    folder: Path,
+    on_progress: Callable[[str], None],
+) -> Iterator[tuple[Run, Both | AiranError]]:
+    """The runs of one setup; where its sides do not start, each gets the reason."""
+    left = list(planned)
+    try:
+        with ExitStack() as stack:
+            sides = Sides(setup, [run.way.gear for run in planned], options, folder, stack)
+            while left:
+                on_progress(left[0].name)
+                both = sides.run(left[0], options.n_slots)
+                yield left.pop(0), both
+    except AiranError as error:
+        while left:
+            yield left.pop(0), error
+
+
+class Sides:
+    """Both sides of one setup, running.
+
+    Attributes:
+        slots, ai: the processes.
+        board: where the AI's gear is ordered; None: it has none.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        gears: Sequence[Gear | None],
+        options: SharingOptions,
+        folder: Path,
+        stack: ExitStack,
+    ) -> None:
+        """Starts them; `stack` ends them.
+
+        Raises:
+            UnavailableError: one does not start.
+        """
+        wanted = {gear for gear in gears if gear is not None}
+        # An AI that is alone, or not in a gear, has the whole GPU.
+        self._gears = (Gear(1, WHOLE_SMS), *sorted(wanted, key=lambda one: one.ran_sms))
+        self._ran_sms = (None, *sorted({gear.ran_sms for gear in wanted}))
+        self.board = None
+        if wanted:
+            self.board = SmBoard.create(folder / "board", self._gears)
+            self.board.acknowledge("ran", self.board.order(0).generation)
+            stack.callback(self.board.close)
+        both = stack.enter_context(environments(setup, folder))
+        board = "" if self.board is None else str(self.board.path)
+        load = (options.n_cells, options.is_average, self._ran_sms, board, 0)
+        out = {}
+        for name, side in (("ai", options.engine), ("slots", "slots")):
+            order = SideOrder(side, *load, options.batch, options.step_tokens)
+            out[name] = SideProcess(order, both[name], folder)
+            stack.callback(out[name].close)
+        for process, side in ((out["ai"], options.engine), (out["slots"], "slots")):
+            process.wait_ready(READY_S[side])
+        self.slots, self.ai = out["slots"], out["ai"]
+
+    def run(self, run: Run, n_slots: int) -> Both:
+        """Does one run.
+
+        Raises:
+            UnavailableError: a side failed.
+        """
+        length_s, gear = n_slots * _SLOT_S, run.way.gear
+        if run.has_ai:
+            if self.board is not None:
+                follow(self.board, 0 if gear is None else self._gears.index(gear))
+            self.ai.tell({"goes": True})
+            time.sleep(_SETTLE_S)
         from_s = time.perf_counter()
-        slots = []
-        if "slots" in sides:
-            body = sides["slots"].result(20 * length_s + _END_S)
-            slots = [TracedSlot(**one) for one in body["slots"]]
+        slots: list[TracedSlot] = []
+        if run.has_slots:
+            at = 0 if gear is None else self._ran_sms.index(gear.ran_sms)
+            self.slots.tell({"n_slots": n_slots, "gear": at})
+            answer = self.slots.answer(20 * length_s + _END_S)
+            slots = [TracedSlot(**one) for one in answer["slots"]]
         else:
             time.sleep(length_s)
         until_s = time.perf_counter()
         if slots:
             from_s, until_s = slots[0].due_s, slots[-1].due_s
-        ended_s: list[float] = []
-        if "decode" in sides:
-            sides["decode"].end_input()
-            ended_s = list(sides["decode"].result(_END_S)["ended_s"])
-    return _Side(slots, ended_s, from_s, until_s)
+        steps: dict[str, list[Any]] = {"ended_s": [], "tokens": []}
+        if run.has_ai:
+            self.ai.tell({"goes": False})
+            steps = self.ai.answer(_END_S)
+        return Both(slots, steps["ended_s"], steps["tokens"], from_s, until_s)
 
 
-def _order(name: str, chosen: Way, options: SharingOptions) -> SideOrder:
-    load = (options.n_cells, options.is_average, options.n_slots)
-    return SideOrder(name, *load, slots_sms=chosen.slots_sms, batch=options.batch)
+def follow(board: SmBoard, gear: int) -> None:
+    """Orders a gear while no slots run, and waits until the AI is in it.
+
+    Raises:
+        UnavailableError: it does not follow.
+    """
+    generation = board.order(gear).generation
+    board.acknowledge("ran", generation)
+    until_s = time.monotonic() + _END_S
+    while board.acknowledged("ai") != generation:
+        if time.monotonic() > until_s:
+            raise UnavailableError(f"the AI side does not change to {board.gears[gear]}")
+        time.sleep(0.0005)
 
 
 @contextmanager
-def _environments(chosen: Way, folder: Path) -> Iterator[dict[str, dict[str, str]]]:
-    """Of both sides; an MPS daemon of our own runs meanwhile, if the way needs one."""
-    if not chosen.is_mps:
+def environments(setup: Setup, folder: Path) -> Iterator[Mapping[str, dict[str, str]]]:
+    """Of both sides; an MPS daemon of our own runs meanwhile, if the setup needs one."""
+    if not setup.is_mps:
         alone = without_mps(os.environ, folder)
-        yield {"slots": alone, "decode": alone}
+        yield {"slots": alone, "ai": alone}
         return
     daemon = MpsDaemon(folder / "mps")
     daemon.start()
     try:
         yield {
-            "slots": daemon.client(os.environ, MpsShare(chosen.slots_percent)),
-            "decode": daemon.client(os.environ, MpsShare(chosen.ai_percent)),
+            "slots": daemon.client(os.environ, MpsShare(setup.slots_percent)),
+            "ai": daemon.client(os.environ, MpsShare(setup.ai_percent, is_lower=setup.slots_first)),
         }
     finally:
         daemon.stop()

@@ -1,4 +1,4 @@
-"""Ways in which two processes share a GPU, and the runs that compare them. Pure."""
+"""The ways to share a GPU between the slots and an AI load, and runs that compare them. Pure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from airan.core.errors import InvalidInputError
+from orchestrator.sm_board import Gear
 
-DEFAULT_WAYS = ("time-sliced", "mps", "mps-30-70", "mps-50-50", "green-64", "green-96")
-_REMEDY = "use time-sliced, mps, mps-30-70 (percent of SMs: slots, AI) or green-64 (slots' SMs)"
+DEFAULT_WAYS = ("time-sliced", "mps", "mps-30-70", "green-64-68", "green-96-36", "green-96-20")
+_REMEDY = (
+    "use time-sliced, mps, mps-30-70 (percent of SMs: slots, AI) or green-96-36 (SMs of each), or "
+    "with the AI behind the slots mps-first or mps-first-50-90"
+)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How the processes of both sides are started. Runs of one setup share them.
+
+    Attributes:
+        is_mps: both are clients of one MPS daemon; otherwise the GPU takes turns.
+        slots_percent, ai_percent: of the SMs that MPS gives each; None: no limit.
+        slots_first: the AI is a client of MPS's lower priority.
+    """
+
+    is_mps: bool = False
+    slots_percent: int | None = None
+    ai_percent: int | None = None
+    slots_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -17,32 +37,31 @@ class Way:
     """One way to share.
 
     Attributes:
-        name: as it was asked for.
-        is_mps: both sides are clients of one MPS daemon.
-        slots_percent, ai_percent: of the SMs that MPS gives each; None: no limit.
-        slots_sms: the slots run in a green context of so many SMs, and the AI in one of the rest.
-            Two processes only run at once under MPS, so that this is one of its clients too.
+        name: what the user calls it.
+        setup: of the processes.
+        gear: both sides run in green contexts of so many SMs; None: without. Two processes only run
+            at once under MPS, so that these are its clients too.
     """
 
     name: str
-    is_mps: bool = False
-    slots_percent: int | None = None
-    ai_percent: int | None = None
-    slots_sms: int | None = None
+    setup: Setup = Setup()
+    gear: Gear | None = None
 
     @property
-    def is_limited(self) -> bool:
-        """Whether the slots have less than the whole GPU."""
-        return self.slots_percent is not None or self.slots_sms is not None
+    def slots_limit(self) -> str:
+        """What the slots have of the GPU; empty: all of it."""
+        if self.gear is not None:
+            return f"{self.gear.ran_sms} SMs"
+        return "" if self.setup.slots_percent is None else f"{self.setup.slots_percent}%"
 
 
 @dataclass(frozen=True)
 class Run:
-    """What runs at once.
+    """A way, and which sides run.
 
     Attributes:
         way: how the GPU is shared.
-        has_slots, has_ai: the sides that run; one side alone keeps the limits of its way.
+        has_slots, has_ai: the sides.
     """
 
     way: Way
@@ -57,7 +76,7 @@ class Run:
         return f"{self.way.name}, {'slots' if self.has_slots else 'AI'} alone"
 
 
-WHOLE = Way("whole GPU")
+WHOLE = "whole GPU"
 
 
 def way(name: str) -> Way:
@@ -68,26 +87,51 @@ def way(name: str) -> Way:
     """
     if name == "time-sliced":
         return Way(name)
-    if name == "mps":
-        return Way(name, is_mps=True)
-    if limits := re.fullmatch(r"mps-(\d{1,3})-(\d{1,3})", name):
-        slots, ai = int(limits[1]), int(limits[2])
+    if found := re.fullmatch(r"mps(-first)?", name):
+        return Way(name, Setup(is_mps=True, slots_first=found[1] is not None))
+    if limits := re.fullmatch(r"mps(-first)?-(\d{1,3})-(\d{1,3})", name):
+        slots, ai = int(limits[2]), int(limits[3])
         if not (1 <= slots <= 100 and 1 <= ai <= 100):
             raise InvalidInputError("way", f"{name}: percentages must lie in [1, 100]")
-        return Way(name, is_mps=True, slots_percent=slots, ai_percent=ai)
-    if part := re.fullmatch(r"green-(\d{1,3})", name):
-        if int(part[1]) < 1:
-            raise InvalidInputError("way", f"{name}: must be at least one SM")
-        return Way(name, is_mps=True, slots_sms=int(part[1]))
+        return Way(name, Setup(True, slots, ai, limits[1] is not None))
+    if green := re.fullmatch(r"green-(\d{1,3})-(\d{1,3})", name):
+        gear = Gear(int(green[1]), int(green[2]))
+        if gear.ran_sms < 1 or gear.ai_sms < 1:
+            raise InvalidInputError("way", f"{name}: must be at least one SM each")
+        return Way(name, Setup(is_mps=True), gear)
     raise InvalidInputError("way", f"unknown way {name!r}", remedy=_REMEDY)
 
 
-def runs(ways: Sequence[Way]) -> Iterator[Run]:
-    """Each side alone on the whole GPU, then every way; before one that limits the slots, they run
-    alone within the same limits."""
-    yield Run(WHOLE, has_ai=False)
-    yield Run(WHOLE, has_slots=False)
+def by_setup(ways: Sequence[Way]) -> dict[Setup, list[Way]]:
+    """The ways in an order that starts processes as rarely as possible; the setup that limits
+    nothing comes first."""
+    out: dict[Setup, list[Way]] = {}
+    unlimited = Setup(is_mps=True)
+    for one in sorted(ways, key=lambda one: (one.setup != unlimited, one.gear is not None)):
+        out.setdefault(one.setup, []).append(one)
+    return out
+
+
+def runs(ways: Sequence[Way], *, is_first: bool) -> Iterator[Run]:
+    """The runs of ways that share a setup: every way, after each side alone within its limits.
+
+    Args:
+        ways: of one setup.
+        is_first: the setup is the first of the bench, where each side also runs alone on the whole
+            GPU.
+    """
+    whole = Way(WHOLE, ways[0].setup)
+    if is_first:
+        yield Run(whole, has_ai=False)
+        yield Run(whole, has_slots=False)
+    alone: set[int] = set()
     for one in ways:
-        if one.is_limited:
+        if one.gear is not None:
+            if one.gear.ran_sms not in alone:
+                alone.add(one.gear.ran_sms)
+                yield Run(one, has_ai=False)
+            yield Run(one, has_slots=False)
+        elif one.slots_limit:
             yield Run(one, has_ai=False)
+            yield Run(one, has_slots=False)
         yield Run(one)

@@ -4,9 +4,10 @@ A new table needs a migration too: tests compare what the migrations make with w
 """
 
 from marketplace.store.schema.accounts import keys, projects, tenants, users
+from marketplace.store.schema.adapters import adapters
 from marketplace.store.schema.base import metadata
 from marketplace.store.schema.batches import batch_lines, batches, files, responses
-from marketplace.store.schema.federation import peer_usage
+from marketplace.store.schema.federation import peer_sendings, peer_usage
 from marketplace.store.schema.functions import functions, invocations
 from marketplace.store.schema.idempotency import idempotency_keys
 from marketplace.store.schema.jobs import events, jobs, usage
@@ -28,6 +29,7 @@ from marketplace.store.schema.webhooks import (
 )
 
 __all__ = [
+    "adapters",
     "balances",
     "batch_lines",
     "batches",
@@ -43,6 +45,7 @@ __all__ = [
     "ledger_entries",
     "ledger_transactions",
     "metadata",
+    "peer_sendings",
     "peer_usage",
     "prices",
     "projects",

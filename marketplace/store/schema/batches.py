@@ -26,6 +26,9 @@ batches = Table(
     Column("key_id", ForeignKey("keys.id"), nullable=False),
     Column("state", String(12), nullable=False),
     Column("document", Text, nullable=False),  # the batch as its client sees it, as JSON
+    # Which sites it came through, and where it may go, as its request said; nothing: unknown.
+    Column("via", String(1100)),
+    Column("narrows", String(512)),
     Column("created_s", Float, nullable=False),
     Index("ix_batches_tenant", "tenant_id"),
     Index("ix_batches_state", "state"),

@@ -23,9 +23,14 @@ class EmulatedPipeline:
         self.slot_us = 500.0
         self.fault: GpuFaultError | None = None
         self.closed = False
+        self.gear = 0
+        self.started_in: list[int] = []
 
     def is_ready(self):
         return True
+
+    def shift(self, gear):
+        self.gear = gear
 
     def inputs(self, side):
         return self.sides[side]
@@ -34,6 +39,7 @@ class EmulatedPipeline:
         return self.sides[side]
 
     def start(self, side):
+        self.started_in.append(self.gear)
         if self.fault is not None and self.fault.kind is FaultKind.OUT_OF_MEMORY:
             fault, self.fault = self.fault, None
             raise fault

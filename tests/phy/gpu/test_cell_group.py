@@ -160,3 +160,26 @@ def test_transport_blocks_may_be_written_where_they_are_sent_from(bench) -> None
     bench.assert_sent(sent, tbs)
     with pytest.raises(InvalidInputError, match="room"):
         bench.downlink.rooms(RECEIVERS * 2)
+
+
+def test_slots_run_in_the_gear_that_was_set_when_they_started(bench) -> None:
+    receiving, sending = bench.pipelines
+    bench.downlink.prepare(0, bench.assignments()[1])
+    bench.downlink.start()
+    bench.group.shift(2)
+    bench.downlink.prepare(1, bench.assignments()[1])
+    bench.downlink.start()
+    assert sending.started_in == [0, 2]
+    assert receiving.gear == 2
+    assert bench.group.n_under_way == 2
+    bench.group.collect(wait=True)
+    assert bench.group.n_under_way == 0
+
+
+def test_a_group_that_comes_back_after_a_fault_is_in_the_gear_it_was_in(bench) -> None:
+    bench.group.shift(1)
+    bench.downlink.prepare(0, bench.assignments()[1])
+    bench.downlink.start()
+    bench.pipelines[1].fault = GpuFaultError(FaultKind.LOST, "no answer", "a slot ran")
+    bench.downlink.collect(wait=True)
+    assert bench.pipelines[2].gear == 1

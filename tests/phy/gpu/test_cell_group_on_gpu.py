@@ -57,7 +57,7 @@ def is_isolated(request) -> bool:
 @pytest.mark.parametrize("n_sms", [None, 32])
 def test_a_cell_group_receives_cells_of_different_configurations(cp, n_sms, is_isolated) -> None:
     limits = uplink_limits(GRIDS, [UES], n_soft_buffers=16)
-    options = GroupOptions(n_sms=n_sms, is_isolated=is_isolated)
+    options = GroupOptions(gears_sms=(n_sms,), is_isolated=is_isolated)
     cells = open_cell_group(limits, options=options)
     group = cells.uplink
     rng = np.random.default_rng(5)
@@ -131,4 +131,38 @@ def test_both_directions_share_the_gpu(cp, breaks) -> None:
             assert np.abs(grid.view(np.complex64)[..., 0] - expected).max() < 2e-3
         assert_received(cells.uplink, rng, slot)
     assert cells.downlink.slots["on_time"] > 0
+    cells.close()
+
+
+def test_a_cell_group_receives_the_same_in_every_gear(cp) -> None:
+    options = GroupOptions(gears_sms=(16, 64, None))
+    cells = open_cell_group(uplink_limits(GRIDS, [UES], n_soft_buffers=16), options=options)
+    rng = np.random.default_rng(5)
+    slot = 0
+    for gear, n_sms in ((0, 16), (2, 132), (1, 64), (0, 16)):
+        cells.shift(gear)
+        assert cells.uplink.n_sms == n_sms
+        for _ in range(4):
+            assert_received(cells.uplink, rng, slot)
+            slot += 1
+    assert cells.uplink.counters.slots["failed"] == 0
+    cells.close()
+
+
+def test_a_process_that_stands_by_takes_over_within_a_second(cp) -> None:
+    limits = uplink_limits(GRIDS, [UES], n_soft_buffers=16)
+    cells = open_cell_group(limits, options=GroupOptions(has_standby=True))
+    group = cells.uplink
+    rng = np.random.default_rng(5)
+    assert_received(group, rng, 0)
+    time.sleep(30)  # until the other one has set the GPU up
+    os.kill(group._lane.running().pid, signal.SIGKILL)
+    killed_s = time.monotonic()
+    send(group, rng, 1)
+    group.submit(1, [Grant(ue) for ue in UES])
+    group.collect(wait=True)
+    while not group.is_ready():
+        assert time.monotonic() - killed_s < 1
+    assert_received(group, rng, 2)
+    assert time.monotonic() - killed_s < 1
     cells.close()

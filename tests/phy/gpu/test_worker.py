@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from multiprocessing.connection import Connection
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from phy.gpu.doorbell import Doorbell
 from phy.gpu.faults import FaultKind, GpuFaultError, answer_of, gpu_faults, kind_of
 from phy.gpu.pipeline import Elapsed
 from phy.gpu.program import Buffer, Program
-from phy.gpu.worker import LaneOrder
+from phy.gpu.worker import LaneOrder, Order
 from phy.gpu.worker_pipeline import GpuWorker
 
 
@@ -27,8 +28,11 @@ class Log:
     def __init__(self) -> None:
         self.calls: list[tuple] = []
 
+    def shift(self, gear):
+        self.gear = gear
+
     def start(self, side):
-        self.calls.append(("start", side))
+        self.calls.append(("start", side, self.gear))
 
     def write(self, name, first, values):
         self.calls.append(("write", name, first, values.tolist()))
@@ -64,7 +68,7 @@ def test_slots_start_after_the_messages_before_them_and_no_later_ones() -> None:
     write(1)
     ours.start(0, n_messages)
     write(2)
-    ours.start(1, n_messages)
+    ours.start(1, n_messages, gear=2)
 
     def serve() -> None:
         with pytest.raises(EOFError):
@@ -82,11 +86,11 @@ def test_slots_start_after_the_messages_before_them_and_no_later_ones() -> None:
     assert not thread.is_alive()
     assert log.calls == [
         ("write", "taps", 0, [1]),
-        ("start", 0),
+        ("start", 0, 0),
         ("write", "taps", 0, [2]),
-        ("start", 1),
+        ("start", 1, 2),
         ("write", "taps", 0, [3]),
-        ("start", 0),
+        ("start", 0, 0),
     ]
     assert [ours.times(n) for n in range(3)] == [(10.0, 20.0), (11.0, 21.0), (10.0, 20.0)]
 
@@ -94,7 +98,7 @@ def test_slots_start_after_the_messages_before_them_and_no_later_ones() -> None:
 def test_a_gpu_that_hangs_is_a_fault_whether_it_is_waited_for_or_looked_at(monkeypatch) -> None:
     monkeypatch.setattr(worker_pipeline, "_SLOT_TIMEOUT_S", 0.05)
     program = Program({"x": Buffer((4,), np.int32)}, (), ("x",), ("x",))
-    pipeline = GpuWorker([LaneOrder(program, write_nothing)], None).pipeline(0)
+    pipeline = GpuWorker([LaneOrder(program, write_nothing)], [None]).pipeline(0)
     # Its process is still starting, or has found no GPU: nobody will answer.
     monkeypatch.setattr(pipeline._process, "read", lambda: None)
     for side, waits in enumerate((pipeline.wait, pipeline.is_done)):
@@ -110,7 +114,7 @@ def write_nothing(_inputs) -> None:
 
 def test_a_worker_that_is_killed_is_a_fault() -> None:
     program = Program({"x": Buffer((4,), np.int32)}, (), ("x",), ("x",))
-    gpu = GpuWorker([LaneOrder(program, write_nothing)], None)
+    gpu = GpuWorker([LaneOrder(program, write_nothing)], [None])
     pipeline = gpu.pipeline(0)
     os.kill(pipeline.pid, signal.SIGKILL)
     with pytest.raises(GpuFaultError, match="its process ended") as caught:
@@ -149,3 +153,60 @@ def test_errors_that_are_not_the_gpus_pass_through() -> None:
         raise error
     with pytest.raises(ZeroDivisionError), gpu_faults("testing"):
         _ = 1 / 0
+
+
+class ScriptedProcess:
+    """A worker's process that sets up no GPU."""
+
+    made: ClassVar[list[ScriptedProcess]] = []
+
+    def __init__(self, lanes, gears_sms) -> None:
+        self.has_ended, self.is_alive, self.closed = False, True, False
+        memories = Order(lanes, gears_sms, 0).lanes
+        self.doorbells = [Doorbell(np.zeros(Doorbell.N_BYTES, np.uint8)) for _ in memories]
+        self.made.append(self)
+
+    def close(self) -> None:
+        self.closed = self.has_ended = True
+        self.is_alive = False
+
+
+@pytest.fixture
+def scripted(monkeypatch) -> type[ScriptedProcess]:
+    ScriptedProcess.made.clear()
+    monkeypatch.setattr(worker_pipeline, "WorkerProcess", ScriptedProcess)
+    return ScriptedProcess
+
+
+def a_worker(**options) -> GpuWorker:
+    program = Program({"x": Buffer((4,), np.int32)}, (), ("x",), ("x",))
+    return GpuWorker([LaneOrder(program, write_nothing)] * 2, [None], **options)
+
+
+def test_a_process_that_stands_by_takes_over_and_another_one_stands_by(scripted) -> None:
+    gpu = a_worker(has_standby=True)
+    lanes = [gpu.pipeline(lane) for lane in (0, 1)]
+    first, second = scripted.made
+    assert all(lane._process is first for lane in lanes)
+    first.close()
+    assert all(gpu.pipeline(lane)._process is second for lane in (0, 1))
+    assert len(scripted.made) == 3
+    gpu.close()
+    assert scripted.made[2].closed
+    assert not second.closed
+
+
+def test_a_process_that_stood_by_and_died_is_not_taken(scripted) -> None:
+    gpu = a_worker(has_standby=True)
+    gpu.pipeline(0)
+    first, second = scripted.made
+    second.is_alive = False
+    first.close()
+    assert gpu.pipeline(0)._process is scripted.made[2]
+
+
+def test_nothing_stands_by_unless_it_is_wanted(scripted) -> None:
+    gpu = a_worker()
+    gpu.pipeline(0)
+    gpu.close()
+    assert len(scripted.made) == 1

@@ -71,7 +71,7 @@ class TimeChart {
     );
     this.options = {
       ...this.size(),
-      padding: [6, 8, 0, 0],
+      padding: [6, 18, 0, 0],
       legend: { show: false },
       cursor: { y: false, points: { show: false }, drag: { x: false, y: false } },
       scales: { x: { time: false, range: (_, from, to) => window24h(from, to) }, y: { range: yRange }, ...extraScales },

@@ -14,7 +14,7 @@ export function drawGpus(gpus, shares) {
 function createGpu(gpu) {
   const lines = make("div", { className: "slice-lines", attributes: { "aria-hidden": "true" } });
   const ruler = make("div", { className: "ruler", attributes: { "aria-hidden": "true" } });
-  for (let slice = 0; slice < gpu.memory_slices; slice += 1) {
+  for (let slice = 0; slice < (isSliced(gpu) ? gpu.memory_slices : 0); slice += 1) {
     lines.append(make("i"));
     ruler.append(make("span", { text: String(slice) }));
   }
@@ -24,12 +24,18 @@ function createGpu(gpu) {
   return drawing;
 }
 
+// Without MIG a GPU is drawn by its SMs.
+function isSliced(gpu) {
+  return gpu.memory_slices < gpu.sm_count;
+}
+
 function updateGpu(drawing, gpu) {
   const sliceMib = gpu.memory_mib / gpu.memory_slices;
+  const slicing = isSliced(gpu) ? ` in ${gpu.memory_slices} memory slices of ${gibibytes(sliceMib)}` : "";
   const kind = gpu.simulated ? "simulated GPU" : "GPU";
   drawing.querySelector(".gpu-name").replaceChildren(
     make("b", { text: gpu.name }),
-    ` ${kind} · ${gpu.sm_count} SMs · ${gibibytes(gpu.memory_mib)} in ${gpu.memory_slices} memory slices of ${gibibytes(sliceMib)}`,
+    ` ${kind} · ${gpu.sm_count} SMs · ${gibibytes(gpu.memory_mib)}${slicing}`,
   );
   const slices = drawing.querySelector(".slices");
   slices.setAttribute("aria-label", `Partitions of ${gpu.name}`);
@@ -76,7 +82,7 @@ function updatePartition(block, partition, nSlices) {
   size.textContent = `${partition.sm_count} SMs · ${gibibytes(partition.memory_mib)}`;
   lease.textContent = leaseText(partition);
   block.setAttribute("aria-label", `${role}, ${profile.textContent}, ${size.textContent}, ${state}. ${lease.textContent}`);
-  block.title = `${profile.textContent} · ${partition.id}`;
+  block.title = [profile.textContent, size.textContent, partition.id, lease.textContent].filter(Boolean).join(" · ");
 }
 
 function leaseText(partition) {

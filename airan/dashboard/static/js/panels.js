@@ -78,7 +78,9 @@ function drawSlots(slots) {
   setText("slots-late", count(slots?.slots_late));
   byId("slots-late").className = !slots ? "" : slots.slots_late === 0 ? "good" : "bad";
   setText("slots-total", slots ? `of ${count(slots.slots)}` : "");
-  if (slots) setText("slots-note", `${count(slots.slots_dropped)} dropped · ${count(slots.crc_failed)} CRC failed · ${count(slots.stalls)} stalls`);
+  if (!slots) return;
+  const stalls = slots.stalls ? ` · ${count(slots.stalls)} stalls` : "";
+  setText("slots-note", `${count(slots.slots_dropped)} dropped · ${count(slots.crc_failed)} CRC failed${stalls}`);
 }
 
 function drawMarket(market) {

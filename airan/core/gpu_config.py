@@ -1,0 +1,92 @@
+"""The configuration of what shares a real GPU: Layer 1's side, and vLLM on the AI's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+_GROUP_SMS = 8
+"""What GPUs from compute capability 9.0 on can be divided in."""
+
+
+class GpuConfig(BaseModel):
+    """How Layer 1 and the engine share a real GPU (`airan up --gpu`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layer1: Literal["cpu", "gpu"] = "cpu"
+    """Where slots are decoded. `gpu`: all cells' slots, at the radio's pace, on this host's GPU;
+    `airan up --gpu` sets it."""
+    gears: tuple[str, ...] = ("16+116", "24+108", "40+88", "64+64", "80+48", "96+32")
+    """SMs of Layer 1's part and of the engine's in each gear, Layer 1's in eights and ascending.
+    Memory is shared: an engine on fewer SMs than are left asks less of it, and slots are shorter
+    beside it. Gears beyond the GPU's SMs are left out; all of its SMs for Layer 1, which lets the
+    engine pause, are the last gear."""
+    judged_by: Literal["latency", "gpu"] = "latency"
+    """What of a slot the fast path holds against its budget. `latency`: from when the slot was due
+    until the host has its results. `gpu`: its kernels on the GPU and what they waited for,
+    as cuPHY states its budgets; copies and the host, which no gear shortens, may take 600 us more
+    before a result counts as late."""
+    ran_memory_mib: int = Field(default=12_288, ge=512)
+    """GPU memory that Layer 1 may have, for good."""
+    ai_memory_mib: int = Field(default=61_440, ge=512)
+    """GPU memory that the engine may have, for good: its KV cache never takes Layer 1's."""
+    step_limit_us: float = Field(default=10_000.0, gt=0.0)
+    """No step of the engine is to take longer."""
+    max_step_tokens: int = Field(default=8192, ge=1)
+    """Tokens of one step of the engine at most."""
+    mps_binary: str = Field(default="nvidia-cuda-mps-control", min_length=1)
+    """Of the MPS daemon: a name on PATH, or a path."""
+
+    @field_validator("gears")
+    @classmethod
+    def _ascend(cls, gears: tuple[str, ...]) -> tuple[str, ...]:
+        pairs = [_pair(gear) for gear in gears]
+        if not pairs or pairs != sorted(set(pairs)) or len({ran for ran, _ in pairs}) < len(pairs):
+            raise ValueError("must ascend by Layer 1's SMs")
+        return gears
+
+    def gears_of(self, sm_count: int) -> tuple[tuple[int, int], ...]:
+        """The gears of a GPU with so many SMs: Layer 1's, the engine's."""
+        fitting = [(ran, ai) for ran, ai in map(_pair, self.gears) if ran < sm_count]
+        return (*((ran, min(ai, sm_count - ran)) for ran, ai in fitting), (sm_count, 0))
+
+
+def _pair(gear: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,4})\+(\d{1,4})", gear)
+    if found is None:
+        raise ValueError(f"{gear!r} must be Layer 1's and the engine's SMs, such as 96+32")
+    ran_sms, ai_sms = int(found[1]), int(found[2])
+    if ran_sms < 1 or ran_sms % _GROUP_SMS:
+        raise ValueError(f"{gear}: Layer 1's SMs must be a multiple of {_GROUP_SMS}")
+    return ran_sms, ai_sms
+
+
+class VllmConfig(BaseModel):
+    """vLLM, installed in a Python environment of its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    python: Path
+    """That environment's Python."""
+    path: Path
+    """The model's folder, in Hugging Face's form."""
+    args: tuple[str, ...] = ()
+    """Further options of vLLM's server, e.g. `--gpu-memory-utilization=0.4`."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Further environment variables of the server."""
+    start_timeout_s: float = Field(default=600.0, gt=0.0)
+    between_leases: Literal["stay", "sleep", "stop"] = "stay"
+    """What it does without a lease. `stay`: keeps the model in memory; on a real GPU divided by
+    MIG, or not divided, where memory goes with the partition, it stops. `sleep`: gives the GPU's
+    memory back within the notice; where that takes longer, or this vLLM cannot, it is stopped.
+    `stop`."""
+    sleep_level: Literal[1, 2] = 1
+    """1: the weights wait in the host's memory. 2: they are read again from the disk."""
+    max_adapters: int = Field(default=0, ge=0, le=64)
+    """LoRA adapters of tenants that answers may be made with at once; 0: none, which costs no
+    memory. With any, `sleep` between leases is `stop`."""
+    max_adapter_rank: int = Field(default=16, ge=1, le=256)

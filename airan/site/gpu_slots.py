@@ -1,0 +1,229 @@
+"""Slots of all cells on the GPU at the radio's pace, and the fast path between them.
+
+One thread does it all: it starts the slot that is due, prepares the next, collects what has ended,
+and tells the fast path of each. A new gear is ordered on the board, where the engine sees it, and
+holds from the next slot on; when the last slot of the former gear has ended, that is acknowledged,
+and the engine may grow into what it had.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from airan.site.gpu_radio import SimulatedRadio, Slot
+from airan.site.gpu_window import DownlinkCounts, GpuWindow
+from orchestrator.fast_path import FastOrder, FastPath, SlotExpected, SlotSeen
+from orchestrator.gear_costs import GearCosts
+from orchestrator.sm_board import SmBoard
+from phy.gpu.cell_group import CellGroup
+from phy.gpu.downlink_group import PDSCH_BUDGET_US
+from phy.gpu.outcome import SentSlot, SlotOutcome
+from phy.gpu.uplink_options import PUSCH_BUDGET_US
+from phy.runtime.slot import SlotWindow
+
+BUDGET_US = {"pusch": PUSCH_BUDGET_US, "pdsch": PDSCH_BUDGET_US}
+"""On the GPU, copies left out, as cuPHY states its own."""
+HOST_US = 600.0
+"""Assumed: what copies and the host may take besides where slots are judged by the GPU's time."""
+SLOT_S = 0.0005
+MOST_BEHIND = 10
+"""Slots; when the host comes later than that to a slot, those before it are given up."""
+
+
+def without_collections() -> None:
+    """From now on garbage is collected only when it is asked for: looking through all objects takes
+    tens of milliseconds, and would come between two slots."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
+def latency_limits_us(judged_by: str) -> dict[str, float]:
+    """By channel, from when a slot is due to its results on the host; see GpuConfig.judged_by."""
+    more_us = HOST_US if judged_by == "gpu" else 0.0
+    return {channel: us + more_us for channel, us in BUDGET_US.items()}
+
+
+@dataclass(frozen=True)
+class _UnderWay:
+    gear: int
+    us_by_gear: tuple[float, ...]
+
+
+class SlotLoop:
+    """The slots, one after the other. Belongs to one thread.
+
+    Attributes:
+        window: what they came to.
+        alarm: a slot was lost, or too near its budget, since it was last set to False.
+        gear: in which slots are started now.
+    """
+
+    def __init__(
+        self,
+        group: CellGroup,
+        radio: SimulatedRadio,
+        fast: FastPath,
+        board: SmBoard,
+        costs: GearCosts,
+        *,
+        judged_by: str = "latency",
+        now_s: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`now_s` is the group's clock; `judged_by` see GpuConfig."""
+        self._group, self._radio, self._fast, self._board = group, radio, fast, board
+        self._costs, self._now_s = costs, now_s
+        self._by_gpu = judged_by == "gpu"
+        self.window = GpuWindow(group.timing, latency_limits_us(judged_by))
+        self.alarm = False
+        self.gear = fast.gear
+        self._under_way: dict[tuple[str, int], _UnderWay] = {}
+        self._copies_us = dict.fromkeys(BUDGET_US, math.inf)
+        self._n_steps = board.last_beat.n_steps
+        self._index = 0
+        self._start_s = 0.0
+        self._next: Slot | None = None
+        self.is_empty = True
+        """The GPU's memory has no samples: at first, and after it was set up again."""
+
+    def begin(self) -> None:
+        """Fills the GPU's memory; the first slot is due a slot's time later."""
+        self._group.shift(self.gear)
+        self._fill()
+        self._follow(self._fast.order(self._now_s()))
+        self._prepare()
+        self.resume()
+
+    def resume(self) -> None:
+        """The next slot is due a slot's time from now; for the start, and after a rest."""
+        self._start_s = self._now_s() + SLOT_S * (1 - self._index)
+        self.window.start(self._now_s() * 1e6)
+
+    def gear_of(self, channel: str, number: int) -> int:
+        """The gear that a slot under way runs in; -1: it is not known."""
+        ran = self._under_way.get((channel, number))
+        return -1 if ran is None else ran.gear
+
+    def step(self) -> None:
+        """Waits for the next slot, collecting meanwhile, starts it and prepares the one after."""
+        if self.is_empty and self._group.is_ready():
+            self._fill()
+            self._prepare()
+        self._give_up_missed()
+        due_s = self._start_s + self._index * SLOT_S
+        while self._now_s() < due_s:
+            self._collect()
+        slot = self._next
+        if slot is not None:
+            self._under_way[slot.channel, slot.number] = _UnderWay(
+                self.gear, self._expected_us(slot)
+            )
+            if slot.channel == "pusch":
+                self._group.uplink.start(due_s)
+            elif self._group.downlink is not None:
+                self._group.downlink.start(due_s)
+        self._index += 1
+        self._prepare()
+        self._hear()
+        self._collect()
+
+    def _fill(self) -> None:
+        self._radio.fill(self._group)
+        self._under_way.clear()
+        self.is_empty = False
+
+    def bound(self, least: int) -> None:
+        """Keeps to the gears from `least` on: what the plan gives the RAN."""
+        self._follow(self._fast.bound(least, self._fast.top, self._now_s()))
+
+    def close_window(self) -> tuple[SlotWindow, DownlinkCounts]:
+        """What slots came to since the last call."""
+        return self.window.close(self._now_s() * 1e6)
+
+    def _prepare(self) -> None:
+        """The next slot's tables; and the gear that it needs, by the cost model."""
+        slot = self._next = self._radio.next(self._group.kind(self._index))
+        coming = SlotExpected(slot.channel, BUDGET_US[slot.channel], self._expected_us(slot))
+        self._follow(self._fast.expect([coming], self._now_s()))
+        if slot.channel == "pusch":
+            self._group.uplink.prepare(slot.number, slot.grants)
+        elif self._group.downlink is not None:
+            self._group.downlink.prepare(slot.number, slot.assignments)
+
+    def _collect(self) -> None:
+        collected = self._group.collect()
+        for received in collected.received:
+            self.window.add_received(received)
+            self._see("pusch", received)
+        for sent in collected.sent:
+            self.window.add_sent(sent)
+            self._see("pdsch", sent)
+
+    def _hear(self) -> None:
+        """Takes in the engine's last step, unless it may have run in another gear."""
+        board, now_s = self._board, self._now_s()
+        beat, current = board.last_beat, board.current
+        is_new = beat.n_steps != self._n_steps
+        self._n_steps = beat.n_steps
+        if is_new and board.acknowledged("ai") == current.generation:
+            self._follow(self._fast.beat(beat.step_us, beat.tokens, current.gear, now_s))
+        else:
+            # An alarm ends by itself.
+            self._follow(self._fast.order(now_s))
+
+    def _see(self, channel: str, ended: SlotOutcome | SentSlot) -> None:
+        ran = self._under_way.pop((channel, ended.slot), None)
+        if ran is None:
+            return
+        budget_us = BUDGET_US[channel]
+        latency_us = self._gpu_us(channel, ended) if self._by_gpu else ended.latency_us
+        is_lost = not latency_us <= budget_us
+        order = self._fast.see(
+            SlotSeen(
+                time_s=self._now_s(),
+                channel=channel,
+                latency_us=latency_us,
+                budget_us=budget_us,
+                gear=ran.gear,
+                is_lost=is_lost,
+                us_by_gear=ran.us_by_gear,
+            )
+        )
+        self.alarm = self.alarm or is_lost
+        self._follow(order)
+
+    def _gpu_us(self, channel: str, ended: SlotOutcome | SentSlot) -> float:
+        """A slot's kernels, and what they waited for others'; NaN if it was dropped. The shortest
+        time besides kernels that was seen is what copies take."""
+        besides_us = ended.with_copies_us - ended.kernels_us
+        if besides_us < self._copies_us[channel]:
+            self._copies_us[channel] = besides_us
+        return ended.kernels_us + besides_us - self._copies_us[channel]
+
+    def _follow(self, order: FastOrder) -> None:
+        ordered = self._board.order(order.gear, order.step_tokens)
+        if order.gear != self.gear:
+            self.gear = order.gear
+            self._group.shift(order.gear)
+        if self._board.acknowledged("ran") != ordered.generation and all(
+            ran.gear == order.gear for ran in self._under_way.values()
+        ):
+            self._board.acknowledge("ran", ordered.generation)
+
+    def _expected_us(self, slot: Slot) -> tuple[float, ...]:
+        return self._costs.us_by_gear(slot.channel, slot.n_cells)
+
+    def _give_up_missed(self) -> None:
+        behind = math.floor((self._now_s() - self._start_s) / SLOT_S) - self._index
+        if behind <= MOST_BEHIND:
+            return
+        for _ in range(behind):
+            channel = "pusch" if self._group.kind(self._index) == "U" else "pdsch"
+            self.window.add_missed(channel)
+            self._index += 1
+        self.alarm = True
+        self._prepare()

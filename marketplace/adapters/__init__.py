@@ -1,0 +1,1 @@
+"""LoRA adapters: small changes to a model's weights, asked for as `base:adapter`."""

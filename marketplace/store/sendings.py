@@ -1,0 +1,55 @@
+"""Jobs at peers: what was sent, and what became of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import sqlalchemy as sa
+
+from marketplace.federation.travel import Sending, SendingState
+from marketplace.store.connect import reading, writing
+from marketplace.store.peering import PeerCost, keep_cost
+from marketplace.store.schema import peer_sendings
+
+
+class Sendings:
+    """All calls are blocking and safe from several threads."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def begin(self, sending: Sending) -> None:
+        """Keeps what is about to be sent. Idempotent: the first one counts."""
+        known = sa.select(peer_sendings.c.job_id).where(*_mine(sending.job_id, sending.peer))
+        with writing(self._engine) as db:
+            if db.execute(known).first() is None:
+                db.execute(sa.insert(peer_sendings).values(asdict(sending)))
+
+    def accepted(self, job_id: str, peer: str, remote_id: str) -> None:
+        """The peer has it, and calls it so."""
+        query = sa.update(peer_sendings).where(*_mine(job_id, peer))
+        with writing(self._engine) as db:
+            db.execute(query.values(remote_id=remote_id))
+
+    def end(self, job_id: str, peer: str, state: SendingState, cost: PeerCost | None) -> None:
+        """What became of it, and what it cost. Idempotent: the first end counts."""
+        query = sa.update(peer_sendings).where(
+            *_mine(job_id, peer), peer_sendings.c.state == "open"
+        )
+        with writing(self._engine) as db:
+            db.execute(query.values(state=state))
+            if cost is not None:
+                keep_cost(db, cost)
+
+    def open(self) -> dict[str, Sending]:
+        """By job: what was sent and not heard of when the gateway ended."""
+        query = sa.select(peer_sendings).where(peer_sendings.c.state == "open")
+        with reading(self._engine) as db:
+            return {
+                row["job_id"]: Sending(**row)
+                for row in db.execute(query.order_by(peer_sendings.c.created_s)).mappings()
+            }
+
+
+def _mine(job_id: str, peer: str) -> tuple[sa.ColumnElement[bool], ...]:
+    return peer_sendings.c.job_id == job_id, peer_sendings.c.peer == peer

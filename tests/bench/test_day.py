@@ -1,0 +1,96 @@
+"""A day on a shared GPU, its processes with simulated sides; what is seen on a board."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from airan.bench.sharing import day, process, run
+from airan.bench.sharing.board_watch import BoardWatch, Change
+from airan.bench.sharing.day import DayOptions, Followed, measure_day
+from airan.core.errors import InvalidInputError
+from orchestrator.drivers.mps import MpsDaemon
+from orchestrator.sm_board import Gear, SmBoard
+
+SIMULATED = (sys.executable, str(Path(__file__).with_name("simulated_side.py")))
+FAKE_MPS = Path(__file__).parents[1] / "orchestrator" / "fake_mps_daemon.py"
+GEARS = (Gear(16, 116), Gear(64, 68))
+
+
+@pytest.fixture
+def simulated_sides(monkeypatch) -> None:
+    start = process.SideProcess.__init__
+
+    def simulated(self, order, environment, folder) -> None:
+        start(self, order, environment, folder, SIMULATED)
+
+    monkeypatch.setattr(process.SideProcess, "__init__", simulated)
+    monkeypatch.setattr(run, "MpsDaemon", lambda folder: MpsDaemon(folder, str(FAKE_MPS)))
+    monkeypatch.setattr(day, "_SETTLE_S", 0.05)
+    monkeypatch.setattr(day, "_ALONE_S", 0.3)
+
+
+def test_a_board_is_watched(tmp_path) -> None:
+    board = SmBoard.create(tmp_path / "board", GEARS)
+    with BoardWatch(board) as watch:
+        order = board.order(0)
+        time.sleep(0.02)
+        board.acknowledge("ran", order.generation)
+        time.sleep(0.02)
+        board.acknowledge("ai", order.generation)
+        board.beat(8000, 128)
+        time.sleep(0.02)
+        board.order(0, 512)  # the same gear
+        board.order(1)
+        time.sleep(0.02)
+    assert [(one.before, one.after) for one in watch.changes] == [(1, 0), (0, 1)]
+    first, second = watch.changes
+    assert 15 < first.took_ms("ran") < first.took_ms("ai")
+    assert second.took_ms("ai") is None
+    assert sum(watch.gear_s) == pytest.approx(0.08, abs=0.06)
+    assert watch.step_s == [0.008, 0]
+
+
+def test_how_soon_orders_are_followed_leaves_out_those_that_were_overtaken() -> None:
+    changes = [Change(0, 0, 1, {"ai": 5_000_000}), Change(0, 1, 0), Change(0, 0, 1, {"ai": 10**6})]
+    assert Followed.of_changes(changes, "ai") == Followed(2, 3, 5.0, 5.0, 5.0)
+    assert Followed.of_changes([], "ai") == Followed(0, 0)
+
+
+def test_a_whole_day_with_simulated_sides(simulated_sides) -> None:
+    options = DayOptions(speed=10_000, hours=2, n_pauses=5, gears=GEARS)
+    parts = []
+    report = measure_day(options, lambda so_far, series: parts.append(series))
+    assert report.alone_tokens_per_s == pytest.approx(12_800, rel=0.2)
+    pdsch = next(one for one in report.slots if one.channel == "pdsch")
+    assert (pdsch.dropped, pdsch.late) == (1, 1)
+    assert report.n_changes > 5
+    assert report.up.n + report.down.n > 5
+    assert report.gear_share["16+116"] == pytest.approx(0.5, abs=0.2)
+    assert report.held_share == pytest.approx(1.0, abs=0.1)
+    # 100 us of kernels in half a millisecond, on 16 and on 64 SMs of 132.
+    assert 0.02 < report.ran_busy_share < 0.12
+    assert (report.pauses.n, report.pauses.of) == (5, 5)
+    assert (report.requests_ended, report.requests_wrong) == (10, 0)
+    assert report.reasons[0][1:] == ("16+116", "a simulated reason")
+    assert len(parts) == 2
+    assert json.loads(json.dumps(parts[0]))["slots"]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"engine": "nosuch"}, "engine"),
+        ({"n_cells": 0}, "cells"),
+        ({"speed": 0.5}, "day"),
+        ({"hours": 25}, "hours"),
+        ({"n_pauses": -1}, "pauses"),
+    ],
+)
+def test_a_day_that_makes_no_sense_is_refused(options, named) -> None:
+    with pytest.raises(InvalidInputError, match=named):
+        DayOptions(**options)
