@@ -44,7 +44,12 @@ class SharedEngine(SimulatedEngine):
         self._n_active = 0
 
     async def generate(
-        self, prompt_token_ids: Sequence[int], params: SamplingParams, *, slot: int
+        self,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        slot: int,
+        adapter: str = "",
     ) -> AsyncIterator[TokenChunk]:
         self._n_active += 1
         prompt, held = list(prompt_token_ids), self._cached.get(slot, [])
