@@ -15,7 +15,7 @@ from marketplace.dispatch.prefixes import PrefixTable, SlotKey, blocks_of
 from marketplace.dispatch.speeds import EngineSpeed, Speeds
 from marketplace.dispatch.turns import Turn, Turns, can_yield
 from marketplace.dispatch.waits import Asker, Before, Waits
-from marketplace.dispatch.yielding import patience_s
+from marketplace.dispatch.yielding import patience_s, patient_until_s
 from marketplace.jobs import Job
 from marketplace.pool import PooledEngine
 
@@ -90,7 +90,9 @@ class Foresight:
             [self.work(one) for one in (*ahead, *coming)],
             [self.work(one) for one in own if one is not job],
         )
-        slots = self._slots(job, engines, now_s)
+        others_wait = line.waiting("default") > 0
+        promised_s = patient_until_s(self.promised_s, others_wait=others_wait)
+        slots = self._slots(job, engines, promised_s, now_s)
         return self.waits.first_token(asker, self.work(job), before, slots, now_s)
 
     def came(self, job: Job, ttft_s: float) -> None:
@@ -161,7 +163,10 @@ class Foresight:
         n_prompt = self._lengths.prompt_tokens(job) + len(job.token_ids)
         return Work(n_prompt, self._lengths.answer_tokens(job))
 
-    def _slots(self, job: Job, engines: Sequence[PooledEngine], now_s: float) -> list[SlotForecast]:
+    def _slots(
+        self, job: Job, engines: Sequence[PooledEngine], promised_s: float, now_s: float
+    ) -> list[SlotForecast]:
+        """Every place, and when it is free; `promised_s`: to a first token of priority."""
         blocks = blocks_of(job.prompt_ids or (), job.prefix_owner)
         ready = [one for one in engines if one.state.phase == "ready"]
         outage_s = 0.0 if ready else self.absence_s(job.model, engines, now_s)
@@ -183,15 +188,17 @@ class Foresight:
                 if urgent and slot in turns and can_yield(turns[slot]):
                     one = Seen(turns[slot], speed, n_at_once, now_s, self._lengths)
                     # It is waited for, or else cut off at once.
-                    left_s = left_s if left_s <= self._patience_s(job, one, speed) else 0.0
+                    left_s = (
+                        left_s if left_s <= self._patience_s(job, one, speed, promised_s) else 0.0
+                    )
                 n_held = self.prefixes.match_tokens((state.url, slot), blocks)
                 found.append(SlotForecast(outage_s + left_s, speed, n_at_once, n_held))
         return found
 
-    def _patience_s(self, job: Job, one: Seen, speed: EngineSpeed) -> float:
+    def _patience_s(self, job: Job, one: Seen, speed: EngineSpeed, promised_s: float) -> float:
         """How long the job of priority waits for that turn's end rather than have it cut off."""
         prefill_s = speed.prefill_s(self.work(job).n_prompt) or 0.0
-        return patience_s(one.resume_s, prefill_s, self.promised_s)
+        return patience_s(one.resume_s, prefill_s, promised_s)
 
     def absence_s(self, model: str, engines: Sequence[PooledEngine], now_s: float) -> float | None:
         """Seconds until an engine of the model, which has none on a lease, will have one."""

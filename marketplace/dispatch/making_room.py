@@ -12,7 +12,7 @@ from marketplace.dispatch.lines import WaitingLines
 from marketplace.dispatch.queue import Tier
 from marketplace.dispatch.speeds import EngineSpeed, Speeds
 from marketplace.dispatch.turns import Turn, Turns
-from marketplace.dispatch.yielding import chosen_to_yield, patience_s
+from marketplace.dispatch.yielding import chosen_to_yield, patience_s, patient_until_s
 from marketplace.jobs import Job
 
 _LEAST_LOOK_S = 0.02
@@ -111,6 +111,8 @@ class MakingRoom:
             timer.cancel()
         if not self._lines.of(model).waiting("priority"):
             return
+        others_wait = self._lines.of(model).waiting("default") > 0
+        promised_s = patient_until_s(promised_s, others_wait=others_wait)
         now_s = self._clock.monotonic_s()
         running = self._running(model, now_s)
         waiting = sorted(

@@ -48,6 +48,13 @@ def may_yield(one: Placed) -> bool:
     return one.tier == "flex" and not one.is_held and not one.is_cut
 
 
+def patient_until_s(promised_s: float, *, others_wait: bool) -> float:
+    """The promise that patience goes by: what `promised_s` is, or 0 while requests of the tier
+    default wait too. The place that becomes free is theirs then, and who waits for it takes it
+    from them, where work that is cut off has time."""
+    return 0.0 if others_wait else promised_s
+
+
 def patience_s(resume_s: float, first_token_s: float, promised_s: float) -> float:
     """How long a request of priority waits for a place, rather than have work cut off for it that
     would be set back by `resume_s`.

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from marketplace.billing.spot import SpotPrice
 from marketplace.dispatch.admission import Work
 from marketplace.dispatch.queue import TIERS, FairQueue, Ticket, Tier
+from marketplace.dispatch.yielding import patient_until_s
 from sims.fleet import preemption
 from sims.fleet.admission import Engines
 from sims.fleet.cohort import Cohort
@@ -149,7 +150,8 @@ class Serving:
             self._engines.prefill_rate,
         )
         prefill_s = context / n / self._engines.prefill_rate
-        promised_s = self._desk.promised_s
+        others_wait = self._queue.waiting("default") > 0
+        promised_s = patient_until_s(self._desk.promised_s, others_wait=others_wait)
         self._room = preemption.room_for(n, here, self._step_s, prefill_s, promised_s)
         self.tiers[at_work.tier].preempted += self._room.n_cut
         self._again_tokens += self._room.n_cut * self._room.again_tokens

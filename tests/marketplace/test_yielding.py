@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketplace.dispatch.queue import Tier
-from marketplace.dispatch.yielding import chosen_to_yield, patience_s
+from marketplace.dispatch.yielding import chosen_to_yield, patience_s, patient_until_s
 
 PROMISED_S = 5.0
 SECONDS = st.floats(0.0, 60.0)
@@ -142,3 +142,10 @@ def test_never_more_is_cut_off_than_waits_and_only_what_may_be(
     assert len(chosen) <= max(0, len(waiting) - n_coming)
     for one in chosen:
         assert (one.tier, one.is_held, one.is_cut) == ("flex", False, False)
+
+
+def test_nobody_waits_for_a_place_that_others_wait_for_too() -> None:
+    assert patient_until_s(5.0, others_wait=False) == 5.0
+    hurried_s = patient_until_s(5.0, others_wait=True)
+    assert patience_s(2.0, 0.1, hurried_s) == 0.0
+    assert patience_s(2.0, 0.1, 5.0) > 0.0
