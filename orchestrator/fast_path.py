@@ -104,7 +104,7 @@ class FastOrder:
 
     gear: int
     step_tokens: int
-    """Tokens that a step of the engine may hold; 0: it pauses."""
+    """Tokens that a step of the engine may hold; 0 in a gear that leaves it no SMs."""
     alarm: bool = False
     """A slot was lost just now."""
 

@@ -64,14 +64,16 @@ class Beat:
     """The engine's last step.
 
     Attributes:
-        n_steps: steps so far; wraps at 2**24.
+        n_steps: steps so far; wraps at 2**16.
         step_us: how long it was on the GPU.
         tokens: that it worked on.
+        gear: that it ran in.
     """
 
     n_steps: int
     step_us: int
     tokens: int
+    gear: int
 
 
 class SmBoard:
@@ -183,17 +185,17 @@ class SmBoard:
         """When it did, on the host's monotonic clock."""
         return self._words[_ACKED_NS[side]]
 
-    def beat(self, step_us: int, tokens: int) -> None:
-        """Says that the engine has made a step."""
-        n_steps = (self._words[_STEP] >> 40) + 1 & _MAX_TOKENS
+    def beat(self, step_us: int, tokens: int, gear: int) -> None:
+        """Says that the engine has made a step in that gear."""
+        n_steps = (self._words[_STEP] >> 48) + 1 & 0xFFFF
         long_us, most = min(step_us, 0xFF_FFFF), min(tokens, 0xFFFF)
-        self._words[_STEP] = n_steps << 40 | long_us << 16 | most
+        self._words[_STEP] = n_steps << 48 | gear << 40 | long_us << 16 | most
 
     @property
     def last_beat(self) -> Beat:
         """The engine's last step."""
         word = self._words[_STEP]
-        return Beat(word >> 40, word >> 16 & 0xFF_FFFF, word & 0xFFFF)
+        return Beat(word >> 48, word >> 16 & 0xFF_FFFF, word & 0xFFFF, word >> 40 & 0xFF)
 
     def close(self) -> None:
         """Lets the memory go; the file stays."""

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from airan.bench.sharing.proof import Proof, ProofOptions
 
 
+_CELLS, _ENGINE = 20, "stand-in"
+
+
 def register(app: typer.Typer) -> None:
     """Adds this module's command."""
     app.command("sharing")(sharing)
@@ -42,12 +45,12 @@ def sharing(
         ),
     ] = None,
     slots: Annotated[int, typer.Option(help="Slots of each run.")] = 10_000,
-    cells: Annotated[int, typer.Option(help="Cells.")] = 20,
+    cells: Annotated[int, typer.Option(help="Cells.")] = _CELLS,
     average: Annotated[bool, typer.Option("--average", help="Cells at average load.")] = False,
     batch: Annotated[int, typer.Option(help="Sequences of the AI.")] = 128,
     engine: Annotated[
         str, typer.Option(help="stand-in, or vllm where it is installed beside airan.")
-    ] = "stand-in",
+    ] = _ENGINE,
     step_tokens: Annotated[
         int | None, typer.Option(help="Most tokens of one step of vLLM; its own without.")
     ] = None,
@@ -78,8 +81,9 @@ def sharing(
     from airan.bench.sharing.run import SharingOptions
     from airan.bench.sharing.ways import DEFAULT_WAYS
 
+    _check_goes_together(gpu=gpu, day=day, ways=way, cells=cells, average=average, engine=engine)
     if gpu:
-        options = ProofOptions.whole(slots, day or 100.0, pauses)
+        options = ProofOptions.whole(slots, 100.0 if day is None else day, pauses)
     elif day is not None:
         played = DayOptions(
             cells, day, n_pauses=pauses, batch=batch, engine=engine, step_tokens=step_tokens
@@ -97,8 +101,31 @@ def sharing(
             print_ways(dataclasses.asdict(report))
         if proof.day is not None:
             print_day(proof.day)
-    if any(one.error for report in proof.runs for one in report.results):
+    for name, error in proof.errors:
+        errors.print(f"[red]{escape(name)}: {escape(error)}[/]")
+    if proof.errors:
         raise typer.Exit(1)
+
+
+def _check_goes_together(
+    *,
+    gpu: bool,
+    day: float | None,
+    ways: list[str] | None,
+    cells: int,
+    average: bool,
+    engine: str,
+) -> None:
+    """Refuses options that would be passed over."""
+    if ways and (gpu or day is not None):
+        option = "--gpu" if gpu else "--day"
+        raise InvalidInputError("way", f"does not go with {option}", remedy=f"leave {option} out")
+    if gpu and (cells != _CELLS or average or engine != _ENGINE):
+        raise InvalidInputError(
+            "gpu", "has cells, loads and engine of its own", remedy="leave those options out"
+        )
+    if average and day is not None:
+        raise InvalidInputError("average", "does not go with --day, which has its own loads")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,12 +135,13 @@ class _Files:
     report: Path | None
     series: Path | None
     plots: Path | None
+    _has_begun: list[bool] = dataclasses.field(default_factory=list)
 
     def begin(self) -> None:
         """It is too late to find out after minutes of measuring."""
         for path in (self.report, self.series):
             if path is not None:
-                _write(path, "")
+                _write(path, "", "a")
         if self.plots is not None:
             try:
                 self.plots.mkdir(parents=True, exist_ok=True)
@@ -122,6 +150,9 @@ class _Files:
 
     def take(self, proof: Proof, series: dict[str, Any]) -> None:
         """After each run."""
+        if self.series is not None and series and not self._has_begun:
+            self._has_begun.append(True)
+            _write(self.series, "")
         if self.report is not None:
             _write(self.report, json_.dumps(dataclasses.asdict(proof), indent=1) + "\n")
         if not series:
@@ -129,7 +160,10 @@ class _Files:
         if self.series is not None:
             _write(self.series, json_.dumps(series, separators=(",", ":")) + "\n", "a")
         if self.plots is not None:
-            _draw(proof, series, self.plots)
+            try:
+                _draw(proof, series, self.plots)
+            except OSError as error:
+                errors.print(f"[red]a picture could not be written: {escape(str(error))}[/]")
 
 
 def _measure(options: ProofOptions, files: _Files) -> Proof:

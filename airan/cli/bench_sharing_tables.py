@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from airan.cli.output import console, errors, table
+from airan.cli.output import console, table
 
 if TYPE_CHECKING:
     from airan.bench.sharing.day import DayReport, Followed
@@ -31,9 +31,6 @@ def print_ways(report: dict[str, Any]) -> None:
         ("run", "PUSCH", "PDSCH", "tokens/s", "of alone"),
         beside,
     )
-    for one in results:
-        if one["error"]:
-            errors.print(f"[red]{escape(one['name'])}: {escape(one['error'])}[/]")
 
 
 def print_day(day: DayReport) -> None:
@@ -61,6 +58,9 @@ def print_day(day: DayReport) -> None:
             ("tokens/s", f"{day.tokens_per_s:,.0f}, {share:.1%} of alone on the whole GPU"),
             ("requests that ended", f"{day.requests_ended:,}"),
             ("of these with lost tokens", f"{day.requests_wrong:,}"),
+            ("ended between revocations", f"{day.pause_requests_ended:,}"),
+            ("of these with lost tokens", f"{day.pause_requests_wrong:,}"),
+            ("alarm until the slots have the gear", _followed(day.up_slots)),
             ("SM time given to a side", f"{day.held_share:.1%}"),
             ("SM time with slots' kernels", f"{day.ran_busy_share:.1%}"),
             ("SM time with the AI's steps", f"{day.ai_busy_share:.1%}"),

@@ -30,13 +30,14 @@ class GpuConfig(BaseModel):
     until the host has its results. `gpu`: its kernels on the GPU and what they waited for,
     as cuPHY states its budgets; copies and the host, which no gear shortens, may take 600 us more
     before a result counts as late."""
-    ran_memory_mib: int = Field(default=12_288, ge=512)
-    """GPU memory that Layer 1 may have, for good."""
+    ran_memory_mib: int = Field(default=8_192, ge=512)
+    """GPU memory that each of Layer 1's processes may have, for good: one works, one stands by."""
     ai_memory_mib: int = Field(default=61_440, ge=512)
     """GPU memory that the engine may have, for good: its KV cache never takes Layer 1's."""
     step_limit_us: float = Field(default=10_000.0, gt=0.0)
-    """No step of the engine is to take longer."""
-    max_step_tokens: int = Field(default=8192, ge=1)
+    """No step of the engine is to take longer, as far as decoding alone allows: a token for each
+    sequence that runs is the least."""
+    max_step_tokens: int = Field(default=8192, ge=1, le=65_535)
     """Tokens of one step of the engine at most."""
     mps_binary: str = Field(default="nvidia-cuda-mps-control", min_length=1)
     """Of the MPS daemon: a name on PATH, or a path."""

@@ -127,11 +127,12 @@ def _check_vllm(config: SiteConfig, host: Host) -> None:
 
 
 def _check_memory(config: SiteConfig, gpu: GpuInfo, host: Host) -> None:
-    wanted = config.gpu.ran_memory_mib + config.gpu.ai_memory_mib
+    # Two processes of Layer 1: one works, and one stands by.
+    wanted = 2 * config.gpu.ran_memory_mib + config.gpu.ai_memory_mib
     for have, what in ((gpu.memory_mib, "has"), (host.free_mib(gpu.uuid), "has free")):
         if wanted > have:
             raise ConfigError(
-                f"gpu.ran_memory_mib and gpu.ai_memory_mib are {wanted} MiB together, and the GPU"
+                f"twice gpu.ran_memory_mib, and gpu.ai_memory_mib, are {wanted} MiB, and the GPU"
                 f" {what} {have} MiB",
                 remedy="lower them, or end what else uses the GPU (see nvidia-smi)",
             )

@@ -9,6 +9,7 @@ and the engine may grow into what it had.
 from __future__ import annotations
 
 import gc
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -21,9 +22,12 @@ from orchestrator.gear_costs import GearCosts
 from orchestrator.sm_board import SmBoard
 from phy.gpu.cell_group import CellGroup
 from phy.gpu.downlink_group import PDSCH_BUDGET_US
+from phy.gpu.faults import GpuFaultError
 from phy.gpu.outcome import SentSlot, SlotOutcome
 from phy.gpu.uplink_options import PUSCH_BUDGET_US
 from phy.runtime.slot import SlotWindow
+
+log = logging.getLogger(__name__)
 
 BUDGET_US = {"pusch": PUSCH_BUDGET_US, "pdsch": PDSCH_BUDGET_US}
 """On the GPU, copies left out, as cuPHY states its own."""
@@ -51,6 +55,7 @@ def latency_limits_us(judged_by: str) -> dict[str, float]:
 @dataclass(frozen=True)
 class _UnderWay:
     gear: int
+    n_cells: int
     us_by_gear: tuple[float, ...]
 
 
@@ -103,16 +108,20 @@ class SlotLoop:
         self._start_s = self._now_s() + SLOT_S * (1 - self._index)
         self.window.start(self._now_s() * 1e6)
 
-    def gear_of(self, channel: str, number: int) -> int:
-        """The gear that a slot under way runs in; -1: it is not known."""
+    def under_way(self, channel: str, number: int) -> tuple[int, int]:
+        """The gear that a slot under way runs in, and its cells; -1: it is not known."""
         ran = self._under_way.get((channel, number))
-        return -1 if ran is None else ran.gear
+        return (-1, -1) if ran is None else (ran.gear, ran.n_cells)
 
     def step(self) -> None:
         """Waits for the next slot, collecting meanwhile, starts it and prepares the one after."""
         if self.is_empty and self._group.is_ready():
-            self._fill()
-            self._prepare()
+            try:
+                self._fill()
+                self._prepare()
+            except GpuFaultError as fault:
+                # It failed again; the next slots find it set up once more, or not.
+                log.warning("the GPU could not be filled: %s", fault)
         self._give_up_missed()
         due_s = self._start_s + self._index * SLOT_S
         while self._now_s() < due_s:
@@ -120,7 +129,7 @@ class SlotLoop:
         slot = self._next
         if slot is not None:
             self._under_way[slot.channel, slot.number] = _UnderWay(
-                self.gear, self._expected_us(slot)
+                self.gear, slot.n_cells, self._expected_us(slot)
             )
             if slot.channel == "pusch":
                 self._group.uplink.start(due_s)
@@ -164,13 +173,12 @@ class SlotLoop:
             self._see("pdsch", sent)
 
     def _hear(self) -> None:
-        """Takes in the engine's last step, unless it may have run in another gear."""
-        board, now_s = self._board, self._now_s()
-        beat, current = board.last_beat, board.current
+        """Takes in the engine's last step."""
+        beat, now_s = self._board.last_beat, self._now_s()
         is_new = beat.n_steps != self._n_steps
         self._n_steps = beat.n_steps
-        if is_new and board.acknowledged("ai") == current.generation:
-            self._follow(self._fast.beat(beat.step_us, beat.tokens, current.gear, now_s))
+        if is_new and beat.gear <= self._fast.top:
+            self._follow(self._fast.beat(beat.step_us, beat.tokens, beat.gear, now_s))
         else:
             # An alarm ends by itself.
             self._follow(self._fast.order(now_s))

@@ -8,6 +8,8 @@ is acknowledged when the GPU has done what was queued there, also when no step c
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +17,10 @@ from typing import Protocol
 
 from orchestrator.sm_board import GearOrder, SmBoard
 
+log = logging.getLogger(__name__)
+
 _LOOK_S = 0.001
+_EXIT_CODE = 70
 
 
 class Shifter(Protocol):
@@ -44,6 +49,7 @@ class Gearbox:
         self._shifter = shifter
         self._lock = threading.Lock()
         self._taken = GearOrder(0, -1, 0)
+        self._running = 0
         self._acknowledged = 0
         self._n_scheduled = 0
         self._in_step = False
@@ -68,7 +74,7 @@ class Gearbox:
             own_tokens: the most that the engine itself wants.
         """
         with self._lock:
-            self._follow()
+            self._follow(self.board.current)
             gear = self.board.gears[self._taken.gear]
             if gear.ai_sms == 0:
                 yield 0
@@ -79,15 +85,17 @@ class Gearbox:
         """A step with tokens was put together; call it within `scheduling`."""
         self._n_scheduled += 1
 
-    def begin_step(self, tokens: int) -> None:
-        """A step begins, in the engine's thread."""
+    def begin_step(self, tokens: int) -> int:
+        """A step begins, in the engine's thread; the gear that it runs in."""
         with self._lock:
-            if self._n_scheduled == 0 or self._is_running(self.board.current):
-                self._follow()
+            order = self.board.current
+            if self._n_scheduled == 0 or self._is_running(order):
+                self._follow(order)
             self._in_step = True
             if tokens:
                 self._n_scheduled = max(0, self._n_scheduled - 1)
             self._shifter.enter()
+            return self._running
 
     def end_step(self) -> None:
         """All work of the step is queued."""
@@ -111,9 +119,8 @@ class Gearbox:
     def _is_running(self, order: GearOrder) -> bool:
         return self.board.gears[order.gear].ai_sms > 0
 
-    def _follow(self) -> None:
-        """Takes the order there is, unless it has to wait. The lock is held."""
-        order = self.board.current
+    def _follow(self, order: GearOrder) -> None:
+        """Takes an order that was read just now, unless it has to wait. The lock is held."""
         if order.generation == self._taken.generation:
             return
         if self._taken.gear >= 0:
@@ -123,15 +130,27 @@ class Gearbox:
                 return
         if order.gear != self._taken.gear:
             self._shifter.shift(order.gear)
+        if self._is_running(order):
+            # In a pause a step, should one come, stays where the last one was.
+            self._running = order.gear
         self._taken = order
 
     def _watch(self) -> None:
+        try:
+            self._watch_orders()
+        except BaseException:
+            # Orders that nobody follows would leave the slots without what they were given.
+            log.critical("orders are not followed any more: the engine ends", exc_info=True)
+            os._exit(_EXIT_CODE)
+
+    def _watch_orders(self) -> None:
         while not self._ended.wait(_LOOK_S):
             with self._lock:
-                is_paused = not self._is_running(self.board.current)
+                order = self.board.current
+                is_paused = not self._is_running(order)
                 # A step that is put together already still belongs to the gear before a pause.
                 if not self._in_step and not (is_paused and self._n_scheduled):
-                    self._follow()
+                    self._follow(order)
                 generation = self._taken.generation
             if generation != self._acknowledged:
                 self._shifter.settle()

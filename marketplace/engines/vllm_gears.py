@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 from unittest.mock import patch
 
 import torch
+from vllm.compilation.breakable_cudagraph import is_breakable_cudagraph_enabled
 from vllm.compilation.cuda_graph import CUDAGraphWrapper
 from vllm.distributed.parallel_state import GraphCaptureContext, get_pp_group, get_tp_group
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -73,14 +74,13 @@ class GearWorker(Worker):  # type: ignore[misc]
         """Warms up, then captures graphs for every gear.
 
         Raises:
-            UnavailableError: no board is named, or more than one GPU is used.
+            UnavailableError: no board is named, or an option does not go with gears.
         """
-        out = super().compile_or_warm_up_model()
         path = os.environ.get(BOARD_VARIABLE)
         if not path:
             raise UnavailableError(f"{BOARD_VARIABLE} is not set", remedy="name the GPU's board")
-        if self.parallel_config.world_size > 1:
-            raise UnavailableError("gears work on one GPU only", remedy="use one GPU an engine")
+        _check(self.vllm_config)
+        out = super().compile_or_warm_up_model()
         board = SmBoard.open(Path(path))
         self._steps = _Steps(board)
         gears = _TorchGears(board.gears, self.model_runner, self.device)
@@ -94,8 +94,7 @@ class GearWorker(Worker):  # type: ignore[misc]
         tokens = int(scheduler_output.total_num_scheduled_tokens)
         if gearbox is None or tokens == 0:
             return super().execute_model(scheduler_output)
-        gearbox.begin_step(tokens)
-        self._steps.begin(tokens)
+        self._steps.begin(tokens, gearbox.begin_step(tokens))
         output = super().execute_model(scheduler_output)
         if output is not None:
             self._end()
@@ -121,24 +120,43 @@ class GearWorker(Worker):  # type: ignore[misc]
             GearWorker.gearbox.end_step()
 
 
+def _check(config: Any) -> None:
+    """Refuses what would run outside of its gear, or wait for ever in one.
+
+    Raises:
+        UnavailableError: with the option.
+    """
+    scheduler = config.scheduler_config
+    for is_wrong, what in (
+        (config.parallel_config.world_size > 1, "more than one GPU"),
+        (config.speculative_config is not None, "speculative decoding"),
+        (is_breakable_cudagraph_enabled(), "breakable CUDA graphs"),
+        (not scheduler.enable_chunked_prefill, "prompts in one piece"),
+    ):
+        if is_wrong:
+            raise UnavailableError(
+                f"gears do not go with {what}", remedy="change vLLM's options, or leave gears out"
+            )
+
+
 class _Steps:
     """Tells the board how long steps are on the GPU."""
 
     def __init__(self, board: SmBoard) -> None:
         self._board = board
-        self._begun: tuple[Any, int] | None = None
-        self._under_way: deque[tuple[Any, Any, int]] = deque()
+        self._begun: tuple[Any, int, int] | None = None
+        self._under_way: deque[tuple[Any, Any, int, int]] = deque()
 
-    def begin(self, tokens: int) -> None:
+    def begin(self, tokens: int, gear: int) -> None:
         while self._under_way and self._under_way[0][1].query():
-            begun, ended, n = self._under_way.popleft()
-            self._board.beat(round(1e3 * begun.elapsed_time(ended)), n)
-        self._begun = (_recorded(), tokens)
+            begun, ended, n, ran_in = self._under_way.popleft()
+            self._board.beat(round(1e3 * begun.elapsed_time(ended)), n, ran_in)
+        self._begun = (_recorded(), tokens, gear)
 
     def end(self) -> None:
         if self._begun is not None:
-            (begun, tokens), self._begun = self._begun, None
-            self._under_way.append((begun, _recorded(), tokens))
+            (begun, tokens, gear), self._begun = self._begun, None
+            self._under_way.append((begun, _recorded(), tokens, gear))
 
 
 def _recorded() -> Any:

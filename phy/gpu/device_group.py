@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -74,15 +75,14 @@ def open_cell_group(
     else:
         make = _here(lanes, options.gears_sms)
     close = worker.close if worker is not None else lambda: None
-    receiving = UplinkGroup(uplink, partial(make, 0), options.uplink, on_alarm=on_alarm)
-    if downlink is None:
-        return CellGroup(receiving, timing=options.timing, on_close=close)
-    try:
-        sending = DownlinkGroup(downlink, partial(make, 1), options.downlink, on_alarm=on_alarm)
-    except BaseException:
-        receiving.close()
-        close()
-        raise
+    with ExitStack() as stack:
+        stack.callback(close)
+        receiving = UplinkGroup(uplink, partial(make, 0), options.uplink, on_alarm=on_alarm)
+        stack.callback(receiving.close)
+        sending: DownlinkGroup | None = None
+        if downlink is not None:
+            sending = DownlinkGroup(downlink, partial(make, 1), options.downlink, on_alarm=on_alarm)
+        stack.pop_all()
     return CellGroup(receiving, sending, options.timing, close)
 
 

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
@@ -50,6 +51,7 @@ class GpuWorker:
         self._has_standby = has_standby
         self._process: WorkerProcess | None = None
         self._standby: WorkerProcess | None = None
+        self._starting: threading.Thread | None = None
 
     def pipeline(self, lane: int) -> WorkerPipeline:
         """Returns one of the pipelines, made at once, ready when the process has set the GPU up."""
@@ -58,14 +60,27 @@ class GpuWorker:
             if self._process is None or not self._process.is_alive:
                 self._process = WorkerProcess(self._lanes, self._gears_sms)
             if self._has_standby:
-                self._standby = WorkerProcess(self._lanes, self._gears_sms)
+                self._starting = threading.Thread(target=self._start_standby, daemon=True)
+                self._starting.start()
         return WorkerPipeline(self._process, lane)
 
     def close(self) -> None:
         """Ends the process that stands by; pipelines end theirs. Again is no error."""
+        self._has_standby = False
+        if self._starting is not None:
+            self._starting.join()
         if self._standby is not None:
             self._standby.close()
             self._standby = None
+
+    def _start_standby(self) -> None:
+        """In a thread of its own: what the process is to run is more than a pipe holds, so that
+        sending it waits until the process reads."""
+        standby = WorkerProcess(self._lanes, self._gears_sms)
+        if self._has_standby:
+            self._standby = standby
+        else:
+            standby.close()
 
 
 class WorkerProcess:
@@ -114,6 +129,10 @@ class WorkerProcess:
     def is_alive(self) -> bool:
         """Whether the process runs."""
         return self._process.poll() is None
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        self._process.kill()
 
     def message(self, lane: int, *values: object) -> None:
         """Sends a message that the lane's next slot comes after.
@@ -217,6 +236,7 @@ class WorkerPipeline:
             return True
         self._process.read()
         if time.monotonic() > self._due_s[side]:
+            self._process.kill()  # a process that hangs does not end by itself
             raise GpuFaultError(FaultKind.LOST, "no answer", "a slot ran")
         return False
 

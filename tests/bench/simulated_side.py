@@ -62,7 +62,7 @@ elif order["n_cells"] == 13 and order["side"] == "slots":
 elif order["side"] == "day":
     board = SmBoard.open(Path(order["board"]))
     for command in commands():
-        rows, changes = [], []
+        rows, changes, begun = [], [], time.perf_counter()
         until = time.monotonic() + 3600 * command["hours"] / command["speed"]
         n = 0
         while time.monotonic() < until:
@@ -75,7 +75,8 @@ elif order["side"] == "day":
             rows.append([time.monotonic(), channel, gear, 3, *us])
             n += 1
             time.sleep(5e-4)
-        answer({"slots": rows, "changes": changes, "gears": [16, 64]})
+        during = [begun, time.perf_counter()]
+        answer({"slots": rows, "changes": changes, "gears": [16, 64], "during": during})
 elif order["side"] == "slots":
     for command in commands():
         answer(slots(command))

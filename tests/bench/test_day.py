@@ -42,7 +42,7 @@ def test_a_board_is_watched(tmp_path) -> None:
         board.acknowledge("ran", order.generation)
         time.sleep(0.02)
         board.acknowledge("ai", order.generation)
-        board.beat(8000, 128)
+        board.beat(8000, 128, 0)
         time.sleep(0.02)
         board.order(0, 512)  # the same gear
         board.order(1)
@@ -75,7 +75,8 @@ def test_a_whole_day_with_simulated_sides(simulated_sides) -> None:
     # 100 us of kernels in half a millisecond, on 16 and on 64 SMs of 132.
     assert 0.02 < report.ran_busy_share < 0.12
     assert (report.pauses.n, report.pauses.of) == (5, 5)
-    assert (report.requests_ended, report.requests_wrong) == (10, 0)
+    assert (report.requests_ended, report.requests_wrong) == (5, 0)
+    assert (report.pause_requests_ended, report.pause_requests_wrong) == (5, 0)
     assert report.reasons[0][1:] == ("16+116", "a simulated reason")
     assert len(parts) == 2
     assert json.loads(json.dumps(parts[0]))["slots"]

@@ -11,7 +11,7 @@ import pytest
 
 from airan.bench.sharing import day, process, report, run
 from airan.bench.sharing.report import RunResult
-from airan.bench.sharing.ways import Run, Setup, Way, by_setup, runs, way
+from airan.bench.sharing.ways import UNLIMITED, Run, Setup, Way, by_setup, runs, way
 from airan.core.errors import InvalidInputError
 from orchestrator.drivers.mps import MpsDaemon
 from orchestrator.sm_board import Gear
@@ -54,7 +54,8 @@ def test_ways_are_read_from_their_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["mig", "mps-0-70", "mps-30-101", "green-0-8", "green-8-0", "green-64", "mps-30"]
+    "name",
+    ["mig", "mps-0-70", "mps-30-101", "green-0-8", "green-8-0", "green-60-8", "green-64", "mps-30"],
 )
 def test_unknown_ways_are_refused(name) -> None:
     with pytest.raises(InvalidInputError, match="way"):
@@ -63,7 +64,7 @@ def test_unknown_ways_are_refused(name) -> None:
 
 def test_each_side_of_a_way_runs_alone_within_its_limits_first() -> None:
     ways = [way(name) for name in ("mps", "green-96-36", "green-96-20")]
-    assert [one.name for one in runs(ways, is_first=True)] == [
+    assert [one.name for one in runs(UNLIMITED, ways)] == [
         "whole GPU, slots alone",
         "whole GPU, AI alone",
         "mps",
@@ -73,12 +74,21 @@ def test_each_side_of_a_way_runs_alone_within_its_limits_first() -> None:
         "green-96-20, AI alone",
         "green-96-20",
     ]
-    assert [one.name for one in runs([way("mps-30-70")], is_first=False)] == [
+    limited = way("mps-30-70")
+    assert [one.name for one in runs(limited.setup, [limited])] == [
         "mps-30-70, slots alone",
         "mps-30-70, AI alone",
         "mps-30-70",
     ]
-    assert [one.name for one in runs([way("time-sliced")], is_first=False)] == ["time-sliced"]
+    assert [one.name for one in runs(Setup(), [way("time-sliced")])] == ["time-sliced"]
+
+
+def test_the_whole_gpu_is_measured_where_nothing_is_limited() -> None:
+    (first, none), (second, _) = by_setup([way("mps-30-70")]).items()
+    assert (first, none, second) == (UNLIMITED, [], Setup(True, 30, 70))
+    assert [one.name for one in runs(first, none)] == [
+        *("whole GPU, slots alone", "whole GPU, AI alone")
+    ]
 
 
 def test_ways_whose_processes_start_alike_share_them() -> None:
@@ -159,21 +169,22 @@ def test_slots_are_told_apart_even_if_a_dropped_one_ends_before_others() -> None
 def test_a_whole_bench_with_simulated_sides(airan, simulated_sides, tmp_path) -> None:
     rows, series = tmp_path / "rows.json", tmp_path / "series.jsonl"
     files = ("--report", rows, "--series", series, "--plot", tmp_path / "plots")
-    ways = ("--way", "time-sliced", "--way", "mps", "--way", "green-66-66")
+    ways = ("--way", "time-sliced", "--way", "mps", "--way", "green-64-68", "--way", "green-96-40")
     ran = airan("bench", "sharing", "--slots", 200, *ways, *files)
-    assert ran.code == 0, ran.err
+    assert ran.code == 1
+    assert "green-96-40: the GPU has 132 SMs" in ran.err
     assert "time-sliced" in ran.out
     results = {one["name"]: one for one in json.loads(rows.read_text())["runs"][0]["results"]}
-    assert [one["error"] for one in results.values()] == [None] * 7
-    half = results["green-66-66"]
-    # The simulated slots take twice the time on half of the SMs, beside the AI as alone.
-    assert half["channels"][0]["kernels"]["p50_us"] == 200
+    assert [one["error"] for one in results.values() if "96" not in one["name"]] == [None] * 7
+    half = results["green-64-68"]
+    # The fewer SMs the simulated slots have, the longer they take, beside the AI as alone.
+    assert half["channels"][0]["kernels"]["p50_us"] == 100 * 132 / 64
     assert half["p999_ratio"] == {"pdsch": 1.0, "pusch": 1.0}
-    assert results["green-66-66, AI alone"]["ai_share"] == pytest.approx(0.5, abs=0.2)
-    assert (tmp_path / "plots" / "20-peak-green-66-66.png").stat().st_size > 10_000
+    assert results["green-64-68, AI alone"]["ai_share"] == pytest.approx(0.5, abs=0.2)
+    assert (tmp_path / "plots" / "20-peak-green-64-68.png").stat().st_size > 10_000
     assert [json.loads(one)["name"] for one in series.read_text().split("\n") if one] == [
         *("whole GPU, slots alone", "whole GPU, AI alone", "mps"),
-        *("green-66-66, slots alone", "green-66-66, AI alone", "green-66-66"),
+        *("green-64-68, slots alone", "green-64-68, AI alone", "green-64-68"),
         "time-sliced",
     ]
 
@@ -194,12 +205,13 @@ def test_sides_that_do_not_start_become_rows_and_the_others_go_on(
 
 
 def test_json_has_a_row_for_each_figure_beside_the_same_side_alone(airan, simulated_sides) -> None:
-    ran = airan("bench", "sharing", "--slots", 200, "--way", "green-66-66", "--json")
+    ran = airan("bench", "sharing", "--slots", 200, "--way", "green-64-68", "--json")
     rows = {one["name"]: one for one in json.loads(ran.out)}
-    slots = rows["green-66-66_(20_peak_cells)_pdsch_p999"]
-    assert (slots["value"], slots["peer"], slots["ratio"]) == (200, "the same slots alone", 1)
-    assert rows["green-66-66_(20_peak_cells)_pdsch_late"]["value"] == 0
-    tokens = rows["green-66-66_(20_peak_cells)_tokens"]
+    slots = rows["green-64-68_(20_peak_cells)_pdsch_p999"]
+    us = 100 * 132 / 64
+    assert (slots["value"], slots["peer"], slots["ratio"]) == (us, "the same slots alone", 1)
+    assert rows["green-64-68_(20_peak_cells)_pdsch_late"]["value"] == 0
+    tokens = rows["green-64-68_(20_peak_cells)_tokens"]
     assert tokens["ratio"] == pytest.approx(0.5, abs=0.2)
     assert "simulated" in tokens["hardware"]
 
@@ -228,7 +240,11 @@ def test_the_whole_proof_with_simulated_sides(airan, simulated_sides, tmp_path) 
         (("--plot", "/dev/null/x"), "/dev/null/x cannot be made"),
         (("--engine", "nosuch"), "engine: must be stand-in or vllm"),
         (("--step-tokens", "512"), "step-tokens: are vLLM's"),
-        (("--engine", "vllm", "--step-tokens", "8"), "step-tokens: must be at least the batch"),
+        (("--engine", "vllm", "--step-tokens", "190"), "step-tokens: must be at least one and a"),
+        (("--engine", "vllm", "--day", "9", "--step-tokens", "8"), "step-tokens: must be at least"),
+        (("--gpu", "--way", "mps"), "way: does not go with --gpu"),
+        (("--gpu", "--cells", "3"), "gpu: has cells"),
+        (("--day", "9", "--average"), "average: does not go with --day"),
         (("--report", "/nowhere/x.json"), "/nowhere/x.json cannot be written"),
     ],
 )

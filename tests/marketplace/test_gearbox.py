@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from marketplace.engines import gearbox
 from marketplace.engines.gearbox import Gearbox
-from orchestrator.sm_board import Gear, SmBoard
+from orchestrator.sm_board import Gear, GearOrder, SmBoard
 
 GEARS = (Gear(16, 116), Gear(64, 68), Gear(96, 36), Gear(96, 0))
 PAUSED = 3
@@ -163,3 +164,44 @@ def test_a_step_that_has_begun_ends_where_it_began(bench: Bench) -> None:
     assert (bench.shifter.gear, bench.board.acknowledged("ai")) == (1, first)
     bench.gearbox.end_step()
     until(lambda: bench.board.acknowledged("ai") == second)
+
+
+class ChangingBoard:
+    """A board on which a pause is ordered just after somebody has looked."""
+
+    def __init__(self, board: SmBoard) -> None:
+        self.board = board
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.board, name)
+
+    @property
+    def current(self) -> GearOrder:
+        seen = self.board.current
+        order = self.board.order(PAUSED)
+        self.board.acknowledge("ran", order.generation)
+        return seen
+
+
+def test_a_pause_that_is_ordered_while_a_step_begins_is_not_taken_by_it(bench: Bench) -> None:
+    bench.order(1)
+    bench.step()
+    bench.order(2)
+    with bench.gearbox.scheduling(2048):
+        bench.gearbox.scheduled()
+    bench.gearbox.board = ChangingBoard(bench.board)
+    assert bench.gearbox.begin_step(128) == 2
+    assert bench.shifter.calls[-1] == "enter 2"
+
+
+def test_a_watcher_that_fails_ends_the_engine(bench: Bench, monkeypatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(gearbox.os, "_exit", ended.append)
+
+    def shift(_gear: int) -> None:
+        raise RuntimeError("the driver refuses")
+
+    monkeypatch.setattr(bench.shifter, "shift", shift)
+    bench.gearbox.start()
+    bench.order(0)
+    until(lambda: ended == [70])

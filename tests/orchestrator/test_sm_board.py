@@ -28,7 +28,7 @@ def test_a_board_begins_in_the_gear_that_gives_the_radio_most(board: SmBoard) ->
 
 def test_another_process_reads_what_one_wrote(board: SmBoard) -> None:
     board.order(1, 512)
-    board.beat(8_125, 130)
+    board.beat(8_125, 130, 1)
     script = (
         "import sys; from pathlib import Path; from orchestrator.sm_board import SmBoard\n"
         "board = SmBoard.open(Path(sys.argv[1]))\n"
@@ -38,7 +38,7 @@ def test_another_process_reads_what_one_wrote(board: SmBoard) -> None:
     done = subprocess.run(
         [sys.executable, "-c", script, str(board.path)], capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == f"{GEARS} {board.current} {Beat(1, 8125, 130)}"
+    assert done.stdout.strip() == f"{GEARS} {board.current} {Beat(1, 8125, 130, 1)}"
     assert board.acknowledged("ai") == 2
     assert board.acknowledged_ns("ai") >= board.ordered_ns
 
@@ -64,8 +64,8 @@ def test_what_is_written_is_read(gear: int, tokens: int, step_us: int, worked_on
         board = SmBoard.create(Path(folder) / "board", GEARS)
         order = board.order(gear, tokens)
         assert (order.gear, order.step_tokens) == (gear, tokens)
-        board.beat(step_us, worked_on)
-        assert board.last_beat == Beat(1, min(step_us, 2**24 - 1), min(worked_on, 2**16 - 1))
+        board.beat(step_us, worked_on, gear)
+        assert board.last_beat == Beat(1, min(step_us, 2**24 - 1), min(worked_on, 2**16 - 1), gear)
         board.close()
 
 

@@ -155,7 +155,7 @@ def test_the_engines_steps_set_its_token_budget(rig: Rig) -> None:
     before = rig.board.current.step_tokens
     for _ in range(30):
         rig.board.acknowledge("ai", rig.board.current.generation)
-        rig.board.beat(2000, rig.board.current.step_tokens)
+        rig.board.beat(2000, rig.board.current.step_tokens, rig.board.current.gear)
         rig.run(1)
     assert rig.board.current.step_tokens > before
 
@@ -256,7 +256,7 @@ def test_the_process_is_an_mps_client_with_a_memory_limit(gpu_site: SiteConfig) 
     assert layer1.environment() == {
         "CUDA_MPS_PIPE_DIRECTORY": f"{gpu_site.state_dir}/mps/pipe",
         "CUDA_MPS_LOG_DIRECTORY": f"{gpu_site.state_dir}/mps/log",
-        "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": "0=12288M",
+        "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": "0=8192M",
     }
     assert layer1.settings.gears == (16, 24, 40, 64, 80, 96, 132)
     assert layer1.settings.engine_sms == (116, 108, 88, 64, 48, 32, 0)

@@ -39,8 +39,7 @@ class BoardWatch:
     Attributes:
         changes: of gear.
         gear_s: seconds in each gear.
-        step_s: seconds of the AI's steps on the GPU by the gear of their end; what a change of gear
-            cuts in two counts for the later one.
+        step_s: seconds of the AI's steps on the GPU, by gear.
     """
 
     def __init__(self, board: SmBoard) -> None:
@@ -76,7 +75,7 @@ class BoardWatch:
             beat = board.last_beat
             if beat.n_steps != n_steps:
                 n_steps = beat.n_steps
-                self.step_s[order.gear] += beat.step_us / 1e6
+                self.step_s[beat.gear] += beat.step_us / 1e6
 
     def _note_followed(self, generation: int) -> None:
         if not self.changes:

@@ -21,7 +21,15 @@ import numpy as np
 from airan.bench.sharing.board_watch import BoardWatch, Change
 from airan.bench.sharing.process import SideProcess
 from airan.bench.sharing.report import BUDGETS_US, tokens_per_s
-from airan.bench.sharing.run import AI, READY_S, WHOLE_SMS, device, environments, follow
+from airan.bench.sharing.run import (
+    AI,
+    READY_S,
+    WHOLE_SMS,
+    check_step_tokens,
+    device,
+    environments,
+    follow,
+)
 from airan.bench.sharing.side import SideOrder
 from airan.bench.sharing.ways import Setup
 from airan.core.errors import InvalidInputError
@@ -75,6 +83,9 @@ class DayOptions:
             raise InvalidInputError("day", f"its speed must lie in [1, 10000], got {self.speed:g}")
         if not (0 <= self.from_h < 24 and 0 < self.hours <= 24):
             raise InvalidInputError("hours", "must begin within the day and be at most 24")
+        check_step_tokens(self.step_tokens, self.batch, self.engine)
+        if not 1 <= self.batch <= 1024:
+            raise InvalidInputError("batch", f"must lie in [1, 1024], got {self.batch}")
         if not 0 <= self.n_pauses <= 100_000:
             raise InvalidInputError("pauses", f"must lie in [0, 100000], got {self.n_pauses}")
 
@@ -110,7 +121,7 @@ class DaySlots:
 
     Attributes:
         channel: "pusch" or "pdsch".
-        slots: with anything in them.
+        slots: with anything in them, or not begun in time.
         dropped: found all buffers busy, or were not begun in time.
         late: of the rest, those whose kernels took longer than the budget.
         kernels: on the GPU.
@@ -136,15 +147,17 @@ class DayReport:
         gear_share: of the time, by gear.
         n_changes: of gear.
         up, down: how soon the AI followed orders that took from it, or gave it.
+        up_slots: how soon the slots followed those.
         reasons: why the gear changed, the first ones.
         alone_tokens_per_s: of the AI on the whole GPU, before.
         tokens_per_s: of the AI during the day.
         held_share: of SM time, what the gears gave to one side or the other.
         ran_busy_share, ai_busy_share: of SM time, what had slots' kernels, or a step, on it.
-        pauses: how soon the AI had stopped when it was told to.
+        pauses: how soon the AI had stopped when it was told to, from gears drawn at random.
         pause_tokens: made meanwhile, between the pauses.
-        requests_ended, requests_wrong: of the AI over day and pauses; those with more or fewer
-            tokens than they asked for.
+        requests_ended, requests_wrong: of the AI in the day; those with more or fewer tokens than
+            they asked for.
+        pause_requests_ended, pause_requests_wrong: the same between the pauses.
     """
 
     device: dict[str, Any]
@@ -157,6 +170,7 @@ class DayReport:
     n_changes: int = 0
     up: Followed = Followed(0, 0)
     down: Followed = Followed(0, 0)
+    up_slots: Followed = Followed(0, 0)
     reasons: list[tuple[float, str, str]] = field(default_factory=list)
     alone_tokens_per_s: float = 0.0
     tokens_per_s: float = 0.0
@@ -167,6 +181,8 @@ class DayReport:
     pause_tokens: int = 0
     requests_ended: int = 0
     requests_wrong: int = 0
+    pause_requests_ended: int = 0
+    pause_requests_wrong: int = 0
 
 
 def measure_day(
@@ -262,15 +278,15 @@ def _day(
     with sides.ai_steps() as steps, BoardWatch(sides.board) as watch:
         sides.slots.tell(day)
         answer = sides.slots.answer(2 * length_s + _END_S)
-        until_s = time.perf_counter()
-    out.length_s = length_s
+    from_s, until_s = answer["during"]
+    out.length_s = length_s = until_s - from_s
     _summarise_slots(answer["slots"], options.gears, out)
     _summarise_watch(watch, options.gears, out)
     out.reasons = [
         (round(at_s - begun_s, 4), str(options.gears[gear]), why)
         for at_s, gear, why in answer["changes"][:200]
     ]
-    out.tokens_per_s = _rate(steps, until_s - length_s, until_s)
+    out.tokens_per_s = _rate(steps, from_s, until_s)
     out.requests_ended += steps.get("n_ended", 0)
     out.requests_wrong += steps.get("n_wrong", 0)
     on_part(out, {"slots": answer["slots"], "changes": [asdict(one) for one in watch.changes]})
@@ -280,15 +296,15 @@ def _pauses(sides: _Sides, options: DayOptions, out: DayReport) -> None:
     draw = random.Random(1)
     with sides.ai_steps() as steps, BoardWatch(sides.board) as watch:
         for _ in range(options.n_pauses):
-            sides.order(0)
+            sides.order(draw.randrange(len(options.gears)))
             time.sleep(draw.uniform(*_WORK_S))
             sides.order(sides.paused)
             time.sleep(draw.uniform(*_PAUSE_S))
     paused = [change for change in watch.changes if change.after == sides.paused]
     out.pauses = Followed.of_changes(paused, "ai")
     out.pause_tokens = sum(steps["tokens"])
-    out.requests_ended += steps.get("n_ended", 0)
-    out.requests_wrong += steps.get("n_wrong", 0)
+    out.pause_requests_ended = steps.get("n_ended", 0)
+    out.pause_requests_wrong = steps.get("n_wrong", 0)
 
 
 def _summarise_slots(rows: Sequence[Sequence[Any]], gears: Sequence[Gear], out: DayReport) -> None:
@@ -314,8 +330,10 @@ def _summarise_watch(watch: BoardWatch, gears: Sequence[Gear], out: DayReport) -
         str(gear): seconds / whole_s for gear, seconds in zip(gears, watch.gear_s, strict=False)
     }
     out.n_changes = len(watch.changes)
-    out.up = Followed.of_changes([one for one in watch.changes if one.after > one.before], "ai")
-    out.down = Followed.of_changes([one for one in watch.changes if one.after < one.before], "ai")
+    within = [one for one in watch.changes if max(one.before, one.after) < len(gears)]
+    up = [one for one in within if one.after > one.before]
+    out.up, out.up_slots = Followed.of_changes(up, "ai"), Followed.of_changes(up, "ran")
+    out.down = Followed.of_changes([one for one in within if one.after < one.before], "ai")
     if not n_sms:
         return
     each = list(zip(gears, watch.gear_s, watch.step_s, strict=False))

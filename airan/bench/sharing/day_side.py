@@ -43,17 +43,23 @@ class _Recorder(GpuWindow):
         self.slots: list[list[Any]] = []
 
     def add_received(self, outcome: SlotOutcome) -> None:
-        self._keep("pusch", outcome, len(outcome.tbs))
+        self._keep("pusch", outcome)
         super().add_received(outcome)
 
     def add_sent(self, sent: SentSlot) -> None:
-        self._keep("pdsch", sent, -1)
+        if sent.slot >= 0:
+            self._keep("pdsch", sent)
         super().add_sent(sent)
 
-    def _keep(self, channel: str, ended: SlotOutcome | SentSlot, n_cells: int) -> None:
+    def add_missed(self, channel: str) -> None:
+        # How many cells it had is not known any more.
+        self.slots.append([time.monotonic(), channel, -1, -1, None, None, None])
+        super().add_missed(channel)
+
+    def _keep(self, channel: str, ended: SlotOutcome | SentSlot) -> None:
         times = (ended.kernels_us, ended.with_copies_us, ended.latency_us)
         known = [None if math.isnan(us) else round(us, 1) for us in times]
-        gear = self._loop.gear_of(channel, ended.slot)
+        gear, n_cells = self._loop.under_way(channel, ended.slot)
         self.slots.append([time.monotonic(), channel, gear, n_cells, *known])
 
 
@@ -87,8 +93,11 @@ def run(order: SideOrder, channel: Channel) -> None:
     without_collections()
     for command in channel.commands():
         recorder.slots.clear()
+        begun_s = time.perf_counter()
         changes = list(_play(loop, radio, fast, command))
-        channel.answer({"slots": recorder.slots, "changes": changes, "gears": gears})
+        during = (begun_s, time.perf_counter())
+        slots = recorder.slots
+        channel.answer({"slots": slots, "changes": changes, "gears": gears, "during": during})
     group.close()
 
 

@@ -66,7 +66,8 @@ def save_day(
     figure = _figure(2)
     above, below = figure.axes
     rows = series["slots"]
-    first_s, last_s = rows[0][0], rows[-1][0]
+    first_s, last_s = (rows[0][0], rows[-1][0]) if rows else (0.0, 0.0)
+    last_s = max(last_s, first_s + 1e-3)
     scale = hours / (last_s - first_s)
     for channel, colour in _COLOURS.items():
         longest = [0.0] * _PARTS

@@ -9,6 +9,7 @@ from typing import Any
 from airan.bench.rows import Row, row
 from airan.bench.sharing.day import DayOptions, DayReport, measure_day
 from airan.bench.sharing.run import SharingOptions, SharingReport, measure
+from airan.core.errors import AiranError
 
 AVERAGE_CELLS = 4
 PEAK_WAYS = (
@@ -48,10 +49,19 @@ class Proof:
     Attributes:
         runs: of the ways.
         day: None: it was not wanted, or has not come yet.
+        day_error: why there is none.
     """
 
     runs: list[SharingReport] = field(default_factory=list)
     day: DayReport | None = None
+    day_error: str | None = None
+
+    @property
+    def errors(self) -> list[tuple[str, str]]:
+        """What failed, and why."""
+        ways = (one for report in self.runs for one in report.results)
+        out = [(one.name, one.error) for one in ways if one.error]
+        return out if self.day_error is None else [*out, ("the day", self.day_error)]
 
 
 def measure_all(
@@ -67,7 +77,7 @@ def measure_all(
         on_progress: called with the name of each run before it.
 
     Raises:
-        UnavailableError: no GPU; or the day cannot be played.
+        UnavailableError: no GPU; or the day, and nothing else is wanted, cannot be played.
     """
     proof = Proof()
     for ways in options.ways:
@@ -84,7 +94,13 @@ def measure_all(
             proof.day = report
             on_part(proof, {"name": "day", **series} if series else {})
 
-        measure_day(options.day, keep_day, on_progress)
+        try:
+            measure_day(options.day, keep_day, on_progress)
+        except AiranError as error:
+            if not proof.runs:
+                raise
+            proof.day_error = str(error)
+            on_part(proof, {})
     return proof
 
 
@@ -134,8 +150,12 @@ def _day_rows(day: DayReport) -> list[Row]:
     out.append(row("alarm_to_ran_p99", day.up.p99_ms, "ms", where))
     out.append(row("revocation_p99", day.pauses.p99_ms, "ms", where))
     out.append(row("revocations", float(day.pauses.of), "", where))
-    out.append(row("requests_ended", float(day.requests_ended), "", where))
-    out.append(row("requests_with_lost_tokens", float(day.requests_wrong), "", where))
+    for name, ended, wrong in (
+        ("day", day.requests_ended, day.requests_wrong),
+        ("revocation", day.pause_requests_ended, day.pause_requests_wrong),
+    ):
+        out.append(row(f"{name}_requests_ended", float(ended), "", where))
+        out.append(row(f"{name}_requests_with_lost_tokens", float(wrong), "", where))
     return out
 
 

@@ -116,7 +116,11 @@ def step_ms(ended_s: Sequence[float], from_s: float, until_s: float) -> dict[str
 def compare(results: Sequence[RunResult]) -> None:
     """Fills in what rests on the runs of one side alone."""
     ai_alone = next((one for one in results if one.name == f"{WHOLE}, AI alone"), None)
-    slots_alone = {one.slots_limit: one for one in results if one.tokens_per_s is None}
+    slots_alone = {
+        one.slots_limit: one
+        for one in results
+        if one.tokens_per_s is None and one.error is None and one.channels
+    }
     for one in results:
         if one.tokens_per_s is not None and ai_alone is not None and ai_alone.tokens_per_s:
             one.ai_share = one.tokens_per_s / ai_alone.tokens_per_s

@@ -17,7 +17,7 @@ from airan.bench.sharing.process import SideProcess
 from airan.bench.sharing.report import RunResult
 from airan.bench.sharing.side import SideOrder
 from airan.bench.sharing.ways import DEFAULT_WAYS, Run, Setup, Way, by_setup, runs, way
-from airan.core.errors import AiranError, InvalidInputError, UnavailableError
+from airan.core.errors import AiranError, CapacityError, InvalidInputError, UnavailableError
 from orchestrator.drivers.mps import MpsDaemon, MpsShare, without_mps
 from orchestrator.sm_board import Gear, SmBoard
 from phy.gpu.bench_slots import TracedSlot
@@ -64,12 +64,7 @@ class SharingOptions:
         self.chosen()
         if self.engine not in AI:
             raise InvalidInputError("engine", f"must be {' or '.join(AI)}, got {self.engine!r}")
-        if self.step_tokens is not None and self.engine != "vllm":
-            raise InvalidInputError("step-tokens", "are vLLM's", remedy="add --engine vllm")
-        if self.step_tokens is not None and self.step_tokens < self.batch:
-            raise InvalidInputError(
-                "step-tokens", f"must be at least the batch, {self.batch}, got {self.step_tokens}"
-            )
+        check_step_tokens(self.step_tokens, self.batch, self.engine)
         if not 1 <= self.n_cells <= 40:
             raise InvalidInputError("cells", f"must lie in [1, 40], got {self.n_cells}")
         if self.n_slots < 100:
@@ -80,6 +75,24 @@ class SharingOptions:
     def chosen(self) -> list[Way]:
         """The ways by name, each once."""
         return [way(name) for name in dict.fromkeys(self.ways)]
+
+
+def check_step_tokens(step_tokens: int | None, batch: int, engine: str) -> None:
+    """Lets a cap on vLLM's steps through that leaves room for prompts.
+
+    Raises:
+        InvalidInputError: it does not, or there is no vLLM.
+    """
+    if step_tokens is None:
+        return
+    if engine != "vllm":
+        raise InvalidInputError("step-tokens", "are vLLM's", remedy="add --engine vllm")
+    if 2 * step_tokens < 3 * batch:
+        raise InvalidInputError(
+            "step-tokens",
+            f"must be at least one and a half times the batch of {batch}, got {step_tokens}",
+            remedy="each sequence takes a token a step, and prompts need some as well",
+        )
 
 
 @dataclass
@@ -150,11 +163,20 @@ def measure(
             report.compare(out.results)
             on_run(out, traced)
 
-        for number, (setup, ways) in enumerate(by_setup(options.chosen()).items()):
-            planned = list(runs(ways, is_first=number == 0))
+        n_sms = int(out.device.get("n_sms") or WHOLE_SMS)
+        for setup, ways in by_setup(options.chosen()).items():
+            planned = [run for run in runs(setup, ways) if _fits(run, n_sms)]
             for run, both in _all(setup, planned, options, folder, on_progress):
                 keep(run, both)
+            for run in runs(setup, ways):
+                if not _fits(run, n_sms):
+                    keep(run, CapacityError(f"{run.way.name}: the GPU has {n_sms} SMs"))
     return out
+
+
+def _fits(run: Run, n_sms: int) -> bool:
+    gear = run.way.gear
+    return gear is None or gear.ran_sms + gear.ai_sms <= n_sms
 
 
 def device(folder: Path) -> dict[str, Any]:
@@ -183,16 +205,21 @@ def _all(
 ) -> Iterator[tuple[Run, Both | AiranError]]:
     """The runs of one setup; where its sides do not start, each gets the reason."""
     left = list(planned)
-    try:
-        with ExitStack() as stack:
-            sides = Sides(setup, [run.way.gear for run in planned], options, folder, stack)
-            while left:
-                on_progress(left[0].name)
-                both = sides.run(left[0], options.n_slots)
-                yield left.pop(0), both
-    except AiranError as error:
-        while left:
+    while left:
+        has_begun = False
+        try:
+            with ExitStack() as stack:
+                sides = Sides(setup, [run.way.gear for run in planned], options, folder, stack)
+                has_begun = True
+                while left:
+                    on_progress(left[0].name)
+                    both = sides.run(left[0], options.n_slots)
+                    yield left.pop(0), both
+        except AiranError as error:
             yield left.pop(0), error
+            # Sides that began start anew for the others; those that could not will not.
+            while left and not has_begun:
+                yield left.pop(0), error
 
 
 class Sides:
@@ -233,8 +260,8 @@ class Sides:
             order = SideOrder(side, *load, options.batch, options.step_tokens)
             out[name] = SideProcess(order, both[name], folder)
             stack.callback(out[name].close)
-        for process, side in ((out["ai"], options.engine), (out["slots"], "slots")):
-            process.wait_ready(READY_S[side])
+            # One after the other: vLLM measures the memory that is free while it starts.
+            out[name].wait_ready(READY_S[side])
         self.slots, self.ai = out["slots"], out["ai"]
 
     def run(self, run: Run, n_slots: int) -> Both:

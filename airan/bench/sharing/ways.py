@@ -77,6 +77,8 @@ class Run:
 
 
 WHOLE = "whole GPU"
+UNLIMITED = Setup(is_mps=True)
+"""Clients of MPS that have all of the GPU: one that is alone runs as if there were no MPS."""
 
 
 def way(name: str) -> Way:
@@ -98,30 +100,25 @@ def way(name: str) -> Way:
         gear = Gear(int(green[1]), int(green[2]))
         if gear.ran_sms < 1 or gear.ai_sms < 1:
             raise InvalidInputError("way", f"{name}: must be at least one SM each")
+        if gear.ran_sms % 8:
+            raise InvalidInputError("way", f"{name}: the slots' SMs come in eights")
         return Way(name, Setup(is_mps=True), gear)
     raise InvalidInputError("way", f"unknown way {name!r}", remedy=_REMEDY)
 
 
 def by_setup(ways: Sequence[Way]) -> dict[Setup, list[Way]]:
-    """The ways in an order that starts processes as rarely as possible; the setup that limits
-    nothing comes first."""
-    out: dict[Setup, list[Way]] = {}
-    unlimited = Setup(is_mps=True)
-    for one in sorted(ways, key=lambda one: (one.setup != unlimited, one.gear is not None)):
+    """The ways in an order that starts processes as rarely as possible; first comes the setup that
+    limits nothing, with the runs of each side alone on the whole GPU, and be it without ways."""
+    out: dict[Setup, list[Way]] = {UNLIMITED: []}
+    for one in sorted(ways, key=lambda one: one.gear is not None):
         out.setdefault(one.setup, []).append(one)
     return out
 
 
-def runs(ways: Sequence[Way], *, is_first: bool) -> Iterator[Run]:
-    """The runs of ways that share a setup: every way, after each side alone within its limits.
-
-    Args:
-        ways: of one setup.
-        is_first: the setup is the first of the bench, where each side also runs alone on the whole
-            GPU.
-    """
-    whole = Way(WHOLE, ways[0].setup)
-    if is_first:
+def runs(setup: Setup, ways: Sequence[Way]) -> Iterator[Run]:
+    """The runs of ways that share a setup: every way, after each side alone within its limits."""
+    if setup == UNLIMITED:
+        whole = Way(WHOLE, setup)
         yield Run(whole, has_ai=False)
         yield Run(whole, has_slots=False)
     alone: set[int] = set()

@@ -186,11 +186,12 @@ def a_worker(**options) -> GpuWorker:
 def test_a_process_that_stands_by_takes_over_and_another_one_stands_by(scripted) -> None:
     gpu = a_worker(has_standby=True)
     lanes = [gpu.pipeline(lane) for lane in (0, 1)]
+    until(lambda: len(scripted.made) == 2 and gpu._standby is not None)
     first, second = scripted.made
     assert all(lane._process is first for lane in lanes)
     first.close()
     assert all(gpu.pipeline(lane)._process is second for lane in (0, 1))
-    assert len(scripted.made) == 3
+    until(lambda: len(scripted.made) == 3)
     gpu.close()
     assert scripted.made[2].closed
     assert not second.closed
@@ -199,6 +200,7 @@ def test_a_process_that_stands_by_takes_over_and_another_one_stands_by(scripted)
 def test_a_process_that_stood_by_and_died_is_not_taken(scripted) -> None:
     gpu = a_worker(has_standby=True)
     gpu.pipeline(0)
+    until(lambda: gpu._standby is not None)
     first, second = scripted.made
     second.is_alive = False
     first.close()
