@@ -106,7 +106,8 @@ def demo_config(config: SiteConfig, options: DemoOptions) -> SiteConfig:
     return config.model_copy(
         update={
             "state_dir": config.state_dir / "demo",
-            "market": config.market.model_copy(update={"ttft_target_s": patient}),
+            # Its tenants use HTTP; another site may have the gRPC port.
+            "market": config.market.model_copy(update={"ttft_target_s": patient, "grpc_port": 0}),
             "clock": demo_clock(options.speed),
             "ran": config.ran.model_copy(
                 update={"trace": options.ran_trace or config.ran.trace, "seed": options.seed}
