@@ -82,6 +82,9 @@ class Serving:
         if at_work is not None and at_work.sequence not in self._queue:
             at_work = None
         is_full = len(self._queue) > (at_work is not None)
+        # What comes in this step too may have its place at once; what was there before waits.
+        of_default = at_work is not None and at_work.tier == "default"
+        others_wait = self._queue.waiting("default") > of_default
         self._begun_s, self._busy_old_s = now_s, 0.0
         self._first_tokens.begin_step(self._was_full)
         level = self._spot.level_permille()
@@ -94,7 +97,7 @@ class Serving:
         if not came or at_work is None or self._engines.decode_rate <= 0.0:
             return
         if is_full or at_work.item.n_left >= self._engines.places:
-            self._make_room(at_work.item, came)
+            self._make_room(at_work.item, came, others_wait=others_wait)
 
     def _work_before(self, tier: Tier) -> Work:
         """What was there before this step, of that tier and those above, and what has to be read
@@ -137,7 +140,7 @@ class Serving:
             if not cohort.n:
                 self._queue.remove(ticket.sequence)
 
-    def _make_room(self, at_work: Cohort, came: Sequence[Cohort]) -> None:
+    def _make_room(self, at_work: Cohort, came: Sequence[Cohort], *, others_wait: bool) -> None:
         """All places are taken: how those of priority that come in this step get theirs."""
         n, context = sum(one.n for one in came), sum(one.context_tokens for one in came)
         here = preemption.AtWork(
@@ -150,7 +153,6 @@ class Serving:
             self._engines.prefill_rate,
         )
         prefill_s = context / n / self._engines.prefill_rate
-        others_wait = self._queue.waiting("default") > 0
         promised_s = patient_until_s(self._desk.promised_s, others_wait=others_wait)
         self._room = preemption.room_for(n, here, self._step_s, prefill_s, promised_s)
         self.tiers[at_work.tier].preempted += self._room.n_cut
