@@ -40,15 +40,18 @@ async def wait_for_phase(url: str, phase: str, timeout_s: float = 10.0) -> dict:
     return await eventually(reached, timeout_s)
 
 
-async def occupy(llama_url: str, prompt: str = "The sea", n_tokens: int = 800) -> asyncio.Task:
-    """Keeps a slot busy and does not listen to anybody."""
+async def occupy(llama_url: str, prompt: str = "The sea", n_tokens: int = 1900) -> asyncio.Task:
+    """Keeps a slot busy and does not listen to anybody. The greedy answer does not end by itself:
+    whoever is cut off between two answers would only ask again."""
     engine = LlamaCppEngine(llama_url)
     ids = await engine.tokenize(prompt, parse_special=False)
 
     async def generate() -> None:
         try:
             while True:
-                async for _ in engine.generate(ids, SamplingParams(n_tokens), slot=0):
+                async for _ in engine.generate(
+                    ids, SamplingParams(n_tokens, temperature=0.0), slot=0
+                ):
                     pass
         finally:
             await engine.aclose()
@@ -148,7 +151,7 @@ async def test_an_engine_stuck_in_a_long_prompt_is_stopped_and_comes_back(
     agent_url: str, control: FakeControl
 ) -> None:
     before = await wait_for_phase(agent_url, "ready")
-    busy = await occupy(before["url"], "the sea was wide and green " * 150)
+    busy = await occupy(before["url"], "the sea was wide and green " * 150, 800)
     await eventually(lambda: running(agent_url))
     await control.revoke(notice_s=0.5)
     with pytest.raises(UnavailableError):
