@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from airan.bench.sharing import day, process, run
 from airan.bench.sharing.board_watch import BoardWatch, Change
 from airan.bench.sharing.day import DayOptions, Followed, measure_day
 from airan.core.errors import InvalidInputError
-from orchestrator.drivers.mps import MpsDaemon
 from orchestrator.sm_board import Gear, SmBoard
 
-SIMULATED = (sys.executable, str(Path(__file__).with_name("simulated_side.py")))
-FAKE_MPS = Path(__file__).parents[1] / "orchestrator" / "fake_mps_daemon.py"
 GEARS = (Gear(16, 116), Gear(64, 68))
-
-
-@pytest.fixture
-def simulated_sides(monkeypatch) -> None:
-    start = process.SideProcess.__init__
-
-    def simulated(self, order, environment, folder) -> None:
-        start(self, order, environment, folder, SIMULATED)
-
-    monkeypatch.setattr(process.SideProcess, "__init__", simulated)
-    monkeypatch.setattr(run, "MpsDaemon", lambda folder: MpsDaemon(folder, str(FAKE_MPS)))
-    monkeypatch.setattr(day, "_SETTLE_S", 0.05)
-    monkeypatch.setattr(day, "_ALONE_S", 0.3)
 
 
 def test_a_board_is_watched(tmp_path) -> None:

@@ -4,38 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-from pathlib import Path
 
 import pytest
 
-from airan.bench.sharing import day, process, report, run
+from airan.bench.sharing import report
 from airan.bench.sharing.report import RunResult
 from airan.bench.sharing.ways import UNLIMITED, Run, Setup, Way, by_setup, runs, way
 from airan.core.errors import InvalidInputError
-from orchestrator.drivers.mps import MpsDaemon
 from orchestrator.sm_board import Gear
 from phy.gpu.bench_slots import TracedSlot, _Work
 from phy.gpu.module import GpuUnavailableError, require_cupy
 from phy.gpu.outcome import SentSlot, SlotOutcome, UeStatus
-
-SIMULATED = (sys.executable, str(Path(__file__).with_name("simulated_side.py")))
-FAKE_MPS = Path(__file__).parents[1] / "orchestrator" / "fake_mps_daemon.py"
-
-
-@pytest.fixture
-def simulated_sides(monkeypatch) -> None:
-    """Runs take their figures from a simulated side, and MPS from a fake daemon."""
-    start = process.SideProcess.__init__
-
-    def simulated(self, order, environment, folder) -> None:
-        start(self, order, environment, folder, SIMULATED)
-
-    monkeypatch.setattr(process.SideProcess, "__init__", simulated)
-    monkeypatch.setattr(run, "MpsDaemon", lambda folder: MpsDaemon(folder, str(FAKE_MPS)))
-    monkeypatch.setattr(run, "_SETTLE_S", 0.05)
-    monkeypatch.setattr(day, "_SETTLE_S", 0.05)
-    monkeypatch.setattr(day, "_ALONE_S", 0.3)
 
 
 def slot(index: int, kernels_us: float, latency_us: float, channel: str = "pdsch") -> TracedSlot:
