@@ -1,0 +1,1 @@
+"""Several gateways on one database: who they are, and what each has under way."""
