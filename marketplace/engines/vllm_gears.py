@@ -11,7 +11,9 @@ Each gear's stream keeps activations of its own in torch's allocator, beyond wha
 
 from __future__ import annotations
 
+import logging
 import os
+import statistics
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -29,13 +31,17 @@ from vllm.v1.worker.gpu_worker import Worker
 
 from airan.core.errors import UnavailableError
 from marketplace.engines.gearbox import Gearbox
+from marketplace.engines.vllm_plans import SmPlans
 from orchestrator.sm_board import Gear, SmBoard
 from phy.gpu.green import GreenContext, count_sms, take_second
+
+log = logging.getLogger(__name__)
 
 BOARD_VARIABLE = "AIRAN_SM_BOARD"
 _LOWEST = 1 << 16
 """Steps below the highest stream priority: the driver gives its lowest."""
 _PAUSE_S = 0.0005
+_N_REPLAYS = 5
 _RUNNERS = ("vllm.v1.worker.gpu.cudagraph_utils", "vllm.v1.worker.gpu_model_runner")
 """Where model runners look for `graph_capture`."""
 
@@ -176,19 +182,27 @@ class _TorchGears:
         self._contexts: list[GreenContext] = []
         self._streams: list[Any] = []
         self._graphs: list[list[Any]] = []
+        self._total_sms = count_sms(index)
+        self._plans = SmPlans(self._total_sms)
+        self._are_told: list[bool] = []
         own_stream, own_graphs = torch.cuda.current_stream(device), self._held()
         for gear in gears:
-            if gear.ai_sms == 0 or gear.ai_sms >= count_sms(index):
+            if gear.ai_sms == 0 or gear.ai_sms >= self._total_sms:
                 self._streams.append(own_stream)
                 self._graphs.append(own_graphs)
+                self._are_told.append(False)
                 continue
             context = take_second(index, gear.ran_sms, gear.ai_sms)
             self._contexts.append(context)
             stream = torch.cuda.ExternalStream(context.new_stream(_LOWEST), device=device)
             stream.wait_stream(own_stream)
             self._streams.append(stream)
-            self._graphs.append(self._captured(stream))
+            graphs, is_told = self._faster(stream, gear)
+            self._graphs.append(graphs)
+            self._are_told.append(is_told)
             own_stream.wait_stream(stream)
+        self._plans.use(self._total_sms)
+        self._gears = gears
         self._hold(own_graphs)
         torch.cuda.synchronize()
         self._is_running = [gear.ai_sms > 0 for gear in gears]
@@ -213,6 +227,10 @@ class _TorchGears:
             return
         self._hold(self._graphs[self._gear])
         torch.cuda.set_stream(self._stream)
+        # For what runs outside of graphs.
+        n_sms = self._gears[self._gear].ai_sms
+        told = self._are_told[self._gear]
+        self._plans.use(min(n_sms, self._total_sms), for_products=told)
         if "main_stream" in vars(type(self._runner)):
             self._runner.__dict__["main_stream"] = self._stream
         self._entered = self._stream
@@ -220,6 +238,24 @@ class _TorchGears:
     def settle(self) -> None:
         """See Shifter."""
         self._left.synchronize()
+
+    def _faster(self, stream: Any, gear: Gear) -> tuple[list[Any], bool]:
+        """The gear's graphs, and whether cuBLAS was told of its multiprocessors for them: on many
+        of a GPU's that is faster, on few it is slower, and how many are few is up to cuBLAS."""
+        tried = []
+        for is_told in (True, False):
+            self._plans.use(gear.ai_sms, for_products=is_told)
+            graphs = self._captured(stream)
+            tried.append((_replay_us(graphs, stream), graphs))
+        (told_us, told), (untold_us, untold) = tried
+        is_told = told_us <= untold_us
+        log.info(
+            "gear %s: its graphs take %.0f us, planned for its SMs %.0f us",
+            gear,
+            untold_us,
+            told_us,
+        )
+        return (told, True) if is_told else (untold, False)
 
     def _captured(self, stream: Any) -> list[Any]:
         self._hold([{} for _ in self._holders()])
@@ -245,6 +281,28 @@ class _TorchGears:
     def _hold(self, graphs: list[Any]) -> None:
         for (one, name), those in zip(self._holders(), graphs, strict=True):
             setattr(one, name, those)
+
+
+def _replay_us(held: list[Any], stream: Any) -> float:
+    """What all the graphs take once, the median of some times. Their attention has next to nothing
+    to read: it is the matrix products that are compared."""
+    graphs = [
+        graph for each in held for graph in map(_graph_of, each.values()) if graph is not None
+    ]
+    times_us = []
+    with torch.cuda.stream(stream):
+        for _ in range(_N_REPLAYS):
+            begun = _recorded()
+            for graph in graphs:
+                graph.replay()
+            ended = _recorded()
+            ended.synchronize()
+            times_us.append(1e3 * begun.elapsed_time(ended))
+    return statistics.median(times_us)
+
+
+def _graph_of(entry: Any) -> Any:
+    return getattr(entry, "cudagraph", entry)
 
 
 @contextmanager
