@@ -298,7 +298,7 @@ def _replay_us(held: list[Any], stream: Any) -> float:
             ended = _recorded()
             ended.synchronize()
             times_us.append(1e3 * begun.elapsed_time(ended))
-    return statistics.median(times_us)
+    return float(statistics.median(times_us))
 
 
 def _graph_of(entry: Any) -> Any:

@@ -41,8 +41,10 @@ class Claim:
 class IdempotencyKeys:
     """A row a key and owner; at most one request runs under it at a time."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, gateway_id: str | None = None) -> None:
+        """`gateway_id`: for whom keys are claimed."""
         self._engine = engine
+        self._gateway_id = gateway_id
 
     def claim(self, owner: str, key: str, fingerprint: str, now_s: float) -> Claim:
         """Takes the key for a request, unless an earlier request under it forbids that."""
@@ -54,6 +56,7 @@ class IdempotencyKeys:
             if row is None:
                 values: dict[str, Any] = {"owner": owner, "key": key, "fingerprint": fingerprint}
                 values |= {"state": "running", "attempt": 1, "created_s": now_s}
+                values |= {"gateway_id": self._gateway_id}
                 db.execute(insert(table).values(values))
                 return Claim("run")
             if row["fingerprint"] != fingerprint:
@@ -63,7 +66,8 @@ class IdempotencyKeys:
                 return Claim("replay", answer=StoredAnswer(row["status"], headers, row["body"]))
             if row["state"] != "open":
                 return Claim("busy" if row["state"] == "running" else "unkept")
-            db.execute(update(table).where(*mine).values(state="running"))
+            taken = {"state": "running", "gateway_id": self._gateway_id}
+            db.execute(update(table).where(*mine).values(**taken))
             return Claim("run", row["attempt"])
 
     def withdraw(self, owner: str, key: str, now_s: float) -> None:
@@ -90,11 +94,6 @@ class IdempotencyKeys:
     def reopen(self, owner: str, key: str, attempt: int) -> None:
         """Ends a run that may be repeated, as number `attempt`."""
         self._end(owner, key, state="open", attempt=attempt)
-
-    def recover(self) -> None:
-        """After a restart: what ran then runs no more, and may be repeated."""
-        with writing(self._engine) as db:
-            db.execute(update(table).where(table.c.state == "running").values(state="open"))
 
     def purge(self, now_s: float) -> None:
         """Deletes what is older than it is kept."""
