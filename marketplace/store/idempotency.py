@@ -6,11 +6,16 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Engine, delete, insert, select, update
+from sqlalchemy import Engine, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from marketplace.store.connect import writing
 from marketplace.store.schema import idempotency_keys as table
 
+_ADD: dict[str, Any] = {
+    name: dialect.insert(table).on_conflict_do_nothing().returning(table.c.key)
+    for name, dialect in (("sqlite", sqlite), ("postgresql", postgresql))
+}
 KEPT_S = 24 * 3600.0
 """How long an answer is kept, from when its request came in."""
 
@@ -51,14 +56,16 @@ class IdempotencyKeys:
         mine = (table.c.owner == owner, table.c.key == key)
         with writing(self._engine) as db:
             db.execute(delete(table).where(*mine, table.c.created_s <= now_s - KEPT_S))
+            values: dict[str, Any] = {"owner": owner, "key": key, "fingerprint": fingerprint}
+            values |= {"state": "running", "attempt": 1, "created_s": now_s}
+            values |= {"gateway_id": self._gateway_id}
             # Of two gateways that ask at once, one waits here for the other.
+            if db.execute(_ADD[self._engine.dialect.name], values).first() is not None:
+                return Claim("run")
             row = db.execute(select(table).where(*mine).with_for_update()).mappings().first()
             if row is None:
-                values: dict[str, Any] = {"owner": owner, "key": key, "fingerprint": fingerprint}
-                values |= {"state": "running", "attempt": 1, "created_s": now_s}
-                values |= {"gateway_id": self._gateway_id}
-                db.execute(insert(table).values(values))
-                return Claim("run")
+                # It was too old, and another gateway has just deleted it.
+                return Claim("busy")
             if row["fingerprint"] != fingerprint:
                 return Claim("differs")
             if row["state"] == "done":
