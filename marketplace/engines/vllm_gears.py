@@ -42,6 +42,8 @@ _LOWEST = 1 << 16
 """Steps below the highest stream priority: the driver gives its lowest."""
 _PAUSE_S = 0.0005
 _N_REPLAYS = 5
+_FEWER_SMS = (0, 4, 8)
+"""Than a gear has: what cuBLAS is told to plan for."""
 _RUNNERS = ("vllm.v1.worker.gpu.cudagraph_utils", "vllm.v1.worker.gpu_model_runner")
 """Where model runners look for `graph_capture`."""
 
@@ -184,24 +186,24 @@ class _TorchGears:
         self._graphs: list[list[Any]] = []
         self._total_sms = count_sms(index)
         self._plans = SmPlans(self._total_sms)
-        self._are_told: list[bool] = []
+        self._planned_sms: list[int] = []
         own_stream, own_graphs = torch.cuda.current_stream(device), self._held()
         for gear in gears:
             if gear.ai_sms == 0 or gear.ai_sms >= self._total_sms:
                 self._streams.append(own_stream)
                 self._graphs.append(own_graphs)
-                self._are_told.append(False)
+                self._planned_sms.append(self._total_sms)
                 continue
             context = take_second(index, gear.ran_sms, gear.ai_sms)
             self._contexts.append(context)
             stream = torch.cuda.ExternalStream(context.new_stream(_LOWEST), device=device)
             stream.wait_stream(own_stream)
             self._streams.append(stream)
-            graphs, is_told = self._faster(stream, gear)
+            graphs, planned_sms = self._fastest(stream, gear)
             self._graphs.append(graphs)
-            self._are_told.append(is_told)
+            self._planned_sms.append(planned_sms)
             own_stream.wait_stream(stream)
-        self._plans.use(self._total_sms)
+        self._plans.use(self._total_sms, self._total_sms)
         self._gears = gears
         self._hold(own_graphs)
         torch.cuda.synchronize()
@@ -228,9 +230,8 @@ class _TorchGears:
         self._hold(self._graphs[self._gear])
         torch.cuda.set_stream(self._stream)
         # For what runs outside of graphs.
-        n_sms = self._gears[self._gear].ai_sms
-        told = self._are_told[self._gear]
-        self._plans.use(min(n_sms, self._total_sms), for_products=told)
+        n_sms = min(self._gears[self._gear].ai_sms, self._total_sms)
+        self._plans.use(n_sms, self._planned_sms[self._gear])
         if "main_stream" in vars(type(self._runner)):
             self._runner.__dict__["main_stream"] = self._stream
         self._entered = self._stream
@@ -239,23 +240,25 @@ class _TorchGears:
         """See Shifter."""
         self._left.synchronize()
 
-    def _faster(self, stream: Any, gear: Gear) -> tuple[list[Any], bool]:
-        """The gear's graphs, and whether cuBLAS was told of its multiprocessors for them: on many
-        of a GPU's that is faster, on few it is slower, and how many are few is up to cuBLAS."""
-        tried = []
-        for is_told in (True, False):
-            self._plans.use(gear.ai_sms, for_products=is_told)
+    def _fastest(self, stream: Any, gear: Gear) -> tuple[list[Any], int]:
+        """The gear's graphs, and for how many multiprocessors cuBLAS planned them: on many of a
+        GPU's it is faster when it is told the number, or somewhat less, whose kernels fit better;
+        on few it is slower. Which is up to cuBLAS, so each is tried."""
+        best: tuple[float, list[Any], int] | None = None
+        for fewer in (None, *_FEWER_SMS):
+            planned_sms = self._total_sms if fewer is None else gear.ai_sms - fewer
+            if planned_sms < 1:
+                continue
+            self._plans.use(gear.ai_sms, planned_sms)
             graphs = self._captured(stream)
-            tried.append((_replay_us(graphs, stream), graphs))
-        (told_us, told), (untold_us, untold) = tried
-        is_told = told_us <= untold_us
-        log.info(
-            "gear %s: its graphs take %.0f us, planned for its SMs %.0f us",
-            gear,
-            untold_us,
-            told_us,
-        )
-        return (told, True) if is_told else (untold, False)
+            took_us = _replay_us(graphs, stream)
+            log.info(
+                "gear %s: planned for %d SMs its graphs take %.0f us", gear, planned_sms, took_us
+            )
+            if best is None or took_us < best[0]:
+                best = (took_us, graphs, planned_sms)
+        assert best is not None
+        return best[1:]
 
     def _captured(self, stream: Any) -> list[Any]:
         self._hold([{} for _ in self._holders()])

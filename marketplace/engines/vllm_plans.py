@@ -38,18 +38,18 @@ class SmPlans:
             if call is not None:
                 setattr(space, name, self._keeping_margin(call))
 
-    def use(self, n_sms: int, *, for_products: bool = True) -> None:
-        """Has what is launched, or captured, from now on planned for so many multiprocessors.
+    def use(self, n_sms: int, planned_sms: int) -> None:
+        """Has what is launched, or captured, from now on planned for a part of the GPU.
 
         Args:
-            n_sms: of the gear.
-            for_products: matrix products too; otherwise these are planned for the whole GPU.
+            n_sms: multiprocessors that there are, for attention.
+            planned_sms: for how many matrix products are planned.
 
         Raises:
             UnavailableError: cuBLAS refuses.
         """
         self._margin_sms = self._total_sms - n_sms
-        target = n_sms if for_products and n_sms < self._total_sms else 0
+        target = planned_sms if planned_sms < self._total_sms else 0
         handle = ctypes.c_void_p(torch.cuda.current_blas_handle())
         status = self._cublas.cublasSetSmCountTarget(handle, ctypes.c_int(target))
         if status:
