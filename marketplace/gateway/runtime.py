@@ -100,6 +100,8 @@ class Runtime:
         self._lock_fd = await lock_folder(self.settings.state_dir)
         self._hold = await take_hold(url)
         self.db = Database(url, self.id)
+        self.contents = self.db.contents(self.settings.state_dir / "files")
+        await self.db.aside(self.contents.settle)
         self.elsewhere = Elsewhere(self.db, self.clock)
         seats = self.db.seats(self.id, self.own_url, list(self.offers))
         self.company = Company(seats, self.clock, self._report, self._meet)
