@@ -54,7 +54,7 @@ class Database:
         self._thread = StoreThread(self._engine)
         self.accounts = Accounts(self._engine)
         self.keys = Keys(self._engine)
-        self.adapters = AdapterRows(self._engine)
+        self.adapters = AdapterRows(self._engine, gateway_id)
         self.users = Users(self._engine)
         self.peering = Peering(self._engine)
         self.sendings = Sendings(self._engine)

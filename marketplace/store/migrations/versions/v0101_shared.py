@@ -27,11 +27,11 @@ def upgrade() -> None:
         sa.Column("name", sa.String(32), primary_key=True),
         sa.Column("secret", sa.LargeBinary, nullable=False),
     )
-    op.add_column("adapters", sa.Column("taken_by", sa.String(64)))
+    op.add_column("adapters", sa.Column("gateway_id", sa.String(40)))
 
 
 def downgrade() -> None:
     """Drops them."""
-    op.drop_column("adapters", "taken_by")
+    op.drop_column("adapters", "gateway_id")
     op.drop_table("shared_secrets")
     op.drop_table("file_chunks")
