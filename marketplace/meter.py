@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from marketplace.store.ledger import Outcome
 
@@ -81,6 +81,12 @@ class Meter:
             prefix + "http_responses", "HTTP responses", ["status"], registry=self.registry
         )
 
+        self.unheard = Counter(
+            prefix + "gateways_unheard",
+            "Times another gateway did not answer a scrape in time, and was left out of it",
+            registry=self.registry,
+        )
+
     def tokens(self, count: int, now_s: float) -> None:
         """Notes generated tokens at monotonic time `now_s`."""
         if not count:
@@ -108,6 +114,10 @@ class Meter:
         self.in_flight.labels("running").set(live["running"])
         ready = sum(engine["phase"] == "ready" for engine in live["engines"])
         self.engines_ready.set(ready)
+
+    def text(self) -> bytes:
+        """All of it in Prometheus's text format."""
+        return generate_latest(self.registry)
 
     def first_token(
         self, ttft_ms: float, tier: str = "default", predicted_s: float | None = None

@@ -22,8 +22,8 @@ from marketplace.store.database import Database
 from marketplace.store.keys import KeySpec
 from marketplace.store.ledger import Outcome
 from tests.marketplace.lora_files import KEYS, gguf
-from tests.marketplace.test_adapter_rows import seat, unseat
 from tests.marketplace.site import MODEL, gateway_settings
+from tests.marketplace.test_adapter_rows import seat, unseat
 
 NAME = "blk.0.attn_output.weight"
 FILE = gguf(KEYS, {f"{NAME}.lora_a": np.ones((4, 32)), f"{NAME}.lora_b": np.ones((64, 4))})
