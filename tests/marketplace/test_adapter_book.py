@@ -90,6 +90,7 @@ async def begin_job(gateway: Gateway) -> None:
     key = await db.call(db.keys.create, "acme", KeySpec("k"), NOW_S)
     row = {"id": "job", "kind": "sync", "tenant_id": tenant["id"], "key_id": key["id"]}
     row |= {"model": f"{MODEL}:mine", "request": None, "input_tokens": 0}
+    row |= {"gateway_id": db.gateway_id}
     await db.call(db.ledger.add_job, row, gateway.clock.now_s())
 
 
@@ -119,9 +120,8 @@ async def test_a_removed_adapter_stays_as_long_as_a_request_of_any_gateway_needs
     one.clock.advance(100.0)
     await two.book.publish()
     assert one.book.folder.file_of(adapter).path.exists()
-    await one.db.call(
-        one.db.ledger.finish, "job", Outcome("completed", 1, 1), Price(1, 1), one.clock.now_s()
-    )
+    ended = Outcome("completed", 1, 1)
+    assert await two.db.call(two.db.ledger.finish, "job", ended, Price(1, 1), NOW_S)
     await two.book.publish()
     assert one.published() == []
     assert not one.book.folder.file_of(adapter).path.exists()
