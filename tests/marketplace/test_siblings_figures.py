@@ -1,4 +1,4 @@
-"""A scrape of one gateway gives the figures of all that share its port."""
+"""Whichever gateway is asked, it gives the figures of all that share its port."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,13 +20,17 @@ from marketplace.asgi import bind
 from marketplace.gateway import GatewaySettings, build_app
 from marketplace.meter import Meter
 from marketplace.siblings import asking
+from marketplace.siblings.figures import joined
 from marketplace.siblings.metrics import merged
 from marketplace.store.database import Database
 from marketplace.store.ledger import Outcome
 from tests.marketplace.site import (
+    MODEL,
+    admin_get,
     eventually,
     free_ports,
     gateway_settings,
+    new_key,
     running_app,
     running_gateway,
 )
@@ -163,6 +168,43 @@ async def test_two_gateways_give_the_same_figures_whichever_is_asked(
                 return await numbers(url) == {"0", "1"}
 
             await eventually(both)
+
+
+def test_what_each_gateway_has_under_way_adds_up() -> None:
+    def live(n_running: int, ttft_ms: float) -> dict[str, Any]:
+        engine = {"name": "engine-0", "url": "http://engine", "running": n_running}
+        busy = {"waiting": 1, "running": n_running, "output_tokens": 9, "tokens_per_s": 0.5}
+        shown = {"engines": [engine], "time_to_first_token_ms": {"p50": ttft_ms, "p99": ttft_ms}}
+        return {**busy, **shown}
+
+    own, there = live(1, 10.0), live(2, 30.0)
+    elsewhere = live(4, 30.0) | {"engines": [{"name": "e", "url": "http://other", "running": 4}]}
+    found = joined(own, [there, {}, elsewhere], [10.0, 20.0, 30.0])
+    assert (found["waiting"], found["running"], found["tokens_per_s"]) == (3, 7, 1.5)
+    assert found["engines"] == [{"name": "engine-0", "url": "http://engine", "running": 3}]
+    assert found["time_to_first_token_ms"] == {"p50": 20.0, "p99": 30.0}
+    assert set(found) == set(own)
+
+
+async def test_whichever_gateway_is_asked_tells_of_the_requests_of_both(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    settings = gateway_settings(tmp_path, database_url=postgres_url, gateways=2, engine_wait_s=0.1)
+    async with served(settings) as one, served(settings) as two:
+        key = await new_key(one)
+        headers = {"Authorization": f"Bearer {key}", "NVCF-POLL-SECONDS": "0"}
+        body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+        path = f"/v2/nvcf/pexec/functions/{MODEL}"
+        for url in (one, two, two):
+            async with httpx.AsyncClient(base_url=url, headers=headers) as http:
+                assert (await http.post(path, json=body)).status_code == 202
+        for url in (one, two):
+
+            async def all_wait(url: str = url) -> bool:
+                requests = (await admin_get(url, "stats"))["requests"]
+                return bool(requests["received"] == requests["waiting"] == 3)
+
+            await eventually(all_wait)
 
 
 async def test_a_lone_gateway_gives_its_own_figures(tmp_path: Path) -> None:
