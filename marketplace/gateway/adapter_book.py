@@ -19,7 +19,7 @@ from marketplace.store.database import Database
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.5
-_REFRESH_S = 5.0
+_REFRESH_S = 1.0
 """How long what another gateway changed may stay unknown here."""
 _KEEP_S = 60.0
 """How long a removed adapter's file stays, besides as long as a request needs it."""
