@@ -173,7 +173,8 @@ def path_in(folder: Path, file_id: str) -> Path:
 
 def _insert_chunks(db: sa.Connection, file_id: str, pieces: Iterator[Content]) -> None:
     for number, piece in enumerate(pieces):
-        row = {"file_id": file_id, "number": number, "content": piece}
+        # The driver keeps what it sent last: not a view, and with it the whole.
+        row = {"file_id": file_id, "number": number, "content": bytes(piece)}
         db.execute(sa.insert(file_chunks).values(row))
 
 

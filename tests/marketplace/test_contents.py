@@ -63,7 +63,7 @@ class Shelf:
     contents: FileContents
     tenant_id: str
 
-    def row(self, file_id: str = "file-1", content: bytes = CONTENT) -> dict[str, Any]:
+    def row(self, file_id: str = "file-1", content: bytes | bytearray = CONTENT) -> dict[str, Any]:
         row = {"id": file_id, "tenant_id": self.tenant_id, "purpose": "batch", "filename": "a"}
         return row | {"size_bytes": len(content), "created_s": 1.0}
 
@@ -146,6 +146,14 @@ def test_a_large_file_is_neither_written_nor_read_whole_in_memory(shelf: Shelf) 
         tracemalloc.stop()
     assert n_bytes == len(content)
     assert peak < 8 << 20
+
+
+def test_nothing_of_a_file_stays_in_memory_once_it_is_kept(shelf: Shelf) -> None:
+    content = bytearray(3 << 20)
+    shelf.contents.add(shelf.row(content=content), content)
+    # It could not be emptied while anybody looks at a part of it.
+    content.clear()
+    assert len(shelf.read()) == 3 << 20
 
 
 def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
