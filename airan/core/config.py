@@ -19,7 +19,7 @@ from airan.core.errors import ConfigError
 from airan.core.gpu_config import GpuConfig, VllmConfig
 from airan.core.llama_config import LlamaModelConfig
 from airan.core.market_config import MarketConfig
-from airan.core.sections import ENV_PREFIX, Port, Section, foreign_variable
+from airan.core.sections import ENV_PREFIX, ForeignVariable, Port, Section
 
 _ENV_SEPARATOR = "__"
 # Variables with our prefix that are not configuration keys.
@@ -166,7 +166,7 @@ class ExternalModelConfig(Section):
     """The model's name there; empty: the same."""
     key_file: Path | None = None
     """File with the API key, read at every request."""
-    key_env: str = Field(default="", pattern=r"^[A-Za-z0-9_]*$")
+    key_env: ForeignVariable = ""
     """Or the environment variable that holds it; not one of ours, which are configuration."""
     n_ctx: int = Field(default=8192, ge=256)
     """Context tokens of one request there."""
@@ -182,11 +182,6 @@ class ExternalModelConfig(Section):
     """How long a client's request waits for a server that does not answer."""
     price_usd_per_1k_input_tokens: float = Field(default=0.01, ge=0.0)
     price_usd_per_1k_output_tokens: float = Field(default=0.03, ge=0.0)
-
-    @field_validator("key_env")
-    @classmethod
-    def _is_no_variable_of_ours(cls, name: str) -> str:
-        return foreign_variable(name)
 
 
 FurtherModelConfig = Annotated[

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from airan.core.sections import Port, Section, foreign_variable
+from airan.core.sections import ForeignVariable, Port, Section
 
 
 class TtftTargetConfig(Section):
@@ -36,7 +36,7 @@ class PeerConfig(Section):
     """What it promises, such as `no-training`."""
     key_file: Path | None = None
     """File with the API key, read at every request."""
-    key_env: str = Field(default="", pattern=r"^[A-Za-z0-9_]*$")
+    key_env: ForeignVariable = ""
     """Or the environment variable that holds it; not one of ours, which are configuration."""
     max_concurrent: int = Field(default=4, ge=1, le=1024)
     """Requests sent there at once, of all models together."""
@@ -48,11 +48,6 @@ class PeerConfig(Section):
     price_usd_per_1k_input_tokens: float = Field(default=0.01, ge=0.0)
     """What it charges us."""
     price_usd_per_1k_output_tokens: float = Field(default=0.03, ge=0.0)
-
-    @field_validator("key_env")
-    @classmethod
-    def _is_no_variable_of_ours(cls, name: str) -> str:
-        return foreign_variable(name)
 
 
 class MarketConfig(Section):
