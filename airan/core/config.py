@@ -197,6 +197,9 @@ class RanConfig(_Section):
     their load costs on this machine. `measured`: SMs by airan's own cost model of the H100's
     chip, for cells of `sized_as`, GPU by GPU."""
     sized_as: CellSizeConfig = CellSizeConfig()
+    slot_records: int = Field(default=0, ge=0, le=1 << 22)
+    """Layer 1 keeps a record of so many of its last slots in `run/slots` of the state folder, for
+    benches to read; 0: none."""
     seed: int = 1
 
 

@@ -61,6 +61,11 @@ def board_file(runtime: SiteRuntime) -> Path:
     return runtime.run_dir / "sm-board"
 
 
+def journal_file(runtime: SiteRuntime) -> Path:
+    """Where Layer 1 keeps the records of its last slots, if it is to."""
+    return runtime.run_dir / "slots"
+
+
 def ready_file(runtime: SiteRuntime, name: str) -> Path:
     """There while the service of that name is ready."""
     return runtime.run_dir / "services" / f"{name}.ready"
