@@ -332,6 +332,7 @@ def test_a_killed_process_is_a_fault_at_the_next_look_and_nobody_waits_for_its_e
 
     done = threading.Event()
     monkeypatch.setattr(process, "wait", wait)
+    pipeline.start(0)
     gpu.leave(0)
     with pytest.raises(GpuFaultError, match="its process ended"):
         pipeline.is_done(0)
