@@ -123,12 +123,13 @@ class JournalReader:
         count = int(_COUNT.unpack_from(self._memory, _COUNT_AT)[0])
         # A place that is written over while it is copied is not to be among those that count.
         first = max(self._next, count - self._n_slots)
-        copied = np.frombuffer(self._memory[_FIRST_AT:], RECORD)
+        copied: npt.NDArray[np.void] = np.frombuffer(self._memory[_FIRST_AT:], RECORD)
         later = int(_COUNT.unpack_from(self._memory, _COUNT_AT)[0])
         first = max(first, min(count, later + 1 - self._n_slots))
         self.n_overwritten += first - self._next
         self._next = count
-        return copied[np.arange(first, count) % self._n_slots]
+        taken: npt.NDArray[np.void] = copied[np.arange(first, count) % self._n_slots]
+        return taken
 
     def close(self) -> None:
         """Lets the memory go."""

@@ -121,7 +121,10 @@ def test_a_host_that_has_all_runs_everything_on_the_gpu(asked: str, taken: str) 
     specs = {one.name: one for one in services_of(started)}
     assert list(specs) == ["control", "mps", "gateway", "engine", "l1", "dashboard"]
     assert specs["l1"].module == "airan.site.l1_gpu"
-    assert specs["l1"].needs == specs["engine"].needs == "mps"
+    # Layer 1 goes on when the daemon dies; the engine starts when the slots run under the next.
+    assert (specs["l1"].needs, specs["l1"].after) == ("", "mps")
+    assert (specs["engine"].needs, specs["engine"].after) == ("mps", "l1")
+    assert specs["l1"].tells_ready
 
 
 def test_the_engine_is_started_in_gears_on_its_leases_partition() -> None:
@@ -136,7 +139,7 @@ def test_the_engine_is_started_in_gears_on_its_leases_partition() -> None:
     assert vllm.env["AIRAN_SM_BOARD"] == "/tmp/airan-test/run/sm-board"
     assert (Path(vllm.env["PYTHONPATH"]) / "marketplace" / "engines" / "vllm_gears.py").is_file()
     assert vllm.gpu is not None
-    assert (vllm.gpu.total_sms, vllm.gpu.memory_mib) == (132, 61_440)
+    assert (vllm.gpu.total_sms, vllm.gpu.memory_mib) == (132, 55_296)
     assert str(vllm.gpu.folders and vllm.gpu.folders.pipe_dir) == "/tmp/airan-test/mps/pipe"
 
 
