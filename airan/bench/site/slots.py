@@ -1,0 +1,123 @@
+"""What became of Layer 1's slots, from the records that it keeps itself. Pure.
+
+Times are the host's monotonic clock, as Layer 1 reads it when it sees a slot end.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from airan.site.slot_journal import CHANNELS, Fate
+
+Records = npt.NDArray[np.void]
+"""RECORD[slot] of `airan.site.slot_journal`, oldest first."""
+
+_GAP_SLOTS = 20
+"""So many slots without a record are a gap."""
+_BURST_S = 0.05
+"""Within this time after a gap Layer 1 tells of the slots that it did not begin meanwhile."""
+
+
+@dataclass(frozen=True)
+class ChannelTimes:
+    """The slots of one direction that had something in them.
+
+    Attributes:
+        channel: "pusch" or "pdsch".
+        slots, late, dropped: how many.
+        p50_us, p999_us, max_us: from when they were due to their results; None without any.
+    """
+
+    channel: str
+    slots: int
+    late: int
+    dropped: int
+    p50_us: float | None
+    p999_us: float | None
+    max_us: float | None
+
+
+@dataclass(frozen=True)
+class SlotsAfter:
+    """Slots from a moment on.
+
+    Attributes:
+        first_in_time_s: until the first slot ended in time again after the first one that did not;
+            0: none was lost; None: none did.
+        steady_s: until no slot was lost any more; 0 and None likewise.
+        late, dropped: that Layer 1 told of.
+        missing: of which it told nothing, because it was not there.
+    """
+
+    first_in_time_s: float | None
+    steady_s: float | None
+    late: int
+    dropped: int
+    missing: int
+
+
+def channel_times(records: Records) -> list[ChannelTimes]:
+    """Each direction that has any."""
+    out = []
+    for number, channel in enumerate(CHANNELS):
+        own = records[(records["channel"] == number) & (records["fate"] != Fate.IDLE)]
+        if len(own) == 0:
+            continue
+        taken = own["latency_us"][~np.isnan(own["latency_us"])]
+        figures: list[float | None] = [None] * 3
+        if len(taken):
+            p50, p999 = np.percentile(taken, (50, 99.9), method="higher").tolist()
+            figures = [p50, p999, float(taken.max())]
+        late, dropped = (int((own["fate"] == fate).sum()) for fate in (Fate.LATE, Fate.DROPPED))
+        out.append(ChannelTimes(channel, len(own), late, dropped, *figures))
+    return out
+
+
+def slots_a_second(records: Records) -> float:
+    """The pace of slots that have records; 0 with fewer than two."""
+    if len(records) < 2:
+        return 0.0
+    length_s = float(records["end_s"][-1] - records["end_s"][0])
+    return (len(records) - 1) / length_s if length_s > 0 else 0.0
+
+
+def slots_after(records: Records, at_s: float, until_s: float, pace: float) -> SlotsAfter:
+    """Looks at the slots between two moments; `pace` is how many a second there should be."""
+    rows = records[(records["end_s"] > at_s) & (records["end_s"] <= until_s)]
+    fates, ends_s = rows["fate"], rows["end_s"]
+    is_lost = (fates == Fate.LATE) | (fates == Fate.DROPPED)
+    late, dropped = (int((fates == fate).sum()) for fate in (Fate.LATE, Fate.DROPPED))
+    gaps = _gaps(ends_s, at_s, until_s, _GAP_SLOTS / pace if pace > 0 else math.inf)
+    missing = sum(_missing(rows, *gap, pace) for gap in gaps)
+    begins = [*ends_s[is_lost].tolist(), *(begin for begin, _ in gaps)]
+    if not begins:
+        return SlotsAfter(0.0, 0.0, late, dropped, missing)
+    in_time = ends_s[fates == Fate.ON_TIME]
+    again = in_time[in_time > min(begins)]
+    last_lost_s = max([*ends_s[is_lost].tolist(), *(end for _, end in gaps)])
+    steady = in_time[in_time >= last_lost_s]
+    return SlotsAfter(
+        float(again[0]) - at_s if len(again) else None,
+        float(steady[0]) - at_s if len(steady) else None,
+        late,
+        dropped,
+        missing,
+    )
+
+
+def _gaps(
+    ends_s: npt.NDArray[np.float64], at_s: float, until_s: float, least_s: float
+) -> list[tuple[float, float]]:
+    edges = np.concatenate(([at_s], ends_s, [until_s]))
+    found = np.flatnonzero(np.diff(edges) > least_s)
+    return [(float(edges[at]), float(edges[at + 1])) for at in found]
+
+
+def _missing(rows: Records, begin_s: float, end_s: float, pace: float) -> int:
+    after = (rows["end_s"] >= end_s) & (rows["end_s"] <= end_s + _BURST_S)
+    told = int((after & (rows["fate"] == Fate.DROPPED)).sum())
+    return max(0, round((end_s - begin_s) * pace) - told)
