@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from airan.cli import context as cli_context
 from airan.cli.bench import JsonFlag, emit_rows
-from airan.cli.output import console, errors
+from airan.cli.output import console, errors, table
 from airan.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def site(
         _write(report_file, json_.dumps(body, indent=1, default=str) + "\n")
     emit_rows(context, "A site under load", site_report.rows(result), json)
     if not (json or cli_context.of(context).json):
+        _show_steps(result)
         _show_events(result)
     problems = [result.error] if result.error else []
     problems += result.account.problems if result.account is not None else ()
@@ -76,6 +77,21 @@ def site(
         errors.print(f"[red]{escape(problem)}[/]")
     if not result.is_ok:
         raise typer.Exit(1)
+
+
+def _show_steps(result: SiteReport) -> None:
+    columns = ("killed", "back", "first slot in time, s", "steady, s", "late", "dropped", "missing")
+    more = ("tokens again, s", "streams", "broken", "tokens lost", "refused")
+    cells = [
+        (
+            *(one.name, "yes" if one.is_back else "no", one.slots.first_in_time_s),
+            *(one.slots.steady_s, one.slots.late, one.slots.dropped, one.slots.missing),
+            *(one.engine_back_s, one.streams_open, one.streams_broken, one.tokens_lost),
+            one.refused,
+        )
+        for one in result.steps
+    ]
+    table("What was done to it", (*columns, *more), cells)
 
 
 def _show_events(result: SiteReport) -> None:

@@ -116,19 +116,21 @@ class Layer1:
         reported_s = self._clock.monotonic_s()
         while not stop.is_set():
             record = slots.step()
-            if record is not None:
-                self._note(record)
+            self._note(record)
             now_s = self._clock.monotonic_s()
             if self._alarm or now_s - reported_s >= REPORT_S:
                 reporter.send(self._report(slots.close_window()))
                 reported_s = now_s
 
-    def _note(self, record: SlotRecord) -> None:
-        if record.error is not None:
+    def _note(self, record: SlotRecord | None) -> None:
+        if record is not None and record.error is not None:
             log.error("slot %d: the receiver failed: %s", record.slot, record.error)
-        if self._journal is not None:
-            fate = _FATES[record.status]
-            self._journal.add(self._clock.monotonic_s(), "pusch", fate, record.latency_us)
+        if self._journal is None:
+            return
+        fate, latency_us = Fate.IDLE, math.nan
+        if record is not None:
+            fate, latency_us = _FATES[record.status], record.latency_us
+        self._journal.add(self._clock.monotonic_s(), "pusch", fate, latency_us)
 
     def _allocation(self, _slot: int) -> int:
         if self._forced is not None:

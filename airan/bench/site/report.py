@@ -41,7 +41,7 @@ def _quiet(quiet: Quiet, where: str) -> Iterator[Row]:
 
 
 def _step(step: StepResult, where: str) -> Iterator[Row]:
-    name = step.name.replace(" ", "_")
+    name = step.name
     slots = step.slots
     yield row(f"{name}_all_back", float(step.is_back), "", where)
     yield row(f"{name}_first_slot_in_time", slots.first_in_time_s, "s", where)

@@ -39,7 +39,7 @@ from airan.core.errors import AiranError, InvalidInputError
 from airan.site.engine import NAME
 from airan.site.gpu_host import on_gpu as gpu_config
 from airan.site.services import journal_file
-from airan.site.slot_journal import RECORD, Fate, JournalReader
+from airan.site.slot_journal import RECORD, JournalReader
 from orchestrator.api.client import ControlClient
 
 _READ_S = 0.5
@@ -281,7 +281,8 @@ class _Bench:
         # Of tokens those count that an engine of the time after made.
         since_s = replaced_s if victim.stops_engine else step.at_s
         is_back = is_back and await self._until_tokens(since_s, limit_s)
-        is_back = is_back and await self._until(self._is_steady, limit_s)
+        steady = partial(self._is_steady, since_s)
+        is_back = is_back and await self._until(steady, limit_s)
         return is_back, {"pid": pid, "replaced_after_s": replaced_s - step.at_s}
 
     async def revoke(self) -> _Done:
@@ -290,7 +291,8 @@ class _Bench:
         for _ in range(self.options.n_revocations):
             await revoke_once(self._control, policy, self.options.held_s, found, NAME)
             await self._until_tokens(time.monotonic(), _PATIENCE_S)
-        is_back = await self._until(self._is_steady, self.options.back_s)
+        steady = partial(self._is_steady, time.monotonic())
+        is_back = await self._until(steady, self.options.back_s)
         return is_back, {
             "revocations": found.n,
             "evicted": found.n_evicted,
@@ -301,15 +303,15 @@ class _Bench:
     async def _until_tokens(self, since_s: float, limit_s: float) -> bool:
         return await self._until(lambda: self.load.has_tokens_since(since_s), limit_s)
 
-    def _is_steady(self) -> bool:
-        """No slot was lost lately, and there were some."""
+    def _is_steady(self, from_s: float) -> bool:
+        """From that moment on there were slots for a while of which none was lost."""
         length_s = max(_STEADY_S, _STEADY_SLOTS / self.pace) if self.pace else _STEADY_S
         until_s = time.monotonic() - 2 * _READ_S
         records, since_s = self.records, until_s - length_s
+        if since_s < from_s:
+            return False
         after = slots_after(records, since_s, until_s, self.pace)
-        inside = records[(records["end_s"] > since_s) & (records["end_s"] <= until_s)]
-        is_running = bool((inside["fate"] == Fate.ON_TIME).any())
-        return is_running and not (after.late or after.dropped or after.missing)
+        return not (after.late or after.dropped or after.missing)
 
     async def _until(self, is_so: Callable[[], bool], limit_s: float) -> bool:
         until_s = time.monotonic() + limit_s

@@ -16,7 +16,7 @@ from airan.site.slot_journal import CHANNELS, Fate
 Records = npt.NDArray[np.void]
 """RECORD[slot] of `airan.site.slot_journal`, oldest first."""
 
-_GAP_SLOTS = 20
+_GAP_SLOTS = 10
 """So many slots without a record are a gap."""
 _BURST_S = 0.05
 """Within this time after a gap Layer 1 tells of the slots that it did not begin meanwhile."""

@@ -38,17 +38,17 @@ class Victim:
 def victims(runtime: SiteRuntime, journal: JournalReader) -> list[Victim]:
     """In the order in which they are to die: what costs the least time comes first."""
     on_gpu = runtime.config.gpu.layer1 == "gpu"
-    layer1 = Victim("Layer 1's process", lambda: _service(runtime, "l1"), False)
+    layer1 = Victim("layer1-process", lambda: _service(runtime, "l1"), False)
     if on_gpu:
-        layer1 = Victim("Layer 1's GPU worker", lambda: journal.worker_pid, False)
+        layer1 = Victim("layer1-worker", lambda: journal.worker_pid, False)
     engine = Victim("engine", lambda: _service(runtime, "engine"), True)
     if runtime.config.model.vllm is not None:
-        engine = Victim("vLLM's engine process", lambda: _engine_core(runtime), True)
+        engine = Victim("vllm-engine", lambda: _engine_core(runtime), True)
     found = [layer1, engine]
     if runs_mps(runtime.config):
         ready = ready_file(runtime, "l1")
         pid = _daemon(runtime)
-        found.append(Victim("MPS daemon", pid, True, is_back=ready.exists))
+        found.append(Victim("mps-daemon", pid, True, is_back=ready.exists))
     return found
 
 
