@@ -17,6 +17,7 @@ from pathlib import Path
 
 import yaml
 
+import airan
 from airan.core.config import ENV_PREFIX, PortsConfig, SiteConfig
 from airan.core.errors import AiranError, InvalidInputError, NotFoundError, UnavailableError
 from airan.site import launch
@@ -74,7 +75,9 @@ async def started(
     file, output = folder / "site.yaml", folder / "airan-up.out"
     file.write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
     kept = {key: one for key, one in os.environ.items() if not key.startswith(ENV_PREFIX)}
-    path = os.pathsep.join(one for one in sys.path if one)
+    # Of what the site starts some runs in another Python: it gets no folder of this one's own.
+    here = str(Path(airan.__file__).parents[1])
+    path = os.pathsep.join(filter(None, (here, kept.get("PYTHONPATH"))))
     command = [sys.executable, "-m", "airan", "--config", str(file), "up"]
     with output.open("wb") as out:
         process = subprocess.Popen(
