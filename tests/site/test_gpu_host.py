@@ -143,6 +143,15 @@ def test_the_engine_is_started_in_gears_on_its_leases_partition() -> None:
     assert str(vllm.gpu.folders and vllm.gpu.folders.pipe_dir) == "/tmp/airan-test/mps/pipe"
 
 
+@pytest.mark.parametrize(("requests", "sms"), [(64, 2), (16, 8), (4, 16)])
+def test_vllm_has_as_many_requests_as_the_lease_is_of_the_gpu(requests: int, sms: int) -> None:
+    runtime = site_runtime.resolve(on_gpu(site(AIRAN_MODEL__MAX_CONCURRENT=str(requests)), host()))
+    assert engine.settings_of(runtime).sm_per_stream == sms
+    # On the CPU it is as ever.
+    alone = site_runtime.resolve(site(AIRAN_MODEL__MAX_CONCURRENT=str(requests)))
+    assert engine.settings_of(alone).sm_per_stream == 16
+
+
 def test_without_a_gpu_nothing_of_it_is_asked_for() -> None:
     runtime = site_runtime.resolve(site())
     vllm = engine.settings_of(runtime).vllm
