@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +19,7 @@ from airan.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from airan.bench.site.run import SiteReport
+    from airan.bench.site.steps import StepResult
 
 _SHOWN = 20
 
@@ -35,6 +38,9 @@ def site(
     answer_tokens: Annotated[int, typer.Option(help="Of each answer.")] = 256,
     quiet: Annotated[float, typer.Option(help="Seconds before anything is killed.")] = 20.0,
     revocations: Annotated[int, typer.Option(help="Ordinary ones, in the end.")] = 3,
+    kill: Annotated[
+        list[str] | None, typer.Option(help="layer1, engine or mps; repeatable. Default: all.")
+    ] = None,
     back: Annotated[
         float, typer.Option(help="Seconds that the site may take to come back from a kill.")
     ] = 180.0,
@@ -54,19 +60,30 @@ def site(
     from airan.bench.site import report as site_report
     from airan.bench.site.load import LoadOptions
     from airan.bench.site.run import SiteOptions, measure
+    from airan.bench.site.victims import NAMES
 
     load = LoadOptions(n_streams=streams, answer_tokens=answer_tokens)
-    options = SiteOptions(
-        gpu, load, quiet_s=quiet, n_revocations=revocations, back_s=back, logs=logs
-    )
+    kills = tuple(NAMES if kill is None else kill)
+    options = SiteOptions(gpu, load, kills, quiet, revocations, back_s=back, logs=logs)
     config = cli_context.of(context).config()
+
+    def keep(part: SiteReport) -> None:
+        if report_file is not None:
+            body = dataclasses.asdict(part)
+            _write(report_file, json_.dumps(body, indent=1, default=str) + "\n")
+
     if report_file is not None:
         _write(report_file, "")
     with errors.status("starting ...") as status:
-        result = measure(config, options, lambda text: status.update(escape(text)))
-    if report_file is not None:
-        body = dataclasses.asdict(result)
-        _write(report_file, json_.dumps(body, indent=1, default=str) + "\n")
+
+        def say(text: str) -> None:
+            status.update(escape(text))
+            if not errors.is_terminal:
+                errors.print(f"{time.monotonic() - begun_s:6.1f} s  {escape(text)}")
+
+        begun_s = time.monotonic()
+        result = measure(config, options, say, keep)
+    keep(result)
     emit_rows(context, "A site under load", site_report.rows(result), json)
     if not (json or cli_context.of(context).json):
         _show_steps(result)
@@ -80,18 +97,23 @@ def site(
 
 
 def _show_steps(result: SiteReport) -> None:
-    columns = ("killed", "back", "first slot in time, s", "steady, s", "late", "dropped", "missing")
-    more = ("tokens again, s", "streams", "broken", "tokens lost", "refused")
-    cells = [
-        (
-            *(one.name, "yes" if one.is_back else "no", one.slots.first_in_time_s),
-            *(one.slots.steady_s, one.slots.late, one.slots.dropped, one.slots.missing),
-            *(one.engine_back_s, one.streams_open, one.streams_broken, one.tokens_lost),
-            one.refused,
-        )
-        for one in result.steps
-    ]
-    table("What was done to it", (*columns, *more), cells)
+    measures: tuple[tuple[str, Callable[[StepResult], object]], ...] = (
+        ("all works again", lambda one: "yes" if one.is_back else "no"),
+        ("first slot in time, s", lambda one: one.slots.first_in_time_s),
+        ("longest without, s", lambda one: one.slots.longest_s),
+        ("no slot lost from, s", lambda one: one.slots.steady_s),
+        ("slots late", lambda one: one.slots.late),
+        ("slots dropped", lambda one: one.slots.dropped),
+        ("slots missing", lambda one: one.slots.missing),
+        ("tokens again after, s", lambda one: one.engine_back_s),
+        ("streams open", lambda one: one.streams_open),
+        ("streams broken", lambda one: one.streams_broken),
+        ("tokens lost", lambda one: one.tokens_lost),
+        ("requests refused", lambda one: one.refused),
+    )
+    columns = ("after its death", *(one.name for one in result.steps))
+    cells = [(name, *(of(one) for one in result.steps)) for name, of in measures]
+    table("What was done to it", columns, cells)
 
 
 def _show_events(result: SiteReport) -> None:

@@ -36,7 +36,9 @@ class WorkerKeeper:
             return (Place(),)
         side = Side("ran", config.gpu.ran_memory_mib)
         under = Place(client(side, folders_in(config.state_dir)), lambda: watch.is_there)
-        return (under, Place(without_mps({}, self._runtime.run_dir / "no-mps")))
+        nobody = self._runtime.run_dir / "no-mps"
+        nobody.mkdir(parents=True, exist_ok=True)
+        return (under, Place(without_mps({}, nobody)))
 
     def begin(self, worker: GpuWorker | None) -> None:
         """The slots run from now on."""

@@ -6,7 +6,9 @@ help then. So there can be several places to start them in, and one stands by in
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +16,10 @@ from phy.gpu.faults import GpuFaultError
 from phy.gpu.worker import LaneOrder
 from phy.gpu.worker_pipeline import WorkerPipeline, WorkerProcess
 
+log = logging.getLogger(__name__)
+
+_AGAIN_S = 5.0
+"""Between two that are started to stand by in one place."""
 HOME = 0
 """The place that is wanted."""
 
@@ -65,6 +71,7 @@ class GpuWorker:
         self._standby: dict[int, WorkerProcess] = {}
         self._starting: threading.Thread | None = None
         self._n_left = 0
+        self._again_s: dict[int, float] = {}
 
     @property
     def pid(self) -> int:
@@ -83,8 +90,10 @@ class GpuWorker:
         if standby is None or not self._places[HOME].is_open():
             return False
         try:
-            standby.read()
-        except GpuFaultError:
+            if not standby.gears_sms:
+                standby.read()
+        except GpuFaultError as fault:
+            log.warning("who stood by at home: %s", fault)
             self._discard(HOME)
             return False
         return bool(standby.gears_sms)
@@ -101,10 +110,10 @@ class GpuWorker:
         then: a place may have opened."""
         if not self._has_standby or (self._starting is not None and self._starting.is_alive()):
             return
-        missing = [
-            at for at, place in enumerate(self._places) if self._lacks(at) and place.is_open()
-        ]
+        now_s = time.monotonic()
+        missing = [at for at in range(len(self._places)) if self._is_wanted(at, now_s)]
         if missing:
+            self._again_s.update(dict.fromkeys(missing, now_s + _AGAIN_S))
             self._starting = threading.Thread(target=self._start, args=(missing,), daemon=True)
             self._starting.start()
 
@@ -112,6 +121,7 @@ class GpuWorker:
         """A place is at an end: kills what runs and stands by there. The pipelines fail, and those
         asked for next are in another."""
         self._n_left += 1
+        self._again_s.pop(at, None)
         self._discard(at)
         if self._process is not None and self._at == at:
             self._process.kill()
@@ -139,6 +149,19 @@ class GpuWorker:
 
     def _made(self, at: int) -> WorkerProcess:
         return WorkerProcess(self._lanes, self._gears_sms, self._places[at].environment)
+
+    def _is_wanted(self, at: int, now_s: float) -> bool:
+        """One has to be started there to stand by; not again and again where that fails."""
+        if not self._lacks(at) or not self._places[at].is_open():
+            return False
+        failed = self._standby.pop(at, None)
+        if failed is not None:
+            try:
+                failed.read()
+            except GpuFaultError as fault:
+                log.warning("who stood by in place %d: %s", at, fault)
+            failed.close()
+        return now_s >= self._again_s.get(at, 0.0)
 
     def _lacks(self, at: int) -> bool:
         """Nobody stands by there who lives."""

@@ -72,6 +72,7 @@ def test_the_first_slot_in_time_counts_after_the_first_that_was_not() -> None:
     after = slots_after(records(*slots), 1.0, 2.9, PACE)
     assert after.first_in_time_s == pytest.approx(0.3, abs=1e-6)
     assert after.steady_s == pytest.approx(0.32, abs=1e-6)
+    assert after.longest_s == pytest.approx(0.3, abs=1e-3)
     assert (after.late, after.dropped, after.missing) == (20, 598, 0)
 
 
@@ -241,7 +242,7 @@ def test_the_victims_of_a_site_on_a_gpu(tmp_path: Path, process: subprocess.Pope
     assert victims.kill(worker) == process.pid
     assert process.wait(10) == -9
     with pytest.raises(UnavailableError, match="no such process"):
-        victims.kill(Victim("x", lambda: process.pid, False))
+        victims.kill(Victim("x", "x", lambda: process.pid, False))
 
 
 def test_vllms_engine_process_is_found_below_the_engines_service(tmp_path: Path) -> None:
@@ -286,6 +287,7 @@ def test_options_out_of_range_are_refused() -> None:
         {"load": LoadOptions(answer_tokens=8)},
         {"quiet_s": 0.5},
         {"n_revocations": -1},
+        {"kills": ("gateway",)},
     ):
         with pytest.raises(InvalidInputError):
             SiteOptions(**options)

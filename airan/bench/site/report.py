@@ -46,6 +46,7 @@ def _step(step: StepResult, where: str) -> Iterator[Row]:
     yield row(f"{name}_all_back", float(step.is_back), "", where)
     yield row(f"{name}_first_slot_in_time", slots.first_in_time_s, "s", where)
     yield row(f"{name}_slots_steady", slots.steady_s, "s", where)
+    yield row(f"{name}_longest_without_slots", slots.longest_s, "s", where)
     for what in ("late", "dropped", "missing"):
         yield row(f"{name}_slots_{what}", float(getattr(slots, what)), "", where)
     yield row(f"{name}_no_tokens_for", step.engine_silent_s, "s", where)

@@ -62,6 +62,7 @@ class SiteOptions:
     Attributes:
         on_gpu: `airan up --gpu`.
         load: of the tenants.
+        kills: of `victims.NAMES`; what a site does not have is left out.
         quiet_s: how long nothing is killed, at first.
         n_revocations: ordinary ones, each holding the GPU for `held_s`.
         start_s, back_s: how long the site may take to start, and to come back from a kill.
@@ -73,6 +74,7 @@ class SiteOptions:
 
     on_gpu: bool = False
     load: LoadOptions = field(default_factory=LoadOptions)
+    kills: tuple[str, ...] = victims.NAMES
     quiet_s: float = 20.0
     n_revocations: int = 3
     held_s: float = 1.0
@@ -82,6 +84,9 @@ class SiteOptions:
 
     def __post_init__(self) -> None:
         load = self.load
+        if unknown := set(self.kills) - set(victims.NAMES):
+            known = ", ".join(victims.NAMES)
+            raise InvalidInputError("kill", f"must be of {known}, got {min(unknown)!r}")
         for name, value, least in (
             ("streams", load.n_streams, 1),
             ("answer-tokens", load.answer_tokens, 16),
@@ -146,8 +151,19 @@ class SiteReport:
         )
 
 
-def measure(config: SiteConfig, options: SiteOptions, say: Say) -> SiteReport:
+def measure(
+    config: SiteConfig,
+    options: SiteOptions,
+    say: Say,
+    on_part: Callable[[SiteReport], None] = lambda _report: None,
+) -> SiteReport:
     """Measures a site of this configuration, in a folder of its own.
+
+    Args:
+        config: of it, but for its folder and ports.
+        options: what is measured.
+        say: is told what happens now.
+        on_part: gets the report so far, in which streams that have not ended count as broken.
 
     Raises:
         ConfigError: `on_gpu`, and something of that is missing.
@@ -161,7 +177,7 @@ def measure(config: SiteConfig, options: SiteOptions, say: Say) -> SiteReport:
         now = datetime.now(UTC).isoformat("T", "seconds")
         report = SiteReport(where, now, options)
         try:
-            asyncio.run(_measure(mine, report, say))
+            asyncio.run(_measure(mine, report, say, on_part))
         except AiranError as error:
             report.error = str(error)
         finally:
@@ -170,24 +186,28 @@ def measure(config: SiteConfig, options: SiteOptions, say: Say) -> SiteReport:
     return report
 
 
-async def _measure(config: SiteConfig, report: SiteReport, say: Say) -> None:
+async def _measure(
+    config: SiteConfig, report: SiteReport, say: Say, on_part: Callable[[SiteReport], None]
+) -> None:
     options = report.options
     starting = started(config, on_gpu=options.on_gpu, limit_s=options.start_s, say=say)
     async with starting as site, _Bench.of(site, options, say) as bench:
         report.slots_s, report.ready_s = site.slots_s, site.ready_s
         async with bench.load.running():
             report.quiet = await bench.quiet()
+            on_part(report)
             for victim in victims.victims(site.runtime, bench.journal):
-                await bench.step(victim.name, partial(bench.kill, victim))
+                if victim.kind in options.kills:
+                    await bench.step(victim.name, partial(bench.kill, victim))
+                    report.steps = bench.results()
+                    on_part(report)
             if options.n_revocations:
                 await bench.step(REVOCATIONS, bench.revoke)
             say("letting the streams end")
         say("waiting for the background's work")
         background = await bench.load.end_background(_DRAIN_S)
         report.account = await settle(bench.admin, bench.load.seen, background)
-        report.steps = [
-            result_of(one, bench.records, bench.load, bench.feed, bench.pace) for one in bench.steps
-        ]
+        report.steps = bench.results()
         report.n_overwritten = bench.journal.n_overwritten
 
 
@@ -268,6 +288,11 @@ class _Bench:
             step.is_back, step.detail["error"] = False, str(error)
         await asyncio.sleep(_FEED_S)
         step.until_s = time.monotonic()
+
+    def results(self) -> list[StepResult]:
+        """Of all steps so far; a stream that has not ended yet counts as broken."""
+        records = self.records
+        return [result_of(one, records, self.load, self.feed, self.pace) for one in self.steps]
 
     async def kill(self, victim: Victim) -> _Done:
         """Kills, and waits until another does the work and slots and tokens flow again."""

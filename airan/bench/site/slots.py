@@ -49,12 +49,14 @@ class SlotsAfter:
         first_in_time_s: until the first slot ended in time again after the first one that did not;
             0: none was lost; None: none did.
         steady_s: until no slot was lost any more; 0 and None likewise.
+        longest_s: the longest time in which no slot ended in time.
         late, dropped: that Layer 1 told of.
         missing: of which it told nothing, because it was not there.
     """
 
     first_in_time_s: float | None
     steady_s: float | None
+    longest_s: float
     late: int
     dropped: int
     missing: int
@@ -93,9 +95,11 @@ def slots_after(records: Records, at_s: float, until_s: float, pace: float) -> S
     late, dropped = (int((fates == fate).sum()) for fate in (Fate.LATE, Fate.DROPPED))
     gaps = _gaps(ends_s, at_s, until_s, _GAP_SLOTS / pace if pace > 0 else math.inf)
     missing = sum(_missing(rows, *gap, pace) for gap in gaps)
+    good_s = ends_s[(fates == Fate.ON_TIME) | (fates == Fate.IDLE)]
+    longest_s = float(np.diff(np.concatenate(([at_s], good_s, [until_s]))).max())
     begins = [*ends_s[is_lost].tolist(), *(begin for begin, _ in gaps)]
     if not begins:
-        return SlotsAfter(0.0, 0.0, late, dropped, missing)
+        return SlotsAfter(0.0, 0.0, longest_s, late, dropped, missing)
     in_time = ends_s[fates == Fate.ON_TIME]
     again = in_time[in_time > min(begins)]
     last_lost_s = max([*ends_s[is_lost].tolist(), *(end for _, end in gaps)])
@@ -103,6 +107,7 @@ def slots_after(records: Records, at_s: float, until_s: float, pace: float) -> S
     return SlotsAfter(
         float(again[0]) - at_s if len(again) else None,
         float(steady[0]) - at_s if len(steady) else None,
+        longest_s,
         late,
         dropped,
         missing,

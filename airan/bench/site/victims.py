@@ -23,32 +23,39 @@ class Victim:
     """A process of the site that is to die.
 
     Attributes:
+        kind: of NAMES.
         name: for the report.
         pid: of the one that does it now; 0: none does.
         stops_engine: whether the engine's answers stop with it.
         is_back: besides another process in its place, what else must be so.
     """
 
+    kind: str
     name: str
     pid: Callable[[], int]
     stops_engine: bool
     is_back: Callable[[], bool] = lambda: True
 
 
+NAMES = ("layer1", "engine", "mps")
+"""What can be killed: Layer 1's process or, on a GPU, its worker; what computes answers; the MPS
+daemon."""
+
+
 def victims(runtime: SiteRuntime, journal: JournalReader) -> list[Victim]:
     """In the order in which they are to die: what costs the least time comes first."""
     on_gpu = runtime.config.gpu.layer1 == "gpu"
-    layer1 = Victim("layer1-process", lambda: _service(runtime, "l1"), False)
+    layer1 = Victim("layer1", "layer1-process", lambda: _service(runtime, "l1"), False)
     if on_gpu:
-        layer1 = Victim("layer1-worker", lambda: journal.worker_pid, False)
-    engine = Victim("engine", lambda: _service(runtime, "engine"), True)
+        layer1 = Victim("layer1", "layer1-worker", lambda: journal.worker_pid, False)
+    engine = Victim("engine", "engine", lambda: _service(runtime, "engine"), True)
     if runtime.config.model.vllm is not None:
-        engine = Victim("vllm-engine", lambda: _engine_core(runtime), True)
+        engine = Victim("engine", "vllm-engine", lambda: _engine_core(runtime), True)
     found = [layer1, engine]
     if runs_mps(runtime.config):
         ready = ready_file(runtime, "l1")
         pid = _daemon(runtime)
-        found.append(Victim("mps-daemon", pid, True, is_back=ready.exists))
+        found.append(Victim("mps", "mps-daemon", pid, True, is_back=ready.exists))
     return found
 
 

@@ -184,6 +184,7 @@ class ScriptedProcess:
 @pytest.fixture
 def scripted(monkeypatch) -> type[ScriptedProcess]:
     ScriptedProcess.made.clear()
+    monkeypatch.setattr(worker_pool, "_AGAIN_S", 0.0)
     monkeypatch.setattr(worker_pool, "WorkerProcess", ScriptedProcess)
     return ScriptedProcess
 
@@ -298,7 +299,10 @@ def test_it_goes_home_when_one_there_has_set_the_gpu_up_and_not_before(scripted)
     gpu.close()
 
 
-def test_one_that_fails_while_it_stands_by_at_home_is_started_again(scripted) -> None:
+def test_one_that_fails_while_it_stands_by_at_home_is_started_again_after_a_while(
+    scripted, monkeypatch
+) -> None:
+    monkeypatch.setattr(worker_pool, "_AGAIN_S", 60.0)
     server = Server()
     gpu = two_places(server)
     gpu.pipeline(0)
@@ -306,6 +310,12 @@ def test_one_that_fails_while_it_stands_by_at_home_is_started_again(scripted) ->
     failed = gpu._standby[0]
     failed.is_alive = False
     assert not gpu.can_go_home
+    n_made = len(scripted.made)
+    gpu.keep()
+    # Not at once, lest one that always fails is started again and again.
+    assert gpu._starting is None or not gpu._starting.is_alive()
+    assert len(scripted.made) == n_made
+    gpu._again_s.clear()
 
     def another() -> bool:
         gpu.keep()
