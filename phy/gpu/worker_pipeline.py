@@ -22,7 +22,7 @@ from phy.gpu.host_memory import host_sides
 from phy.gpu.pipeline import N_SIDES, Elapsed, Tables
 from phy.gpu.worker import LaneOrder, Order
 
-_SLOT_TIMEOUT_S = 5.0
+_SLOT_TIMEOUT_S = 0.5
 _END_TIMEOUT_S = 5.0
 _LOOKS = 200
 

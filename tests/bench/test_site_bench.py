@@ -323,7 +323,12 @@ def test_a_site_on_the_cpu_comes_back_from_each_kill_and_its_books_agree(tmp_pat
             *("--quiet", "4", "--revocations", "1", "--back", "60"),
             *("--report", str(file), "--logs", str(tmp_path / "logs")),
         ],
-        env={"AIRAN_CLOCK__START": "03:00"},
+        # Cells that are busy, and a part of the GPU for the engine all the same.
+        env={
+            "AIRAN_CLOCK__START": "09:00",
+            "AIRAN_POLICY__KIND": "static",
+            "AIRAN_POLICY__RAN_SHARE": "0.4",
+        },
     )
     assert ran.exit_code == 0, ran.output
     found = json.loads(file.read_text())
