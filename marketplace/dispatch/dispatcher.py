@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 
 from airan.core.clock import Clock
 from airan.core.errors import AiranError, CapacityError, UnavailableError
@@ -37,6 +37,7 @@ from marketplace.federation.travel import Sending
 from marketplace.jobs import WAITING, Job
 from marketplace.meter import Meter
 from marketplace.pool import EnginePool, PooledEngine
+from marketplace.siblings.sibling import Report, Sibling
 from marketplace.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -66,12 +67,14 @@ class Dispatcher:
         targets: TtftTargets | None = None,
         externals: tuple[ExternalModel, ...] = (),
         federation: Federation | None = None,
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`leads`: whether this gateway tells of the engines, which several follow."""
         self._db = database
         self._offers = offers
         self._meter = meter
         self._clock = clock
-        self._journal = Journal(database, clock)
+        self._journal = Journal(database, clock, leads)
         self._turns = Turns()
         self._lengths = Lengths()
         list_prices = {name: offer.price for name, offer in offers.items()}
@@ -129,6 +132,13 @@ class Dispatcher:
         here = [turn.job for turn in self._turns if turn.engine.peer is None]
         n_running = sum(job.model == model for job in here)
         return n_running + len(self._lines.of(model))
+
+    def report(self) -> Report:
+        """What is under way here."""
+        return Report()
+
+    def meet(self, siblings: Sequence[Sibling], number: int) -> None:
+        """Hears of the other gateways."""
 
     def start(self) -> None:
         """Begins to follow the engines and to run jobs."""
@@ -196,6 +206,7 @@ class Dispatcher:
             "model": job.request.model,
             "request": job.request.body if job.kind == "async" else None,
             "input_tokens": job.n_input,
+            "gateway_id": self._db.gateway_id,
         }
         durable = job.kind == "async"
         with self._lines.entering(job):
