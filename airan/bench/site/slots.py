@@ -5,7 +5,6 @@ Times are the host's monotonic clock, as Layer 1 reads it when it sees a slot en
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +15,12 @@ from airan.site.slot_journal import CHANNELS, Fate
 Records = npt.NDArray[np.void]
 """RECORD[slot] of `airan.site.slot_journal`, oldest first."""
 
-_GAP_SLOTS = 10
-"""So many slots without a record are a gap."""
-_BURST_S = 0.05
-"""Within this time after a gap Layer 1 tells of the slots that it did not begin meanwhile."""
+_GAP_SLOTS = 3
+"""The time of so many slots without a record is a gap."""
+_AFTER_S, _AFTER_SLOTS = 0.05, 10
+"""For so long after a gap slots are counted, too: of those that were due in it Layer 1 may tell
+late, of one after the other that it saw to their ends, and all at once of those that it never
+began."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +94,16 @@ def slots_after(records: Records, at_s: float, until_s: float, pace: float) -> S
     fates, ends_s = rows["fate"], rows["end_s"]
     is_lost = (fates == Fate.LATE) | (fates == Fate.DROPPED)
     late, dropped = (int((fates == fate).sum()) for fate in (Fate.LATE, Fate.DROPPED))
-    gaps = _gaps(ends_s, at_s, until_s, _GAP_SLOTS / pace if pace > 0 else math.inf)
-    missing = sum(_missing(rows, *gap, pace) for gap in gaps)
+    gaps = _gaps(ends_s, at_s, until_s, pace)
+    missing = sum(n_missing for _, _, n_missing in gaps)
     good_s = ends_s[(fates == Fate.ON_TIME) | (fates == Fate.IDLE)]
     longest_s = float(np.diff(np.concatenate(([at_s], good_s, [until_s]))).max())
-    begins = [*ends_s[is_lost].tolist(), *(begin for begin, _ in gaps)]
+    begins = [*ends_s[is_lost].tolist(), *(begin for begin, _, _ in gaps)]
     if not begins:
         return SlotsAfter(0.0, 0.0, longest_s, late, dropped, missing)
     in_time = ends_s[fates == Fate.ON_TIME]
     again = in_time[in_time > min(begins)]
-    last_lost_s = max([*ends_s[is_lost].tolist(), *(end for _, end in gaps)])
+    last_lost_s = max([*ends_s[is_lost].tolist(), *(end for _, end, _ in gaps)])
     steady = in_time[in_time >= last_lost_s]
     return SlotsAfter(
         float(again[0]) - at_s if len(again) else None,
@@ -115,14 +116,19 @@ def slots_after(records: Records, at_s: float, until_s: float, pace: float) -> S
 
 
 def _gaps(
-    ends_s: npt.NDArray[np.float64], at_s: float, until_s: float, least_s: float
-) -> list[tuple[float, float]]:
+    ends_s: npt.NDArray[np.float64], at_s: float, until_s: float, pace: float
+) -> list[tuple[float, float, int]]:
+    """Where slots are missing: from when to when, and how many."""
+    if pace <= 0:
+        return []
     edges = np.concatenate(([at_s], ends_s, [until_s]))
-    found = np.flatnonzero(np.diff(edges) > least_s)
-    return [(float(edges[at]), float(edges[at + 1])) for at in found]
-
-
-def _missing(rows: Records, begin_s: float, end_s: float, pace: float) -> int:
-    after = (rows["end_s"] >= end_s) & (rows["end_s"] <= end_s + _BURST_S)
-    told = int((after & (rows["fate"] == Fate.DROPPED)).sum())
-    return max(0, round((end_s - begin_s) * pace) - told)
+    out = []
+    for at in np.flatnonzero(np.diff(edges) > _GAP_SLOTS / pace):
+        begin_s, end_s = float(edges[at]), float(edges[at + 1])
+        counted_s = min(until_s, end_s + max(_AFTER_S, _AFTER_SLOTS / pace))
+        told = int(((ends_s > begin_s) & (ends_s <= counted_s)).sum())
+        missing = round((counted_s - begin_s) * pace) - told
+        # By chance there is one more or less.
+        if missing > 1:
+            out.append((begin_s, end_s, missing))
+    return out
