@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from airan.core.config import CellSizeConfig
 from airan.core.errors import InvalidInputError
+from airan.core.ran_config import CellSizeConfig
 from phy.gpu.bench_slots import simulated
 from phy.gpu.cell_group import CellGroup
 from phy.gpu.downlink import DownlinkLimits, downlink_limits

@@ -27,10 +27,10 @@ from airan.cli.main import app
 from airan.core import config
 from airan.core.errors import ConfigError, InvalidInputError, UnavailableError
 from airan.site import runtime as site_runtime
-from airan.site.gpu_host import this_host
 from airan.site.processes import ProcessRecord
 from airan.site.services import daemon_record, journal_file
 from airan.site.slot_journal import RECORD, Fate, JournalReader, SlotJournal
+from tests.site.no_gpu import skip_where_there_is_a_gpu
 
 PACE = 2000.0
 ON_TIME, LATE, DROPPED, IDLE = Fate.ON_TIME, Fate.LATE, Fate.DROPPED, Fate.IDLE
@@ -317,12 +317,7 @@ def test_a_bench_that_ended_early_has_rows_and_says_so() -> None:
 
 
 def test_without_a_gpu_it_refuses_and_says_what_is_missing(tmp_path: Path) -> None:
-    try:
-        this_host().gpus()
-    except ConfigError:
-        pass
-    else:
-        pytest.skip("this host has a GPU")
+    skip_where_there_is_a_gpu()
     ran = CliRunner().invoke(app, ["--state-dir", str(tmp_path), "bench", "site", "--gpu"])
     assert ran.exit_code != 0
     assert isinstance(ran.exception, ConfigError)

@@ -21,6 +21,7 @@ from airan.site.services import services_of
 from orchestrator.drivers.base import GpuInfo
 from orchestrator.drivers.nvml import NvmlNode
 from tests.orchestrator.recorded_nvml import GPU_UUID, RecordedNvml
+from tests.site.no_gpu import skip_where_there_is_a_gpu
 
 FAKE_MPS = Path(__file__).resolve().parents[1] / "orchestrator" / "fake_mps_daemon.py"
 H100 = GpuInfo(
@@ -171,12 +172,7 @@ def test_single_lost_slots_are_the_fast_paths_own_business() -> None:
 
 
 def test_the_command_refuses_on_a_host_without_a_gpu(tmp_path: Path) -> None:
-    try:
-        this_host().gpus()
-    except ConfigError:
-        pass
-    else:
-        pytest.skip("this host has a GPU")
+    skip_where_there_is_a_gpu()
     ran = CliRunner().invoke(app, ["--state-dir", str(tmp_path), "up", "--gpu"])
     assert ran.exit_code != 0
     assert not (tmp_path / "run").exists()

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from airan.core import config
-from airan.core.config import CellSizeConfig, SiteConfig
+from airan.core.config import SiteConfig
+from airan.core.ran_config import CellSizeConfig
 from airan.site import runtime as site_runtime
 from airan.site.gpu_radio import SimulatedRadio
 from airan.site.gpu_slots import MOST_BEHIND, SLOT_S, SlotLoop
