@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import sys
 import threading
 from pathlib import Path
 
@@ -43,6 +44,9 @@ log = logging.getLogger("airan.l1")
 
 ALARM_REPORT_S = 0.02
 """A slot that was lost is reported so soon."""
+SWITCH_S = 1e-4
+"""After so long another thread, which starts a process that is to stand by, lets the slots' one go
+on."""
 
 
 def least_gear(gears: tuple[int, ...], planned_sms: int) -> int:
@@ -210,6 +214,7 @@ def main(runtime: SiteRuntime) -> None:
     reports = Reports(runtime.control_address)
     try:
         log.info("slot thread: %s", go_first())
+        sys.setswitchinterval(SWITCH_S)
         loop = layer1.loop(group)
         layer1.keeper.begin(group.worker)
         without_collections()
