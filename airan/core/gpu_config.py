@@ -31,8 +31,9 @@ class GpuConfig(Section):
     as cuPHY states its budgets; copies and the host, which no gear shortens, may take 600 us more
     before a result counts as late."""
     ran_memory_mib: int = Field(default=8_192, ge=512)
-    """GPU memory that each of Layer 1's processes may have, for good: one works, one stands by."""
-    ai_memory_mib: int = Field(default=61_440, ge=512)
+    """GPU memory that each of Layer 1's processes may have, for good: one works, one stands by, and
+    one more outside of MPS for when the daemon dies, which MPS does not hold to it."""
+    ai_memory_mib: int = Field(default=55_296, ge=512)
     """GPU memory that the engine may have, for good: its KV cache never takes Layer 1's."""
     step_limit_us: float = Field(default=10_000.0, gt=0.0)
     """No step of the engine is to take longer, as far as decoding alone allows: a token for each
