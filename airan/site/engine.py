@@ -17,6 +17,7 @@ from marketplace import models
 from marketplace.catalogue.precache import Precacher
 from marketplace.engines.agent import EngineAgentSettings
 from marketplace.engines.agent_server import run_agent
+from marketplace.engines.gearbox import BOARD_VARIABLE
 from marketplace.engines.hosts import GpuAccess
 from marketplace.engines.replicas import run_replicas
 from marketplace.engines.shelf import FurtherModel, run_shelf
@@ -104,7 +105,7 @@ def gear_options(runtime: SiteRuntime) -> tuple[tuple[str, ...], dict[str, str]]
     module = "marketplace.engines.vllm_gears"
     here = str(Path(marketplace.__file__).parents[1])
     args = (f"--worker-cls={module}.GearWorker", f"--scheduler-cls={module}.GearScheduler")
-    return args, {"AIRAN_SM_BOARD": str(board_file(runtime)), "PYTHONPATH": here}
+    return args, {BOARD_VARIABLE: str(board_file(runtime)), "PYTHONPATH": here}
 
 
 def further_models(runtime: SiteRuntime) -> list[FurtherModel]:

@@ -19,6 +19,8 @@ from orchestrator.sm_board import GearOrder, SmBoard
 
 log = logging.getLogger(__name__)
 
+BOARD_VARIABLE = "AIRAN_SM_BOARD"
+"""Names the board to an engine that changes gear."""
 _LOOK_S = 0.001
 _EXIT_CODE = 70
 
