@@ -47,10 +47,10 @@ def test_all_places_are_given_out_and_each_to_whoever_has_least_of_its_need(
     n_places: int, needs: list[TierCounts], first: int
 ) -> None:
     first %= len(needs)
-    assert divide(n_places, needs, first) == _one_by_one(n_places, needs, first)
+    assert divide(n_places, needs, first) == one_by_one(n_places, needs, first)
 
 
-def _one_by_one(n_places: int, needs: list[TierCounts], first: int) -> list[int]:
+def one_by_one(n_places: int, needs: list[TierCounts], first: int) -> list[int]:
     """The same, place by place."""
     shares = [0] * len(needs)
     wants = [[need[tier] for need in needs] for tier in range(3)] + [[n_places] * len(needs)]
