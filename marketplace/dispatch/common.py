@@ -43,6 +43,8 @@ class CommonEngines:
         """Takes over what the other gateways report; `number` is our seat."""
         self._siblings = tuple(sorted(siblings, key=lambda one: one.number))
         self._rank = sum(one.number < number for one in self._siblings)
+        for engine in self.engines:
+            engine.share(is_alone=not siblings)
         now_s, before = self._clock.monotonic_s(), self._wanted_since_s
         self._wanted_since_s = {
             key: before.get(key, now_s)
@@ -77,12 +79,7 @@ class CommonEngines:
         """Our part of an engine with so many places; `coming`: one more of that tier is to run."""
         if not self._siblings or engine.external is not None:
             return n_places
-        waiting = list(self._all_waiting(engine.state.model))
-        if coming is not None:
-            waiting[self._rank] = _sum((waiting[self._rank], _one(coming)))
-        part = self._parts(engine, waiting)
-        needs = [_sum(both) for both in zip(self._all_running(engine), part, strict=True)]
-        return self._divided(engine, n_places, needs)
+        return self._shares(engine, n_places, coming)[self._rank]
 
     def left(self, engine: PooledEngine, coming: Tier | None = None) -> int:
         """Places of the engine that nothing runs on, and that are ours."""
@@ -95,7 +92,7 @@ class CommonEngines:
         n_places = engine.state.max_concurrent
         if not self._siblings or engine.external is not None:
             return n_places
-        return self._divided(engine, n_places, self._all_running(engine))
+        return self._divided(engine, n_places, self._all_running(engine))[self._rank]
 
     def elsewhere(self, engine: PooledEngine) -> TierCounts:
         """What the others run there."""
@@ -112,11 +109,10 @@ class CommonEngines:
             used.update(slot for use in self._uses(engine) for slot in use.slots)
         return used
 
-    def overwritten(self) -> Iterator[tuple[str, int]]:
+    def overwritten(self) -> Iterator[tuple[PooledEngine, int]]:
         """Slots that hold what the others have there, and nothing of ours any more."""
         for engine in self.engines:
-            theirs = self.used(engine) - self._slots(engine)
-            yield from ((engine.state.url, slot) for slot in sorted(theirs))
+            yield from ((engine, slot) for slot in self.used(engine) - self._slots(engine))
 
     def n_waiting_elsewhere(self, model: str) -> int:
         """The others' jobs that wait for it; those of our line for embeddings too, if there are
@@ -144,19 +140,21 @@ class CommonEngines:
         """For each place that flex work of ours is to give to the others' priority work: how long
         that has waited, in seconds, the longest first.
 
-        A gateway that has flex work of its own there cuts that off first.
+        A gateway that has flex work of its own there cuts that off first. Of the others, those
+        do that have more under way than their share.
         """
-        if not self._siblings:
-            return []
         engines = [one for one in self._ready(model) if one.external is None]
-        running = [_sum(found) for found in zip(*map(self._all_running, engines), strict=True)]
-        if not running:
+        if not self._wanted_since_s or not engines:
             return []
+        running = [_sum(found) for found in zip(*map(self._all_running, engines), strict=True)]
         waiting = [counts[0] for counts in self._all_waiting(model)]
         unmet = [max(0, n - run[2]) for n, run in zip(waiting, running, strict=True)]
-        flex = [max(0, run[2] - n) for n, run in zip(waiting, running, strict=True)]
         n_free = sum(max(0, places_of(one) - self.n_running(one)) for one in engines)
-        n_ours = givers(flex, max(0, sum(unmet) - n_free))[self._rank]
+        able = [
+            min(over, max(0, run[2] - n))
+            for over, run, n in zip(self._over(engines), running, waiting, strict=True)
+        ]
+        n_ours = givers(able, max(0, sum(unmet) - n_free))[self._rank]
         now_s, theirs = self._clock.monotonic_s(), unmet[: self._rank] + unmet[self._rank + 1 :]
         waits = [
             now_s - self._wanted_since_s.get((one.id, model), now_s)
@@ -207,10 +205,31 @@ class CommonEngines:
             for one in waiting
         ]
 
-    def _divided(self, engine: PooledEngine, n_places: int, needs: Sequence[TierCounts]) -> int:
+    def _shares(self, engine: PooledEngine, n_places: int, coming: Tier | None = None) -> list[int]:
+        """Of all gateways, by what they have under way there and what waits."""
+        waiting = list(self._all_waiting(engine.state.model))
+        if coming is not None:
+            waiting[self._rank] = _sum((waiting[self._rank], _one(coming)))
+        part = self._parts(engine, waiting)
+        needs = [_sum(both) for both in zip(self._all_running(engine), part, strict=True)]
+        return self._divided(engine, n_places, needs)
+
+    def _over(self, engines: Sequence[PooledEngine]) -> list[int]:
+        """What each gateway has under way there beyond its shares."""
+        found = [0] * (len(self._siblings) + 1)
+        for engine in engines:
+            shares = self._shares(engine, places_of(engine))
+            both = zip(self._all_running(engine), shares, strict=True)
+            more = [max(0, sum(running) - share) for running, share in both]
+            found = [before + now for before, now in zip(found, more, strict=True)]
+        return found
+
+    def _divided(
+        self, engine: PooledEngine, n_places: int, needs: Sequence[TierCounts]
+    ) -> list[int]:
         url = engine.state.url or engine.state.name
         turn = zlib.crc32(url.encode()) + int(self._clock.now_s() // TURN_S)
-        return divide(n_places, needs, turn % len(needs))[self._rank]
+        return divide(n_places, needs, turn % len(needs))
 
     def _all_waiting(self, model: str) -> list[TierCounts]:
         """By gateway, in the order of their seats."""
@@ -253,4 +272,5 @@ def _one(tier: Tier) -> TierCounts:
 
 
 def _tier_of(turn: Turn) -> TierCounts:
-    return _one(turn.tier)
+    """One that runs although higher tiers wait makes no room: it counts as of the highest."""
+    return _one("priority" if turn.protected else turn.tier)

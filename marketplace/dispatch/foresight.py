@@ -76,8 +76,9 @@ class Foresight:
 
     def overwritten(self) -> None:
         """Other gateways have used slots: these hold nothing any more that we know of."""
-        for key in self._common.overwritten():
-            self.prefixes.note(key, ())
+        for engine, slot in self._common.overwritten():
+            engine.forget(slot)
+            self.prefixes.note((engine.state.url, slot), ())
 
     def end(self, turn: Turn, now_s: float) -> None:
         """The engine works on the turn no more; its slot keeps what it saw."""
