@@ -143,11 +143,13 @@ class CommonEngines:
         A gateway that has flex work of its own there cuts that off first. Of the others, those
         do that have more under way than their share.
         """
-        engines = [one for one in self._ready(model) if one.external is None]
-        if not self._wanted_since_s or not engines:
+        if not self._wanted_since_s:
             return []
+        engines = [one for one in self._ready(model) if one.external is None]
         running = [_sum(found) for found in zip(*map(self._all_running, engines), strict=True)]
         waiting = [counts[0] for counts in self._all_waiting(model)]
+        if not engines or not any(waiting):
+            return []
         unmet = [max(0, n - run[2]) for n, run in zip(waiting, running, strict=True)]
         n_free = sum(max(0, places_of(one) - self.n_running(one)) for one in engines)
         able = [
