@@ -17,6 +17,9 @@ TURN_S = 2.0
 """The place that an engine has too many to be divided evenly goes to another gateway so often."""
 _OVERDUE_S = 30.0
 """Work of a gateway that has had no place at all for so long goes first, whatever its tier."""
+_NO_TOKEN_S = 1.0, 3.0
+"""Work on a slot that another gateway took too goes elsewhere if it has no token by then: that of
+the later seat, and that of the other, should it be the one that waits."""
 
 
 class CommonEngines:
@@ -113,6 +116,22 @@ class CommonEngines:
         """Slots that hold what the others have there, and nothing of ours any more."""
         for engine in self.engines:
             yield from ((engine, slot) for slot in self.used(engine) - self._slots(engine))
+
+    def collided(self) -> Iterator[Turn]:
+        """Turns of ours that stand behind another gateway's on their slot, while others are free:
+        both took it before they heard of each other, and llama.cpp works on one after the other."""
+        now_s = self._clock.monotonic_s()
+        for engine in self.engines:
+            used, uses = self.used(engine), self._uses(engine)
+            if len(used) >= places_of(engine) or engine.state.driver != "llamacpp":
+                continue
+            for turn in self.turns.on(engine):
+                ranks = [rank for rank, use in enumerate(uses) if turn.slot in use.slots]
+                if ranks and turn.began_s and turn.last_token_s is None and not turn.is_cut:
+                    # A later seat's index among the others is not less than our rank.
+                    later = max(ranks) < self._rank
+                    if now_s - turn.began_s > _NO_TOKEN_S[0 if later else 1]:
+                        yield turn
 
     def n_waiting_elsewhere(self, model: str) -> int:
         """The others' jobs that wait for it; those of our line for embeddings too, if there are

@@ -134,6 +134,8 @@ class Dispatcher:
         """Shares the engines with these gateways from now on; `number` is our seat."""
         self._common.meet(siblings, number)
         self._foresight.overwritten()
+        for turn in list(self._common.collided()):
+            turn.end("preempt")
         self._pump()
 
     def load(self, model: str) -> int:
