@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 from airan.core.clock import Clock
 from airan.core.errors import AiranError, CapacityError, UnavailableError
@@ -65,12 +65,14 @@ class Dispatcher:
         targets: TtftTargets | None = None,
         externals: tuple[ExternalModel, ...] = (),
         federation: Federation | None = None,
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`leads`: whether this gateway tells of the engines, which several follow."""
         self._db = database
         self._offers = offers
         self._meter = meter
         self._clock = clock
-        self._journal = Journal(database, clock)
+        self._journal = Journal(database, clock, leads)
         self._turns = Turns()
         self._lengths = Lengths()
         list_prices = {name: offer.price for name, offer in offers.items()}
@@ -185,6 +187,7 @@ class Dispatcher:
             "model": job.request.model,
             "request": job.request.body if job.kind == "async" else None,
             "input_tokens": job.n_input,
+            "gateway_id": self._db.gateway_id,
         }
         durable = job.kind == "async"
         with self._lines.entering(job):

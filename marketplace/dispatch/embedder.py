@@ -210,6 +210,7 @@ class Embedder:
             "model": model,
             "request": None,
             "input_tokens": n_tokens,
+            "gateway_id": self._db.gateway_id,
         }
         ask = Ask(who, model, work.tier, n_tokens, 0)
         try:

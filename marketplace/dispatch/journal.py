@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from airan.core.clock import Clock
 from marketplace.dispatch.turns import Turn
 from marketplace.engines.base import EngineState
@@ -12,9 +14,11 @@ from marketplace.store.database import Database
 class Journal:
     """Posts all of it: nobody waits until it is written."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, leads: Callable[[], bool]) -> None:
+        """`leads`: whether this one tells of engines; of several gateways one does."""
         self._db = database
         self._clock = clock
+        self._leads = leads
 
     def running(self, job: Job) -> None:
         """An engine works on an asynchronous job."""
@@ -44,6 +48,8 @@ class Journal:
 
     def engine_changed(self, before: EngineState, state: EngineState) -> None:
         """An engine is in another phase."""
+        if not self._leads():
+            return
         text = f"engine {state.name}: {before.phase} -> {state.phase}"
         if state.phase == "ready" and state.lease_id:
             text += f" on lease {state.lease_id}: {state.sm_count} SMs, "

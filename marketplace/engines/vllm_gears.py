@@ -11,7 +11,9 @@ Each gear's stream keeps activations of its own in torch's allocator, beyond wha
 
 from __future__ import annotations
 
+import logging
 import os
+import statistics
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -29,13 +31,19 @@ from vllm.v1.worker.gpu_worker import Worker
 
 from airan.core.errors import UnavailableError
 from marketplace.engines.gearbox import Gearbox
+from marketplace.engines.vllm_plans import SmPlans
 from orchestrator.sm_board import Gear, SmBoard
 from phy.gpu.green import GreenContext, count_sms, take_second
+
+log = logging.getLogger(__name__)
 
 BOARD_VARIABLE = "AIRAN_SM_BOARD"
 _LOWEST = 1 << 16
 """Steps below the highest stream priority: the driver gives its lowest."""
 _PAUSE_S = 0.0005
+_N_REPLAYS = 5
+_FEWER_SMS = (0, 4, 8)
+"""Than a gear has: what cuBLAS is told to plan for."""
 _RUNNERS = ("vllm.v1.worker.gpu.cudagraph_utils", "vllm.v1.worker.gpu_model_runner")
 """Where model runners look for `graph_capture`."""
 
@@ -176,19 +184,27 @@ class _TorchGears:
         self._contexts: list[GreenContext] = []
         self._streams: list[Any] = []
         self._graphs: list[list[Any]] = []
+        self._total_sms = count_sms(index)
+        self._plans = SmPlans(self._total_sms)
+        self._planned_sms: list[int] = []
         own_stream, own_graphs = torch.cuda.current_stream(device), self._held()
         for gear in gears:
-            if gear.ai_sms == 0 or gear.ai_sms >= count_sms(index):
+            if gear.ai_sms == 0 or gear.ai_sms >= self._total_sms:
                 self._streams.append(own_stream)
                 self._graphs.append(own_graphs)
+                self._planned_sms.append(self._total_sms)
                 continue
             context = take_second(index, gear.ran_sms, gear.ai_sms)
             self._contexts.append(context)
             stream = torch.cuda.ExternalStream(context.new_stream(_LOWEST), device=device)
             stream.wait_stream(own_stream)
             self._streams.append(stream)
-            self._graphs.append(self._captured(stream))
+            graphs, planned_sms = self._fastest(stream, gear)
+            self._graphs.append(graphs)
+            self._planned_sms.append(planned_sms)
             own_stream.wait_stream(stream)
+        self._plans.use(self._total_sms, self._total_sms)
+        self._gears = gears
         self._hold(own_graphs)
         torch.cuda.synchronize()
         self._is_running = [gear.ai_sms > 0 for gear in gears]
@@ -213,6 +229,9 @@ class _TorchGears:
             return
         self._hold(self._graphs[self._gear])
         torch.cuda.set_stream(self._stream)
+        # For what runs outside of graphs.
+        n_sms = min(self._gears[self._gear].ai_sms, self._total_sms)
+        self._plans.use(n_sms, self._planned_sms[self._gear])
         if "main_stream" in vars(type(self._runner)):
             self._runner.__dict__["main_stream"] = self._stream
         self._entered = self._stream
@@ -220,6 +239,26 @@ class _TorchGears:
     def settle(self) -> None:
         """See Shifter."""
         self._left.synchronize()
+
+    def _fastest(self, stream: Any, gear: Gear) -> tuple[list[Any], int]:
+        """The gear's graphs, and for how many multiprocessors cuBLAS planned them: on many of a
+        GPU's it is faster when it is told the number, or somewhat less, whose kernels fit better;
+        on few it is slower. Which is up to cuBLAS, so each is tried."""
+        best: tuple[float, list[Any], int] | None = None
+        for fewer in (None, *_FEWER_SMS):
+            planned_sms = self._total_sms if fewer is None else gear.ai_sms - fewer
+            if planned_sms < 1:
+                continue
+            self._plans.use(gear.ai_sms, planned_sms)
+            graphs = self._captured(stream)
+            took_us = _replay_us(graphs, stream)
+            log.info(
+                "gear %s: planned for %d SMs its graphs take %.0f us", gear, planned_sms, took_us
+            )
+            if best is None or took_us < best[0]:
+                best = (took_us, graphs, planned_sms)
+        assert best is not None
+        return best[1:]
 
     def _captured(self, stream: Any) -> list[Any]:
         self._hold([{} for _ in self._holders()])
@@ -245,6 +284,28 @@ class _TorchGears:
     def _hold(self, graphs: list[Any]) -> None:
         for (one, name), those in zip(self._holders(), graphs, strict=True):
             setattr(one, name, those)
+
+
+def _replay_us(held: list[Any], stream: Any) -> float:
+    """What all the graphs take once, the median of some times. Their attention has next to nothing
+    to read: it is the matrix products that are compared."""
+    graphs = [
+        graph for each in held for graph in map(_graph_of, each.values()) if graph is not None
+    ]
+    times_us = []
+    with torch.cuda.stream(stream):
+        for _ in range(_N_REPLAYS):
+            begun = _recorded()
+            for graph in graphs:
+                graph.replay()
+            ended = _recorded()
+            ended.synchronize()
+            times_us.append(1e3 * begun.elapsed_time(ended))
+    return float(statistics.median(times_us))
+
+
+def _graph_of(entry: Any) -> Any:
+    return getattr(entry, "cudagraph", entry)
 
 
 @contextmanager

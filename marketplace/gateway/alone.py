@@ -1,23 +1,18 @@
-"""Sees to it that a gateway is the only one in its state folder and on its database."""
+"""Sees to it that a gateway is the only one in its state folder and on an SQLite database."""
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
-import logging
 import os
 from pathlib import Path
 
 from airan.core.errors import UnavailableError
-from marketplace.store.hold import Hold
-
-log = logging.getLogger(__name__)
+from marketplace.store.hold import Hold, is_sqlite
 
 _WAIT_S = 30.0
 """A gateway that was killed, or is being ended, may need a moment."""
 _AGAIN_S = 0.2
-_LOOK_S = 1.0
-_EXIT_CODE = 70
 
 
 async def lock_folder(state_dir: Path) -> int:
@@ -44,33 +39,24 @@ async def lock_folder(state_dir: Path) -> int:
             return held
 
 
-async def take_hold(url: str) -> Hold:
-    """The database's, for this gateway alone; waits for one that is just ending.
+async def take_hold(url: str) -> Hold | None:
+    """An SQLite database, for this gateway alone; waits for one that is just ending. None:
+    PostgreSQL, on which several may work.
 
     Raises:
-        UnavailableError: another gateway goes on with it, or it cannot be reached.
-        ConfigError: the URL is no database's.
+        UnavailableError: another gateway goes on with it.
     """
+    if not is_sqlite(url):
+        return None
     hold = Hold(url)
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + _WAIT_S
     while True:
         try:
-            await asyncio.to_thread(hold.take)
+            hold.take()
         except UnavailableError:
             if loop.time() >= deadline_s:
-                await asyncio.to_thread(hold.close)
                 raise
             await asyncio.sleep(_AGAIN_S)
         else:
             return hold
-
-
-async def keep_hold(hold: Hold) -> None:
-    """Looks now and then, until it is cancelled, and ends the process at once when another
-    gateway took the database over while we were cut off from it: whatever we did would be done
-    twice."""
-    while await asyncio.to_thread(hold.keep):
-        await asyncio.sleep(_LOOK_S)
-    log.critical("another gateway has taken the database over: this one ends")
-    os._exit(_EXIT_CODE)

@@ -67,12 +67,16 @@ _ROUTERS = (
 )
 
 
-def build_app(settings: GatewaySettings, clock: Clock | None = None) -> FastAPI:
+def build_app(
+    settings: GatewaySettings, clock: Clock | None = None, *, own_url: str = ""
+) -> FastAPI:
     """The application; its lifespan opens the database and follows the engines.
+
+    `own_url`: where other gateways on the database reach this one, and no other.
 
     The Runtime is `app.state.runtime`.
     """
-    runtime = Runtime(settings, clock or SystemClock(), Meter())
+    runtime = Runtime(settings, clock or SystemClock(), Meter(), own_url)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -85,6 +89,7 @@ def build_app(settings: GatewaySettings, clock: Clock | None = None) -> FastAPI:
         server = InvocationServer(runtime)
         if settings.grpc_port is not None:
             app.state.grpc_port = await server.start()
+        runtime.company.start()
         yield
         await server.stop()
         await background.stop()

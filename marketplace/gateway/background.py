@@ -16,10 +16,9 @@ class Background:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Takes up what an earlier gateway left, then goes on beside the requests."""
+        """Goes on beside the requests, with what an earlier gateway left too."""
         db = self._runtime.db
-        await db.call(db.idempotency.recover)
-        await self._runtime.functions.start(db)
+        await self._runtime.functions.start(db, self._runtime.company)
         self._runtime.webhooks.start(db)
         self._tasks = [asyncio.create_task(purge_regularly(self._runtime))]
 

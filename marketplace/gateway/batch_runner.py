@@ -27,6 +27,7 @@ from marketplace.gateway.runtime import Runtime
 from marketplace.jobs import Job
 from marketplace.store.accounts import Principal
 from marketplace.store.ledger import Outcome
+from marketplace.store.takeover import Inheritance
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +51,11 @@ class BatchRunner:
         self._origins: dict[str, Origin | None] = {}
 
     async def start(self) -> None:
-        """Goes on with the batches that have not ended."""
-        for row in await self._runtime.db.call(self._runtime.db.batches.open_batches):
+        """Goes on with the batches that earlier gateways, or other ones, have left."""
+        await self._runtime.company.add_heir(self._go_on_with, self._end_as_asked)
+
+    async def _go_on_with(self, left: Inheritance) -> None:
+        for row in left.batches:
             principal = await self._runtime.db.call(self._runtime.db.keys.principal, row["key_id"])
             self.begin(json.loads(row["document"]), principal, _origin(row))
 
@@ -81,14 +85,21 @@ class BatchRunner:
         """
         if document["status"] in ("cancelling", "cancelled"):
             return document
-        event = self._cancelled.get(document["id"])
-        if event is None or document["status"] not in ("validating", "in_progress"):
+        if document["status"] not in ("validating", "in_progress"):
             text = f"A batch that is {document['status']} cannot be cancelled."
             raise ApiError(409, text, code="batch_not_cancellable")
         document = document | {"status": "cancelling", "cancelling_at": self._now()}
         await self._runtime.db.call(self._runtime.db.batches.save_batch, document)
-        event.set()
+        if (event := self._cancelled.get(document["id"])) is not None:
+            event.set()
         return document
+
+    async def _end_as_asked(self) -> None:
+        """Ends the batches here that another gateway was told to cancel."""
+        runtime = self._runtime
+        for batch_id in await runtime.db.call(runtime.db.batches.cancelling, runtime.id):
+            if (event := self._cancelled.get(batch_id)) is not None:
+                event.set()
 
     def _forget(self, batch_id: str) -> None:
         del self._tasks[batch_id], self._cancelled[batch_id], self._origins[batch_id]

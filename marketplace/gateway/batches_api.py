@@ -68,6 +68,7 @@ def build_router(runtime: Runtime) -> APIRouter:
             "document": document,
             "created_s": runtime.clock.now_s(),
             "via": ",".join(origin.via),
+            "gateway_id": runtime.id,
             "narrows": None if origin.narrows is None else str(origin.narrows),
         }
         add = runtime.db.batches.add_batch

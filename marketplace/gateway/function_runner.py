@@ -20,9 +20,11 @@ from marketplace.billing.desk import NOT_ACCEPTED
 from marketplace.functions import Function
 from marketplace.money import Price
 from marketplace.principal import Principal
+from marketplace.siblings.company import Company
 from marketplace.store.database import Database
 from marketplace.store.functions import Invocation, InvocationResult
 from marketplace.store.ledger import Outcome
+from marketplace.store.takeover import Inheritance
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +70,11 @@ class FunctionRunner:
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._health: dict[str, tuple[float, bool]] = {}
 
-    async def start(self, db: Database) -> None:
-        """Goes on with the invocations that an earlier gateway did not end."""
+    async def start(self, db: Database, company: Company) -> None:
+        """Goes on with the invocations that earlier gateways, or other ones, have left."""
         self._db = db
         self._http = outbound.session(self._hosts)
-        for invocation in await db.call(db.functions.open_invocations):
-            self._begin(invocation)
+        await company.add_heir(self._go_on_with)
 
     async def stop(self) -> None:
         """Breaks the calls off; their invocations stay open in the store."""
@@ -112,6 +113,10 @@ class FunctionRunner:
             call.cancelled = True
             call.task.cancel()
         await call.done.wait()
+
+    def has(self, job_id: str) -> bool:
+        """Whether it is open here."""
+        return job_id in self._calls
 
     def is_running(self, job_id: str) -> bool:
         """Whether a container works on it now."""
@@ -157,6 +162,12 @@ class FunctionRunner:
             well = False
         self._health[function.version_id] = (now_s, well)
         return well
+
+    async def _go_on_with(self, left: Inheritance) -> None:
+        if left.invocations:
+            open_ones = self._db.functions.open_invocations
+            for invocation in await self._db.call(open_ones, left.invocations):
+                self._begin(invocation)
 
     def _waiting(self, version_id: str) -> list[str]:
         return [

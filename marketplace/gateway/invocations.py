@@ -143,48 +143,59 @@ class Invocations:
             ApiError: 404, there is none of that id.
         """
         job = self._runtime.async_jobs.get(job_id)
-        if job is None:
-            await self._runtime.functions.wait(job_id, timeout_s)
-        else:
+        if job is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await job.done.wait()
-        row = await self._runtime.db.call(self._runtime.db.ledger.job, job_id)
-        if row is None:
-            raise ApiError(404, f"The request {job_id!r} does not exist.")
-        return row
+        elif self._runtime.functions.has(job_id):
+            await self._runtime.functions.wait(job_id, timeout_s)
+        else:
+            return await self._runtime.elsewhere.ended(job_id, timeout_s)
+        return await self._runtime.elsewhere.ended(job_id, 0.0)
 
-    def is_running(self, job_id: str) -> bool:
+    def is_running(self, row: Row) -> bool:
         """Whether an engine or a container works on it now; one that waits for its next attempt
         does not run."""
-        job = self._runtime.async_jobs.get(job_id)
-        return self._runtime.functions.is_running(job_id) or (
-            job is not None and job.state == "running"
-        )
+        runtime, job_id = self._runtime, row["id"]
+        if runtime.elsewhere.has(row):
+            return bool(row["state"] == "running")
+        job = runtime.async_jobs.get(job_id)
+        return runtime.functions.is_running(job_id) or (job is not None and job.state == "running")
 
-    def position(self, job_id: str) -> int:
-        """Its place among those that wait, from 1; 0: it waits no more."""
-        if job_id not in self._runtime.async_jobs:
-            return self._runtime.functions.position(job_id)
-        waiting = [one.id for one in self._runtime.dispatcher.waiting]
+    async def position(self, row: Row) -> int:
+        """Its place among those that wait, from 1; 0: it waits no more. Of one at another gateway,
+        among those there that came before it."""
+        runtime, job_id = self._runtime, row["id"]
+        if runtime.elsewhere.has(row):
+            return await runtime.db.call(runtime.db.ledger.position, job_id)
+        if job_id not in runtime.async_jobs:
+            return runtime.functions.position(job_id)
+        waiting = [one.id for one in runtime.dispatcher.waiting]
         return waiting.index(job_id) + 1 if job_id in waiting else 0
 
-    def depth(self, target: Function | str) -> int:
-        """How many invocations of it wait."""
+    async def depth(self, target: Function | str) -> int:
+        """How many invocations of it wait, at all gateways."""
+        runtime = self._runtime
         if isinstance(target, Function):
             if target.model is None:
-                return self._runtime.functions.depth(target.version_id)
+                elsewhere = runtime.db.functions.n_waiting_elsewhere
+                own = runtime.functions.depth(target.version_id)
+                return own + await runtime.db.call(elsewhere, target.version_id)
             target = target.model
-        return sum(job.request.model == target for job in self._runtime.dispatcher.waiting)
+        own = sum(job.request.model == target for job in runtime.dispatcher.waiting)
+        theirs = (one.report.waiting.get(target, ()) for one in runtime.company.siblings)
+        return own + sum(map(sum, theirs))
 
     async def cancel(self, job_id: str) -> None:
         """Ends it, at the engine or container too; one that ended stays as it ended."""
         job = self._runtime.async_jobs.get(job_id)
-        if job is None:
-            await self._runtime.functions.cancel(job_id)
-        else:
+        if job is not None:
             await self._runtime.dispatcher.cancel(job)
             await job.done.wait()
+        elif self._runtime.functions.has(job_id):
+            await self._runtime.functions.cancel(job_id)
+        else:
+            await self._runtime.elsewhere.cancel(job_id)
 
     async def result(self, row: Row) -> InvocationResult:
         """What a completed invocation came to."""

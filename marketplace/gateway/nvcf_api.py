@@ -90,7 +90,7 @@ def _add_queue_routes(router: APIRouter, runtime: Runtime) -> None:
         return {
             "functionId": function.id if function else row["model"],
             "functionVersionId": function.version_id if function else MODEL_VERSION,
-            "positionInQueue": Invocations(runtime).position(job_id),
+            "positionInQueue": await Invocations(runtime).position(row),
         }
 
     @router.get("/queues/functions/{function_id:path}")
@@ -100,12 +100,13 @@ def _add_queue_routes(router: APIRouter, runtime: Runtime) -> None:
         tenant_id = (await runtime.authenticate(request)).tenant_id
         found = await runtime.db.call(runtime.db.functions.versions, function_id, tenant_id)
         queues = [
-            _queue(one.version_id, one.name, Invocations(runtime).depth(one))
+            _queue(one.version_id, one.name, await Invocations(runtime).depth(one))
             for one in found
             if version in (None, one.version_id)
         ]
         if not found and function_id in runtime.models_of(tenant_id):
-            queues = [_queue(MODEL_VERSION, function_id, Invocations(runtime).depth(function_id))]
+            waiting = await Invocations(runtime).depth(function_id)
+            queues = [_queue(MODEL_VERSION, function_id, waiting)]
         if not queues:
             raise not_found(function_id, version)
         return {"functionId": function_id, "queues": queues}
@@ -152,7 +153,7 @@ async def _answer(
     headers = _headers(row)
     if is_open(row):
         # An attempt that failed waits for the next one.
-        running = Invocations(runtime).is_running(job_id)
+        running = Invocations(runtime).is_running(row)
         return _pending(job_id, "in-progress" if running else "pending-evaluation", headers)
     if row["state"] != "completed":
         error = error_of(row)

@@ -81,6 +81,8 @@ def build_router(runtime: Runtime) -> APIRouter:
             if waited.outcome is not None and waited.outcome.state == "failed":
                 raise from_outcome(waited.outcome)
         if isinstance(job, str):
+            if not document["background"]:
+                await runtime.elsewhere.ended(job)
             return JSONResponse(await _stored(runtime, document, job))
         return JSONResponse(_of_job(document, job))
 
@@ -126,8 +128,8 @@ async def _begin(
 ) -> tuple[Document, Job | str]:
     """Checks and submits a request; stored before its client hears of it if it is to be.
 
-    The job is an id if it has ended, and is an earlier one's if a run under the same
-    Idempotency-Key began it before a crash.
+    The job is an id if it has ended, or is another gateway's; it is an earlier one's if a run under
+    the same Idempotency-Key began it before a crash.
     """
     earlier = await _earlier(runtime, principal, asked)
     chat = _chat_of(asked, earlier)
@@ -200,7 +202,8 @@ async def _submit(runtime: Runtime, job: Job, asked: ResponseRequest) -> None:
 async def _events(
     runtime: Runtime, feeds: _Feeds, document: Document, job: Job | str, after: int
 ) -> AsyncIterator[str]:
-    """The stream from after number `after` to its end; `job` is an id once it has ended."""
+    """The stream from after number `after` to its end; `job` is an id once it has ended, or where
+    another gateway runs it."""
     use = response_tools(document["values"])
     if use is not None and use.active:
         async for event in _tool_events(
@@ -225,11 +228,16 @@ async def _events(
                     await changed.wait()
         answer, text = _of_job(document, job), job.text
     else:
-        answer = await _stored(runtime, document, job)
-        text = "".join(item["content"][0]["text"] for item in answer["output"] if item["content"])
+        text = ""
         for event in events_between(document, text, 0, after):
             after = event["sequence_number"]
             yield _encode(event)
+        async for piece in runtime.elsewhere.texts(job):
+            n_sent, text = len(text), text + piece
+            for event in events_between(document, text, n_sent, after):
+                after = event["sequence_number"]
+                yield _encode(event)
+        answer = await _stored(runtime, document, job)
     for event in closing_events(document, answer, text, after):
         yield _encode(event)
 
@@ -246,10 +254,10 @@ async def _tool_events(
                 yield event
         answer = _of_job(document, job)
     else:
+        async for text in runtime.elsewhere.texts(job):
+            for event in items.feed(text):
+                yield event
         answer = await _stored(runtime, document, job)
-        row = await runtime.db.call(runtime.db.ledger.job, job)
-        for event in items.feed((row or {}).get("text") or ""):
-            yield event
     for event in items.closing(answer, last_event(answer["status"])):
         yield event
 
@@ -288,7 +296,9 @@ async def _stored(runtime: Runtime, document: Document, job_id: str) -> dict[str
 
 async def _cancel(runtime: Runtime, job_id: str) -> None:
     job = runtime.async_jobs.get(job_id)
-    if job is not None and job.outcome is None and job.state in OPEN_STATES:
+    if job is None:
+        await runtime.elsewhere.cancel(job_id)
+    elif job.outcome is None and job.state in OPEN_STATES:
         await runtime.dispatcher.cancel(job)
         await job.done.wait()
 

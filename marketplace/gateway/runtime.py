@@ -8,7 +8,9 @@ import hashlib
 import hmac
 import json
 import os
+import secrets
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import Request
@@ -23,7 +25,8 @@ from marketplace.dispatch import Dispatcher, ModelOffer
 from marketplace.dispatch.scaling import ReplicaScaler
 from marketplace.federation.travel import POLICY, VIA, Origin, Sending, origin_of
 from marketplace.gateway.adapter_book import AdapterBook
-from marketplace.gateway.alone import keep_hold, lock_folder, take_hold
+from marketplace.gateway.alone import lock_folder, take_hold
+from marketplace.gateway.elsewhere import Elsewhere
 from marketplace.gateway.errors import (
     ApiError,
     invalid_api_key,
@@ -40,8 +43,11 @@ from marketplace.keys import KEY_PREFIX, key_hash
 from marketplace.meter import Meter
 from marketplace.outbound import AllowedHosts
 from marketplace.principal import Principal, Scope
+from marketplace.siblings.company import Company
+from marketplace.siblings.sibling import Report, Sibling
 from marketplace.store.database import Database
 from marketplace.store.ledger import unpack_ids
+from marketplace.store.takeover import Inheritance
 
 if TYPE_CHECKING:
     from marketplace.oidc import OidcVerifier
@@ -53,8 +59,14 @@ _MAX_CACHED_KEYS = 10_000
 class Runtime:
     """Database, meter and dispatcher of one gateway; use start() and stop()."""
 
-    def __init__(self, settings: GatewaySettings, clock: Clock, meter: Meter) -> None:
+    def __init__(
+        self, settings: GatewaySettings, clock: Clock, meter: Meter, own_url: str = ""
+    ) -> None:
+        """`own_url`: where other gateways reach this one, and no other."""
         self.settings = settings
+        self.own_url = own_url
+        self.id = f"gw_{secrets.token_hex(8)}"
+        """Of this life of it."""
         self.clock = clock
         self.meter = meter
         self.offers: dict[str, ModelOffer] = settings.offers
@@ -63,7 +75,9 @@ class Runtime:
         self.function_hosts = AllowedHosts.of(settings.function_hosts)
         self.functions = FunctionRunner(self.function_hosts, clock, settings.max_waiting)
         self.webhook_hosts = AllowedHosts.of(settings.webhook_hosts)
-        self.webhooks = WebhookSender(self.webhook_hosts, clock, settings.webhook_schedule_s)
+        self.webhooks = WebhookSender(
+            self.webhook_hosts, clock, settings.webhook_schedule_s, lambda: self.company.leads
+        )
         self._keys: dict[str, tuple[float, Principal]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._watchers: set[asyncio.Task[None]] = set()
@@ -73,20 +87,24 @@ class Runtime:
         self._admin_open = bool(settings.read_admin_key())
 
     async def start(self) -> None:
-        """Opens the database, follows the engines, and goes on with the stored jobs.
+        """Opens the database, follows the engines, and goes on with the stored jobs that nobody
+        works on.
 
         Raises:
-            UnavailableError: another gateway keeps the state folder, or the database.
+            UnavailableError: another gateway keeps the state folder, or an SQLite database, or too
+                many a PostgreSQL one.
             ConfigError: the database cannot be opened.
         """
+        url = self.settings.url_of_database
         self.settings.state_dir.mkdir(parents=True, exist_ok=True)
         self._lock_fd = await lock_folder(self.settings.state_dir)
-        self._hold = await take_hold(self.settings.url_of_database)
-        self._holding = asyncio.create_task(keep_hold(self._hold))
-        self.db = Database(self.settings.url_of_database)
-        ledger = self.db.ledger
-        open_jobs = await self.db.call(ledger.recover, self.clock.now_s())
-        self.meter.load_ttft(await self.db.call(ledger.recent_ttft_ms))
+        self._hold = await take_hold(url)
+        self.db = Database(url, self.id)
+        self.elsewhere = Elsewhere(self.db, self.clock)
+        seats = self.db.seats(self.id, self.own_url, list(self.offers))
+        self.company = Company(seats, self.clock, self._report, self._meet)
+        await self.company.take_seat()
+        self.meter.load_ttft(await self.db.call(self.db.ledger.recent_ttft_ms))
         self.dispatcher = Dispatcher(
             self.db,
             self.offers,
@@ -97,22 +115,19 @@ class Runtime:
             targets=self.settings.ttft_targets,
             externals=self.settings.external,
             federation=self.settings.federation,
+            leads=lambda: self.company.leads,
         )
         await self.dispatcher.desk.refresh()
         await self.adapters.open(self.db, self.dispatcher)
         self.dispatcher.start()
         self._scaler = ReplicaScaler(self.settings.replica_urls, self.dispatcher.load, self.clock)
         self._scaler.start()
-        sent = await self.db.call(self.db.sendings.open)
-        for row in open_jobs:
-            principal = await self.db.call(self.db.keys.principal, row["key_id"])
-            await self._go_on(row, principal, sent.pop(row["id"], None))
-        for left in sent.values():
-            await self.dispatcher.account_for(left)
+        await self.company.add_heir(self._go_on_with, self._end_as_asked)
         self.adapters.start()
 
     async def stop(self) -> None:
-        """Cuts the streams and closes the database; open jobs wait there for the next start."""
+        """Cuts the streams and closes the database; open jobs wait there for the next start, or
+        go on at another gateway."""
         self.db.relent()
         await self.adapters.stop()
         await self._scaler.stop()
@@ -120,10 +135,12 @@ class Runtime:
         for watcher in self._watchers:
             watcher.cancel()
         await asyncio.gather(*self._watchers, *self._tasks, return_exceptions=True)
+        # What is still to be written is this gateway's; only then others go on.
+        await self.db.flush()
+        await self.company.stop()
         await asyncio.to_thread(self.db.close)
-        self._holding.cancel()
-        await asyncio.gather(self._holding, return_exceptions=True)
-        await asyncio.to_thread(self._hold.close)
+        if self._hold is not None:
+            await asyncio.to_thread(self._hold.close)
         os.close(self._lock_fd)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
@@ -343,6 +360,30 @@ class Runtime:
             "engines": engines,
             "time_to_first_token_ms": self.meter.ttft_percentiles(),
         }
+
+    def _report(self) -> Report:
+        return replace(self.dispatcher.report(), stats=self.live_stats())
+
+    def _meet(self, siblings: tuple[Sibling, ...], number: int) -> None:
+        self.dispatcher.meet(siblings, number)
+
+    async def _go_on_with(self, left: Inheritance) -> None:
+        """Goes on with jobs that an earlier gateway, or another one, has left."""
+        sent = await self.db.call(self.db.sendings.open, left.sent) if left.sent else {}
+        for row in left.jobs:
+            principal = await self.db.call(self.db.keys.principal, row["key_id"])
+            await self._go_on(row, principal, sent.pop(row["id"], None))
+        for sending in sent.values():
+            await self.dispatcher.account_for(sending)
+
+    async def _end_as_asked(self) -> None:
+        """Ends jobs of this gateway whose clients told another one to."""
+        for job_id in await self.db.call(self.db.ledger.asked_to_cancel):
+            job = self.async_jobs.get(job_id)
+            if job is not None:
+                await self.dispatcher.cancel(job)
+            else:
+                self.spawn(self.functions.cancel(job_id))
 
     async def _go_on(self, row: dict[str, Any], principal: Principal, sent: Sending | None) -> None:
         chat = parse_request(json.loads(row["request"]))

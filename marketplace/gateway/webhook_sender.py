@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from email.utils import parsedate_to_datetime
 
 import aiohttp
@@ -35,8 +35,14 @@ class WebhookSender:
     """Runs in one event loop; use start() and stop()."""
 
     def __init__(
-        self, hosts: outbound.AllowedHosts, clock: Clock, schedule_s: Sequence[float]
+        self,
+        hosts: outbound.AllowedHosts,
+        clock: Clock,
+        schedule_s: Sequence[float],
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`leads`: whether this gateway sends; of several on one database one does."""
+        self._leads = leads
         self._hosts = hosts
         self._clock = clock
         self._schedule_s = tuple(schedule_s)
@@ -68,11 +74,8 @@ class WebhookSender:
         while True:
             self._wake.clear()
             try:
-                store, now_s = self._db.webhooks, self._clock.now_s()
-                limit = _AT_ONCE + len(self._sending)
-                due = await self._db.call(store.due, now_s, limit, _PER_TENANT)
-                for delivery in due:
-                    self._begin(delivery)
+                if self._leads():
+                    await self._begin_due()
             except AiranError:
                 log.exception("the outbox of webhooks cannot be read")
             try:
@@ -80,6 +83,11 @@ class WebhookSender:
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    async def _begin_due(self) -> None:
+        limit, now_s = _AT_ONCE + len(self._sending), self._clock.now_s()
+        for delivery in await self._db.call(self._db.webhooks.due, now_s, limit, _PER_TENANT):
+            self._begin(delivery)
 
     def _begin(self, delivery: Delivery) -> None:
         name = (delivery.endpoint_id, delivery.message_id)

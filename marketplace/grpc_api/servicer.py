@@ -146,8 +146,8 @@ class InvocationServicer(rpc.InvocationServiceServicer):
             yield Event(accepted=Event.Accepted(id=job_id))
             row = await self._invocations.wait(job_id, _TELL_S)
             while is_open(row):
-                if not self._invocations.is_running(job_id):
-                    yield _waiting(self._invocations.position(job_id))
+                if not self._invocations.is_running(row):
+                    yield _waiting(await self._invocations.position(row))
                 row = await self._invocations.wait(job_id, _TELL_S)
             done = True
             if row["state"] != "completed":
@@ -232,8 +232,8 @@ class InvocationServicer(rpc.InvocationServiceServicer):
         state = row["state"]
         shown = pb.Invocation(id=row["id"], created_s=row["created_s"])
         if is_open(row):
-            state = "running" if self._invocations.is_running(row["id"]) else "queued"
-            shown.position_in_queue = self._invocations.position(row["id"])
+            state = "running" if self._invocations.is_running(row) else "queued"
+            shown.position_in_queue = await self._invocations.position(row)
         shown.state = _STATES[state]
         if state == "completed":
             result = await self._invocations.result(row)

@@ -71,11 +71,11 @@ class Batches:
         rows = self._page(batches, tenant_id, limit, after, newest_first=True)
         return [dict(json.loads(row["document"])) for row in rows]
 
-    def open_batches(self) -> list[dict[str, Any]]:
-        """Rows of the batches that have not ended."""
-        query = select(batches).where(batches.c.state.in_(OPEN)).order_by(batches.c.created_s)
+    def cancelling(self, gateway_id: str) -> list[str]:
+        """Ids of the gateway's batches that are to end."""
+        mine = (batches.c.gateway_id == gateway_id, batches.c.state == "cancelling")
         with reading(self._engine) as db:
-            return [dict(row) for row in db.execute(query).mappings()]
+            return list(db.execute(select(batches.c.id).where(*mine)).scalars())
 
     def add_line(self, batch_id: str, number: int, failed: bool, answer: str) -> None:
         """Stores a line's answer; the first one stays."""

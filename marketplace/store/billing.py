@@ -38,6 +38,7 @@ from marketplace.store.schema import (
 )
 
 _NEW = {"request": None, "output_tokens": 0, "preemptions": 0, "tokens_lost": 0}
+_NEW |= {"gateway_id": None}
 _TIMES = ("state", "created_s", "updated_s")
 # Built once: to build a statement takes longer than to run it.
 _ADD_JOB = Prepared(
@@ -62,7 +63,7 @@ class Billing:
     def accept(self, job: dict[str, Any], ask: Ask, price: Price, now_s: float) -> Reservation:
         """Stores a new job and sets aside what it can cost, or does neither.
 
-        `job`: id, kind, tenant_id, key_id, model, request, input_tokens.
+        `job`: id, kind, tenant_id, key_id, model, request, input_tokens, gateway_id.
 
         Raises:
             QuotaExceededError, BudgetExceededError: a limit refuses it.

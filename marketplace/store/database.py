@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from airan.core.errors import UnavailableError
+from airan.core.errors import AiranError, UnavailableError
 from marketplace.store.accounts import Accounts
 from marketplace.store.adapters import AdapterRows
 from marketplace.store.batches import Batches
@@ -23,6 +24,7 @@ from marketplace.store.keys import Keys
 from marketplace.store.ledger import Ledger
 from marketplace.store.peering import Peering
 from marketplace.store.prices import Prices
+from marketplace.store.seats import Seats
 from marketplace.store.sendings import Sendings
 from marketplace.store.statements import Statements
 from marketplace.store.thread import StoreThread
@@ -41,8 +43,11 @@ class Database:
     called later.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, gateway_id: str | None = None) -> None:
+        """`gateway_id`: of the gateway whose jobs these are; None: whoever works on the database
+        has it for itself."""
         self._engine = open_database(url)
+        self.gateway_id = gateway_id
         self._thread = StoreThread(self._engine)
         self.accounts = Accounts(self._engine)
         self.keys = Keys(self._engine)
@@ -54,11 +59,15 @@ class Database:
         self.billing = Billing(self._engine)
         self.books = Books(self._engine)
         self.statements = Statements(self._engine)
-        self.ledger = Ledger(self._engine)
+        self.ledger = Ledger(self._engine, gateway_id)
         self.batches = Batches(self._engine)
-        self.functions = Functions(self._engine)
+        self.functions = Functions(self._engine, gateway_id)
         self.webhooks = Webhooks(self._engine)
-        self.idempotency = IdempotencyKeys(self._engine)
+        self.idempotency = IdempotencyKeys(self._engine, gateway_id)
+
+    def seats(self, gateway_id: str, url: str, models: Collection[str]) -> Seats:
+        """Those of the gateways on the database, as that one sees them."""
+        return Seats(self._engine, gateway_id, url, models)
 
     async def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs `work` in the store's thread and waits for it.
@@ -95,6 +104,11 @@ class Database:
     def post(self, work: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
         """Has `work` done soon; a failure is logged."""
         self._thread.submit(work, *args, **kwargs).add_done_callback(_log_failure)
+
+    async def flush(self) -> None:
+        """Returns when what was posted is done."""
+        with suppress(AiranError):
+            await self.call(lambda: None)
 
     def close(self) -> None:
         """Finishes what was posted, then closes the database."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import Engine, Row, insert, or_, select, update
+from sqlalchemy import Engine, Row, func, insert, or_, select, update
 
 from airan.core.errors import InvalidInputError
 from marketplace.billing.quotes import Ask
@@ -45,8 +46,10 @@ class InvocationResult:
 class Functions:
     """A function has versions; the newest one that is not deleted is the one called."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, gateway_id: str | None = None) -> None:
+        """`gateway_id`: who runs what is accepted."""
         self._engine = engine
+        self._gateway_id = gateway_id
 
     def add(self, row: dict[str, Any], max_per_tenant: int) -> Function:
         """Stores a version of a function.
@@ -106,6 +109,7 @@ class Functions:
         job: dict[str, Any] = {"id": job_id, "tenant_id": principal.tenant_id}
         job |= {"key_id": principal.key_id}
         job |= {"kind": "function", "model": function.name, "input_tokens": 0}
+        job |= {"gateway_id": self._gateway_id}
         call: dict[str, Any] = {"job_id": job_id, "version_id": function.version_id}
         call |= {"body": body, "attempts": 0}
         ask = Ask(principal, function.name, "default", 0, 0)
@@ -144,8 +148,16 @@ class Functions:
             row = db.execute(query.where(invocations.c.job_id == job_id)).first()
         return None if row is None else _function(row)
 
-    def open_invocations(self) -> list[Invocation]:
-        """Those that an earlier gateway did not end, oldest first."""
+    def n_waiting_elsewhere(self, version_id: str) -> int:
+        """Invocations of a version that no container works on yet, at other gateways."""
+        query = select(func.count()).select_from(invocations).join(jobs)
+        query = query.where(invocations.c.version_id == version_id, jobs.c.state == "queued")
+        with reading(self._engine) as db:
+            found = db.execute(query.where(jobs.c.gateway_id != self._gateway_id))
+            return int(found.scalar_one())
+
+    def open_invocations(self, job_ids: Sequence[str]) -> list[Invocation]:
+        """Those of these jobs that have not ended, oldest first."""
         query = select(
             invocations.c.job_id,
             invocations.c.body,
@@ -155,7 +167,8 @@ class Functions:
             *_COLUMNS,
         )
         query = query.join_from(invocations, functions).join(jobs)
-        query = query.where(jobs.c.state.in_(OPEN_STATES)).order_by(jobs.c.created_s)
+        query = query.where(jobs.c.state.in_(OPEN_STATES), jobs.c.id.in_(job_ids))
+        query = query.order_by(jobs.c.created_s)
         with reading(self._engine) as db:
             return [
                 Invocation(

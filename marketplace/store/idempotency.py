@@ -6,11 +6,16 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Engine, delete, insert, select, update
+from sqlalchemy import Engine, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from marketplace.store.connect import writing
 from marketplace.store.schema import idempotency_keys as table
 
+_ADD: dict[str, Any] = {
+    name: dialect.insert(table).on_conflict_do_nothing().returning(table.c.key)
+    for name, dialect in (("sqlite", sqlite), ("postgresql", postgresql))
+}
 KEPT_S = 24 * 3600.0
 """How long an answer is kept, from when its request came in."""
 
@@ -41,21 +46,26 @@ class Claim:
 class IdempotencyKeys:
     """A row a key and owner; at most one request runs under it at a time."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, gateway_id: str | None = None) -> None:
+        """`gateway_id`: for whom keys are claimed."""
         self._engine = engine
+        self._gateway_id = gateway_id
 
     def claim(self, owner: str, key: str, fingerprint: str, now_s: float) -> Claim:
         """Takes the key for a request, unless an earlier request under it forbids that."""
         mine = (table.c.owner == owner, table.c.key == key)
         with writing(self._engine) as db:
             db.execute(delete(table).where(*mine, table.c.created_s <= now_s - KEPT_S))
+            values: dict[str, Any] = {"owner": owner, "key": key, "fingerprint": fingerprint}
+            values |= {"state": "running", "attempt": 1, "created_s": now_s}
+            values |= {"gateway_id": self._gateway_id}
             # Of two gateways that ask at once, one waits here for the other.
+            if db.execute(_ADD[self._engine.dialect.name], values).first() is not None:
+                return Claim("run")
             row = db.execute(select(table).where(*mine).with_for_update()).mappings().first()
             if row is None:
-                values: dict[str, Any] = {"owner": owner, "key": key, "fingerprint": fingerprint}
-                values |= {"state": "running", "attempt": 1, "created_s": now_s}
-                db.execute(insert(table).values(values))
-                return Claim("run")
+                # It was too old, and another gateway has just deleted it.
+                return Claim("busy")
             if row["fingerprint"] != fingerprint:
                 return Claim("differs")
             if row["state"] == "done":
@@ -63,7 +73,8 @@ class IdempotencyKeys:
                 return Claim("replay", answer=StoredAnswer(row["status"], headers, row["body"]))
             if row["state"] != "open":
                 return Claim("busy" if row["state"] == "running" else "unkept")
-            db.execute(update(table).where(*mine).values(state="running"))
+            taken = {"state": "running", "gateway_id": self._gateway_id}
+            db.execute(update(table).where(*mine).values(**taken))
             return Claim("run", row["attempt"])
 
     def withdraw(self, owner: str, key: str, now_s: float) -> None:
@@ -90,11 +101,6 @@ class IdempotencyKeys:
     def reopen(self, owner: str, key: str, attempt: int) -> None:
         """Ends a run that may be repeated, as number `attempt`."""
         self._end(owner, key, state="open", attempt=attempt)
-
-    def recover(self) -> None:
-        """After a restart: what ran then runs no more, and may be repeated."""
-        with writing(self._engine) as db:
-            db.execute(update(table).where(table.c.state == "running").values(state="open"))
 
     def purge(self, now_s: float) -> None:
         """Deletes what is older than it is kept."""

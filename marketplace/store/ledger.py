@@ -8,10 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, func, insert, literal_column, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    bindparam,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 
 from marketplace.money import MICRO_USD_PER_USD, Price
-from marketplace.store.billing import release, settle
+from marketplace.store.billing import settle
 from marketplace.store.connect import reading, writing
 from marketplace.store.prepared import Prepared
 from marketplace.store.schema import events, jobs, tenants, usage
@@ -43,6 +53,7 @@ class Outcome:
 
 # Spelled out, as lists of values are at each execution otherwise.
 _IS_OPEN = jobs.c.state.in_([literal_column(f"'{state}'") for state in OPEN_STATES])
+_WAITS = jobs.c.state.in_(("queued", "preempted"))
 # Built once: to build a statement takes longer than to run it.
 _ADD_JOB, _ADD_EVENT = insert(jobs), insert(events)
 _FINISHED = (
@@ -58,26 +69,36 @@ _FINISHED = (
     "error_message",
     "updated_s",
 )
-_FINISH_JOB = Prepared(
-    update(jobs)
-    .where(jobs.c.id == bindparam("job_id"), _IS_OPEN)
-    .values({name: bindparam(f"new_{name}") for name in _FINISHED})
-    .returning(
-        jobs.c.id,
-        jobs.c.tenant_id,
-        jobs.c.key_id,
-        jobs.c.model,
-        jobs.c.updated_s,
-        jobs.c.kind,
+
+
+def _finishing(*which: ColumnElement[bool]) -> Prepared:
+    return Prepared(
+        update(jobs)
+        .where(jobs.c.id == bindparam("job_id"), _IS_OPEN, *which)
+        .values({name: bindparam(f"new_{name}") for name in _FINISHED})
+        .returning(
+            jobs.c.id,
+            jobs.c.tenant_id,
+            jobs.c.key_id,
+            jobs.c.model,
+            jobs.c.updated_s,
+            jobs.c.kind,
+        )
     )
-)
+
+
+_FINISH_ANY = _finishing()
+# A gateway that was given up finds its jobs to be another one's.
+_FINISH_OWN = _finishing(jobs.c.gateway_id == bindparam("gateway"))
 
 
 class Ledger:
     """All calls are blocking and safe from several threads."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, gateway_id: str | None = None) -> None:
+        """`gateway_id`: whose jobs these are; others' are not touched. None: everybody's."""
         self._engine = engine
+        self._gateway_id = gateway_id
 
     def add_job(self, row: dict[str, Any], now_s: float) -> None:
         """Stores a new job: id, kind, tenant_id, key_id, model, request, input_tokens."""
@@ -122,8 +143,11 @@ class Ledger:
             "new_updated_s": now_s,
             "job_id": job_id,
         }
+        finish = _FINISH_ANY
+        if self._gateway_id is not None:
+            finish, values["gateway"] = _FINISH_OWN, self._gateway_id
         with writing(self._engine) as connection:
-            row = _FINISH_JOB.first(connection, values)
+            row = finish.first(connection, values)
             if row is None:
                 return False
             tokens = (outcome.input_tokens, outcome.output_tokens) if outcome.billed else None
@@ -139,28 +163,40 @@ class Ledger:
         row = self.job(job_id)
         return row is not None and (row["state"], row["updated_s"]) == (outcome.state, now_s)
 
-    def recover(self, now_s: float) -> list[dict[str, Any]]:
-        """After a restart: ends the jobs whose connection died, returns those to go on with."""
-        ended = update(jobs).where(jobs.c.state.in_(OPEN_STATES), jobs.c.kind == "sync")
-        ended = ended.values(
-            state="failed",
-            error_code="gateway_restarted",
-            error_message="the gateway restarted and the connection was lost; not billed",
-            updated_s=now_s,
+    def ask_to_cancel(self, job_id: str) -> None:
+        """Has the gateway that runs a job end it soon."""
+        self._update_open(job_id, of_all=True, cancel_asked=True)
+
+    def asked_to_cancel(self) -> list[str]:
+        """Ids of this gateway's open jobs that another one was asked to end."""
+        query = select(jobs.c.id).where(
+            _IS_OPEN, jobs.c.cancel_asked, jobs.c.gateway_id == self._gateway_id
         )
-        # Invocations of containers have a table, and a runner, of their own.
-        left = select(jobs).where(jobs.c.state.in_(OPEN_STATES), jobs.c.kind == "async")
-        left = left.order_by(jobs.c.created_s)
-        with writing(self._engine) as connection:
-            for row in connection.execute(ended.returning(jobs.c.id, jobs.c.tenant_id)).all():
-                release(connection, row.id, row.tenant_id, now_s)
-            return [dict(row) for row in connection.execute(left).mappings()]
+        with reading(self._engine) as connection:
+            return list(connection.execute(query).scalars())
 
     def job(self, job_id: str) -> dict[str, Any] | None:
         """The stored row of a job."""
         with reading(self._engine) as connection:
             row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().first()
         return None if row is None else dict(row)
+
+    def position(self, job_id: str) -> int:
+        """Of a job that waits: how many of its model wait at its gateway that came no later, itself
+        among them; 0: it does not wait."""
+        one = select(jobs).where(jobs.c.id == job_id, _WAITS).subquery()
+        query = (
+            select(func.count())
+            .select_from(jobs)
+            .where(
+                _WAITS,
+                jobs.c.gateway_id == one.c.gateway_id,
+                jobs.c.model == one.c.model,
+                jobs.c.created_s <= one.c.created_s,
+            )
+        )
+        with reading(self._engine) as connection:
+            return int(connection.execute(query).scalar_one())
 
     def usage(self, tenant: str | None = None) -> list[dict[str, Any]]:
         """Billed jobs, tokens and money by tenant and model."""
@@ -222,8 +258,10 @@ class Ledger:
         with reading(self._engine) as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
-    def _update_open(self, job_id: str, **values: Any) -> None:
+    def _update_open(self, job_id: str, *, of_all: bool = False, **values: Any) -> None:
         query = update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(OPEN_STATES))
+        if self._gateway_id is not None and not of_all:
+            query = query.where(jobs.c.gateway_id == self._gateway_id)
         with writing(self._engine) as connection:
             connection.execute(query.values(values))
 

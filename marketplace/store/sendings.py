@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import sqlalchemy as sa
@@ -41,9 +42,10 @@ class Sendings:
             if cost is not None:
                 keep_cost(db, cost)
 
-    def open(self) -> dict[str, Sending]:
-        """By job: what was sent and not heard of when the gateway ended."""
+    def open(self, job_ids: Sequence[str]) -> dict[str, Sending]:
+        """By job, of these: what was sent and not heard of when its gateway ended."""
         query = sa.select(peer_sendings).where(peer_sendings.c.state == "open")
+        query = query.where(peer_sendings.c.job_id.in_(job_ids))
         with reading(self._engine) as db:
             return {
                 row["job_id"]: Sending(**row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -12,13 +13,20 @@ from marketplace.principal import Principal
 from marketplace.store.accounts import Accounts
 from marketplace.store.billing import Billing
 from marketplace.store.books import Books
-from marketplace.store.connect import open_database
+from marketplace.store.connect import open_database, writing
 from marketplace.store.keys import Keys, KeySpec
 from marketplace.store.ledger import Ledger, Outcome
 from marketplace.store.statements import Statements
+from marketplace.store.takeover import inherit
 
 PRICE = Price(1000, 3000)
 NOW_S = 1_790_000_000.0
+
+
+def left_open(ledger: Ledger, now_s: float) -> list[dict[str, Any]]:
+    """What a gateway goes on with that starts after another one has gone."""
+    with writing(ledger._engine) as db:
+        return inherit(db, "the next one", None, now_s).jobs
 
 
 class Shop:

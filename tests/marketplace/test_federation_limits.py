@@ -129,12 +129,12 @@ def test_policies_peers_and_costs_are_kept_on_either_database(database_url: str)
     for _ in range(2):
         sendings.begin(sent)
     sendings.accepted("job", "site-c", "theirs-1")
-    assert sendings.open() == {"job": replace(sent, remote_id="theirs-1")}
+    assert sendings.open(["job"]) == {"job": replace(sent, remote_id="theirs-1")}
     most = replace(cost, peer="site-c", heard=False)
     sendings.end("job", "site-c", "unheard", most)
     # What is heard, or not, afterwards changes nothing.
     sendings.end("job", "site-c", "answered", replace(most, heard=True, cost_micro_usd=1))
-    assert sendings.open() == {}
+    assert sendings.open(["job"]) == {}
     unheard = {row["peer"]: (row["unheard"], row["cost_micro_usd"]) for row in peering.costs()}
     assert unheard == {"site-b": (0, 300), "site-c": (1, 300)}
     engine.dispose()

@@ -15,6 +15,7 @@ from marketplace.store.accounts import Accounts
 from marketplace.store.connect import open_database
 from marketplace.store.keys import Keys, KeySpec
 from marketplace.store.ledger import Ledger, Outcome, pack_ids, unpack_ids
+from tests.marketplace.books import left_open
 
 PRICE = Price.from_usd(0.01, 0.03)
 TOKENS = st.integers(0, 5000)
@@ -87,7 +88,7 @@ def test_money_in_is_money_out_over_any_order_of_ends_retries_and_crashes(
         elif action == "crash":
             ledger._engine.dispose()
             ledger = open_ledger(folder)
-            kept = {row["id"] for row in ledger.recover(1.0)}
+            kept = {row["id"] for row in left_open(ledger, 1.0)}
             still_open = {job for job, (state, _) in model.items() if state == "queued"}
             assert kept == {job for job in still_open if kinds[job] == "async"}
             for job in still_open - kept:
@@ -127,7 +128,7 @@ def test_a_restart_forgets_no_row_and_bills_no_lost_connection(ledger: Ledger) -
     add(ledger, "s", "sync")
     add(ledger, "a", "async")
     ledger.checkpoint("a", [5, 6], "so far", 2, 1.0)
-    rows = ledger.recover(2.0)
+    rows = left_open(ledger, 2.0)
     assert [row["id"] for row in rows] == ["a"]
     assert (unpack_ids(rows[0]["generated_ids"]), rows[0]["text"]) == ([5, 6], "so far")
     lost = ledger.job("s")

@@ -9,6 +9,7 @@ from marketplace.store.schema.base import metadata
 from marketplace.store.schema.batches import batch_lines, batches, files, responses
 from marketplace.store.schema.federation import peer_sendings, peer_usage
 from marketplace.store.schema.functions import functions, invocations
+from marketplace.store.schema.gateways import gateways
 from marketplace.store.schema.idempotency import idempotency_keys
 from marketplace.store.schema.jobs import events, jobs, usage
 from marketplace.store.schema.money import (
@@ -38,6 +39,7 @@ __all__ = [
     "events",
     "files",
     "functions",
+    "gateways",
     "idempotency_keys",
     "invocations",
     "jobs",

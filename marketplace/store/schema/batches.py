@@ -30,6 +30,7 @@ batches = Table(
     Column("via", String(1100)),
     Column("narrows", String(512)),
     Column("created_s", Float, nullable=False),
+    Column("gateway_id", String(40)),  # which gateway runs it
     Index("ix_batches_tenant", "tenant_id"),
     Index("ix_batches_state", "state"),
 )

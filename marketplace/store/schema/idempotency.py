@@ -19,5 +19,6 @@ idempotency_keys = Table(
     Column("headers", Text),  # as JSON
     Column("body", LargeBinary),
     Column("created_s", Float, nullable=False),
+    Column("gateway_id", String(40)),  # which gateway runs it
     Index("ix_idempotency_created", "created_s"),
 )

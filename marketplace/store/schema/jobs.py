@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Float,
     ForeignKey,
@@ -13,6 +14,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
 )
 
 from marketplace.store.schema.base import metadata
@@ -40,6 +42,10 @@ jobs = Table(
     Column("created_s", Float, nullable=False),
     Column("updated_s", Float, nullable=False),
     Column("ttft_ms", Float),
+    # Which gateway runs it; one that is no more leaves it to another.
+    Column("gateway_id", String(40)),
+    # Its client wants it ended, and told another gateway so.
+    Column("cancel_asked", Boolean, nullable=False, server_default=false()),
     Index("ix_jobs_state", "state"),
 )
 
