@@ -58,13 +58,15 @@ class CommonEngines:
         self._look(now_s)
 
     def report(self) -> Report:
-        """What the others are to know of us."""
+        """What the others are to know of us. It names all engines that we could use: of others,
+        our waiting work needs nothing."""
         self._look(self._clock.monotonic_s())
         waiting = {model: self._waiting(model) for model in self._own_models()}
         uses = {
             engine.state.url: EngineUse(self._own(engine), tuple(sorted(self._slots(engine))))
             for engine in self.engines
-            if engine.external is None and engine.state.url and self.turns.count(engine)
+            if engine.external is None and engine.state.url
+            if engine.state.phase == "ready" or self.turns.count(engine)
         }
         return Report({model: counts for model, counts in waiting.items() if any(counts)}, uses)
 
@@ -166,7 +168,10 @@ class CommonEngines:
             return []
         engines = [one for one in self._ready(model) if one.external is None]
         running = [_sum(found) for found in zip(*map(self._all_running, engines), strict=True)]
-        waiting = [counts[0] for counts in self._all_waiting(model)]
+        waiting = [
+            counts[0] if any(self._sees(rank, one) for one in engines) else 0
+            for rank, counts in enumerate(self._all_waiting(model))
+        ]
         if not engines or not any(waiting):
             return []
         unmet = [max(0, n - run[2]) for n, run in zip(waiting, running, strict=True)]
@@ -220,11 +225,19 @@ class CommonEngines:
         engines = self._ready(engine.state.model)
         if engine not in engines:
             return list(waiting)
-        places, at = [places_of(one) for one in engines], engines.index(engine)
-        return [
-            (parts(one[0], places)[at], parts(one[1], places)[at], parts(one[2], places)[at])
-            for one in waiting
-        ]
+        at, found = engines.index(engine), list[TierCounts]()
+        for rank, counts in enumerate(waiting):
+            places = [places_of(one) if self._sees(rank, one) else 0 for one in engines]
+            priority, default, flex = (parts(n, places)[at] for n in counts)
+            found.append((priority, default, flex))
+        return found
+
+    def _sees(self, rank: int, engine: PooledEngine) -> bool:
+        """Whether that gateway could use the engine."""
+        if rank == self._rank:
+            return True
+        report = self._siblings[rank - (rank > self._rank)].report
+        return engine.state.url in report.engines
 
     def _shares(self, engine: PooledEngine, n_places: int, coming: Tier | None = None) -> list[int]:
         """Of all gateways, by what they have under way there and what waits."""

@@ -364,6 +364,18 @@ def test_of_an_engine_that_takes_fewer_each_keeps_its_share(two: Cluster) -> Non
     assert kept == [1, 1]
 
 
+def test_no_place_is_kept_for_a_gateway_that_cannot_reach_the_engine(two: Cluster) -> None:
+    here, cut_off = two.gateways
+    (engine,) = cut_off.engines
+    engine.state = EngineState(**engine.state.to_dict() | {"phase": "lost", "url": ""})
+    for gateway in (cut_off, here):
+        for _ in range(6):
+            gateway.ask("priority")
+        two.settle()
+    assert (len(here.turns), len(cut_off.turns)) == (4, 0)
+    assert here.common.load(MODEL) == 6
+
+
 def test_load_is_told_alike_by_all(two: Cluster) -> None:
     for gateway, n in zip(two.gateways, (5, 2), strict=True):
         for _ in range(n):
