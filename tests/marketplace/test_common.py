@@ -51,9 +51,10 @@ class Gateway:
         self.common.engines = self.engines
         self.heard: dict[int, Report] = {}
 
-    def ask(self, tier: Tier) -> None:
-        self.lines.join(a_job(tier))
-        self.pump()
+    def ask(self, tier: Tier, n: int = 1) -> None:
+        for _ in range(n):
+            self.lines.join(a_job(tier))
+            self.pump()
 
     def hear(self, number: int, report: Report) -> None:
         self.heard[number] = report
@@ -245,8 +246,7 @@ def two() -> Cluster:
 
 def test_an_idle_gateway_has_a_place_at_once_where_one_is_free(two: Cluster) -> None:
     busy, idle = two.gateways
-    for _ in range(3):
-        busy.ask("default")
+    busy.ask("default", 3)
     two.settle()
     idle.ask("flex")
     assert (len(busy.turns), len(idle.turns)) == (3, 1)
@@ -254,18 +254,15 @@ def test_an_idle_gateway_has_a_place_at_once_where_one_is_free(two: Cluster) -> 
 
 def test_the_busy_gateway_uses_what_the_idle_one_leaves(two: Cluster) -> None:
     busy, _ = two.gateways
-    for _ in range(6):
-        busy.ask("flex")
+    busy.ask("flex", 6)
     assert len(busy.turns) == 4
 
 
 def test_a_gateway_waits_for_the_places_that_others_are_still_on(two: Cluster) -> None:
     busy, other = two.gateways
-    for _ in range(6):
-        busy.ask("default")
+    busy.ask("default", 6)
     two.settle()
-    for _ in range(3):
-        other.ask("default")
+    other.ask("default", 3)
     two.settle()
     assert (len(busy.turns), len(other.turns)) == (4, 0)
     for n_ended in (1, 2, 3):
@@ -277,8 +274,7 @@ def test_a_gateway_waits_for_the_places_that_others_are_still_on(two: Cluster) -
 
 def test_flex_work_makes_room_for_priority_work_at_another_gateway(two: Cluster) -> None:
     busy, other = two.gateways
-    for _ in range(6):
-        busy.ask("flex")
+    busy.ask("flex", 6)
     two.settle()
     other.ask("priority")
     assert not len(other.turns)
@@ -301,9 +297,8 @@ def test_who_has_flex_work_cuts_off_its_own_for_its_priority_work(two: Cluster) 
 def test_of_several_gateways_one_makes_room() -> None:
     cluster = Cluster([6], 3, 1, 0)
     first, second, asking = cluster.gateways
-    for _ in range(3):
-        first.ask("flex")
-        second.ask("flex")
+    for gateway in (first, second):
+        gateway.ask("flex", 3)
     cluster.settle()
     asking.ask("priority")
     cluster.settle()
@@ -313,8 +308,7 @@ def test_of_several_gateways_one_makes_room() -> None:
 
 def test_default_work_waits_for_flex_work_elsewhere_to_end(two: Cluster) -> None:
     busy, other = two.gateways
-    for _ in range(4):
-        busy.ask("flex")
+    busy.ask("flex", 4)
     two.settle()
     other.ask("default")
     two.settle()
@@ -323,8 +317,7 @@ def test_default_work_waits_for_flex_work_elsewhere_to_end(two: Cluster) -> None
 
 def test_work_of_a_gateway_that_never_has_a_place_goes_first_in_the_end(two: Cluster) -> None:
     busy, other = two.gateways
-    for _ in range(9):
-        busy.ask("default")
+    busy.ask("default", 9)
     two.settle()
     other.ask("flex")
     for _ in range(150):
@@ -369,8 +362,7 @@ def test_no_place_is_kept_for_a_gateway_that_cannot_reach_the_engine(two: Cluste
     (engine,) = cut_off.engines
     engine.state = EngineState(**engine.state.to_dict() | {"phase": "lost", "url": ""})
     for gateway in (cut_off, here):
-        for _ in range(6):
-            gateway.ask("priority")
+        gateway.ask("priority", 6)
         two.settle()
     assert (len(here.turns), len(cut_off.turns)) == (4, 0)
     assert here.common.load(MODEL) == 6
@@ -378,8 +370,7 @@ def test_no_place_is_kept_for_a_gateway_that_cannot_reach_the_engine(two: Cluste
 
 def test_load_is_told_alike_by_all(two: Cluster) -> None:
     for gateway, n in zip(two.gateways, (5, 2), strict=True):
-        for _ in range(n):
-            gateway.ask("default")
+        gateway.ask("default", n)
     two.settle()
     assert [
         sum(gateway.turns.count(one) for one in gateway.engines)
@@ -392,8 +383,7 @@ def test_load_is_told_alike_by_all(two: Cluster) -> None:
 def test_a_gateway_that_has_gone_leaves_everything(two: Cluster) -> None:
     first, second = two.gateways
     for gateway in two.gateways:
-        for _ in range(6):
-            gateway.ask("default")
+        gateway.ask("default", 6)
         two.settle()
     while len(first.turns) > 2:
         first.end(next(iter(first.turns)))
