@@ -16,6 +16,7 @@ from airan.cli import (
     bench_orchestrator,
     bench_replay,
     bench_sharing,
+    bench_site,
     control,
     economics,
     market,
@@ -64,6 +65,7 @@ bench_orchestrator.register(bench.bench_app)
 bench_gateway.register(bench.bench_app)
 bench_replay.register(bench.bench_app)
 bench_sharing.register(bench.bench_app)
+bench_site.register(bench.bench_app)
 
 
 @app.callback()

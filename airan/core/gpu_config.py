@@ -6,16 +6,16 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from airan.core.sections import Section
 
 _GROUP_SMS = 8
 """What GPUs from compute capability 9.0 on can be divided in."""
 
 
-class GpuConfig(BaseModel):
+class GpuConfig(Section):
     """How Layer 1 and the engine share a real GPU (`airan up --gpu`)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     layer1: Literal["cpu", "gpu"] = "cpu"
     """Where slots are decoded. `gpu`: all cells' slots, at the radio's pace, on this host's GPU;
@@ -31,8 +31,9 @@ class GpuConfig(BaseModel):
     as cuPHY states its budgets; copies and the host, which no gear shortens, may take 600 us more
     before a result counts as late."""
     ran_memory_mib: int = Field(default=8_192, ge=512)
-    """GPU memory that each of Layer 1's processes may have, for good: one works, one stands by."""
-    ai_memory_mib: int = Field(default=61_440, ge=512)
+    """GPU memory that each of Layer 1's processes may have, for good: one works, one stands by, and
+    one more outside of MPS for when the daemon dies, which MPS does not hold to it."""
+    ai_memory_mib: int = Field(default=55_296, ge=512)
     """GPU memory that the engine may have, for good: its KV cache never takes Layer 1's."""
     step_limit_us: float = Field(default=10_000.0, gt=0.0)
     """No step of the engine is to take longer, as far as decoding alone allows: a token for each
@@ -66,10 +67,8 @@ def _pair(gear: str) -> tuple[int, int]:
     return ran_sms, ai_sms
 
 
-class VllmConfig(BaseModel):
+class VllmConfig(Section):
     """vLLM, installed in a Python environment of its own."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     python: Path
     """That environment's Python."""

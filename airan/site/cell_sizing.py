@@ -6,8 +6,9 @@ import contextlib
 from dataclasses import dataclass
 from typing import Protocol
 
-from airan.core.config import CellSizeConfig, SiteConfig
+from airan.core.config import SiteConfig
 from airan.core.errors import CapacityError, ConfigError, InvalidInputError, NotFoundError
+from airan.core.ran_config import CellSizeConfig
 from airan.site.cells import CellGroup
 from orchestrator.cell_demand import CellConfig, CellDemand, CellLoad
 from orchestrator.mig import MigGeometry

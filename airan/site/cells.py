@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from airan.core.config import RanConfig
+from airan.core.ran_config import RanConfig
 from phy import PuschConfig
 from phy.cost import CostModel
 from sims.ran_load import DiurnalProfile, LoadProfile, TraceProfile

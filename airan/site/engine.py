@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import marketplace
+from airan.core.config import SiteConfig
 from airan.site.catalogue import file_sources, model_cache
 from airan.site.cell_sizing import sm_count
 from airan.site.main import run_until_signal, service_main
@@ -45,7 +46,17 @@ def settings_of(runtime: SiteRuntime) -> EngineAgentSettings:
         n_threads=config.model.n_threads,
         idle_s=config.model.idle_s,
         adapters_dir=config.state_dir / "adapters",
+        sm_per_stream=_sm_per_stream(config),
     )
+
+
+def _sm_per_stream(config: SiteConfig) -> int:
+    """SMs of the lease for each request: so many that vLLM on a real GPU has all of its requests
+    with about all of the SMs; llama.cpp's are the fewer ones of a simulated GPU's slices."""
+    usual = EngineAgentSettings.sm_per_stream
+    if config.model.vllm is None or config.node.driver != "nvml":
+        return usual
+    return min(usual, max(1, sm_count(config) // config.model.max_concurrent))
 
 
 def vllm_settings(runtime: SiteRuntime) -> VllmSettings | None:

@@ -127,13 +127,13 @@ def _check_vllm(config: SiteConfig, host: Host) -> None:
 
 
 def _check_memory(config: SiteConfig, gpu: GpuInfo, host: Host) -> None:
-    # Two processes of Layer 1: one works, and one stands by.
-    wanted = 2 * config.gpu.ran_memory_mib + config.gpu.ai_memory_mib
+    # Three processes of Layer 1: one works, one stands by, and one outside of MPS.
+    wanted = 3 * config.gpu.ran_memory_mib + config.gpu.ai_memory_mib
     for have, what in ((gpu.memory_mib, "has"), (host.free_mib(gpu.uuid), "has free")):
         if wanted > have:
             raise ConfigError(
-                f"twice gpu.ran_memory_mib, and gpu.ai_memory_mib, are {wanted} MiB, and the GPU"
-                f" {what} {have} MiB",
+                f"three times gpu.ran_memory_mib, and gpu.ai_memory_mib, are {wanted} MiB, and the"
+                f" GPU {what} {have} MiB",
                 remedy="lower them, or end what else uses the GPU (see nvidia-smi)",
             )
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from airan.site.gpu_radio import SimulatedRadio, Slot
 from airan.site.gpu_window import DownlinkCounts, GpuWindow
+from airan.site.slot_journal import Fate, SlotJournal
 from orchestrator.fast_path import FastOrder, FastPath, SlotExpected, SlotSeen
 from orchestrator.gear_costs import GearCosts
 from orchestrator.sm_board import SmBoard
@@ -66,6 +67,7 @@ class SlotLoop:
         window: what they came to.
         alarm: a slot was lost, or too near its budget, since it was last set to False.
         gear: in which slots are started now.
+        journal: where a record of each slot goes; None, as at first: nowhere.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class SlotLoop:
         self._by_gpu = judged_by == "gpu"
         self.window = GpuWindow(group.timing, latency_limits_us(judged_by))
         self.alarm = False
+        self.journal: SlotJournal | None = None
         self.gear = fast.gear
         self._under_way: dict[tuple[str, int], _UnderWay] = {}
         self._copies_us = dict.fromkeys(BUDGET_US, math.inf)
@@ -187,6 +190,7 @@ class SlotLoop:
         ran = self._under_way.pop((channel, ended.slot), None)
         if ran is None:
             return
+        self._note(channel, ended.latency_us, ran)
         budget_us = BUDGET_US[channel]
         latency_us = self._gpu_us(channel, ended) if self._by_gpu else ended.latency_us
         is_lost = not latency_us <= budget_us
@@ -203,6 +207,18 @@ class SlotLoop:
         )
         self.alarm = self.alarm or is_lost
         self._follow(order)
+
+    def _note(self, channel: str, latency_us: float, ran: _UnderWay) -> None:
+        if self.journal is None:
+            return
+        if ran.n_cells == 0:
+            fate = Fate.IDLE
+        elif math.isnan(latency_us):
+            fate = Fate.DROPPED
+        else:
+            is_late = latency_us > self.window.budget_us[channel]
+            fate = Fate.LATE if is_late else Fate.ON_TIME
+        self.journal.add(self._now_s(), channel, fate, latency_us, ran.gear)
 
     def _gpu_us(self, channel: str, ended: SlotOutcome | SentSlot) -> float:
         """A slot's kernels, and what they waited for others'; NaN if it was dropped. The shortest
@@ -232,6 +248,8 @@ class SlotLoop:
         for _ in range(behind):
             channel = "pusch" if self._group.kind(self._index) == "U" else "pdsch"
             self.window.add_missed(channel)
+            if self.journal is not None:
+                self.journal.add(self._now_s(), channel, Fate.DROPPED, math.nan, self.gear)
             self._index += 1
         self.alarm = True
         self._prepare()

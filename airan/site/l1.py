@@ -22,12 +22,21 @@ from airan.site.cell_sizing import cell_id, sizing
 from airan.site.cells import Allocations, CellGroup, load_profile, pusch_config
 from airan.site.main import service_main, stop_event
 from airan.site.runtime import SiteRuntime
+from airan.site.services import journal_file
+from airan.site.slot_journal import Fate, SlotJournal
 from orchestrator.api.client import ControlClient
 from orchestrator.views import SlotReport
 from phy import cost, warm_up
 from phy.channel import ChannelConfig
 from phy.cost import CostModel
-from phy.runtime import SimulatedUplink, SlotRecord, SlotRuntime, SlotTiming, SlotWindow
+from phy.runtime import (
+    SimulatedUplink,
+    SlotRecord,
+    SlotRuntime,
+    SlotStatus,
+    SlotTiming,
+    SlotWindow,
+)
 
 log = logging.getLogger("airan.l1")
 
@@ -36,6 +45,11 @@ MAX_WAITING_REPORTS = 120
 CALIBRATION_REPEATS = 6
 REALTIME_PRIORITY = 20
 DEVICE = "CPU (NumPy + Numba)"
+_FATES = {
+    SlotStatus.ON_TIME: Fate.ON_TIME,
+    SlotStatus.LATE: Fate.LATE,
+    SlotStatus.DROPPED: Fate.DROPPED,
+}
 
 
 class Reporter(threading.Thread):
@@ -91,6 +105,7 @@ class Layer1:
         cost_here = self._calibrate(channel)
         self._sizing = sizing(runtime.config, self._group, cost_here)
         self._alarm = False
+        self._journal = journal_of(runtime)
         self._timing = SlotTiming(
             scs_khz=ran.scs_khz, slowdown=ran.slot_slowdown, budget_us=ran.slot_budget_us
         )
@@ -101,12 +116,21 @@ class Layer1:
         reported_s = self._clock.monotonic_s()
         while not stop.is_set():
             record = slots.step()
-            if record is not None and record.error is not None:
-                log.error("slot %d: the receiver failed: %s", record.slot, record.error)
+            self._note(record)
             now_s = self._clock.monotonic_s()
             if self._alarm or now_s - reported_s >= REPORT_S:
                 reporter.send(self._report(slots.close_window()))
                 reported_s = now_s
+
+    def _note(self, record: SlotRecord | None) -> None:
+        if record is not None and record.error is not None:
+            log.error("slot %d: the receiver failed: %s", record.slot, record.error)
+        if self._journal is None:
+            return
+        fate, latency_us = Fate.IDLE, math.nan
+        if record is not None:
+            fate, latency_us = _FATES[record.status], record.latency_us
+        self._journal.add(self._clock.monotonic_s(), "pusch", fate, latency_us)
 
     def _allocation(self, _slot: int) -> int:
         if self._forced is not None:
@@ -171,6 +195,12 @@ class Layer1:
             histogram_edges_us=window.edges_us,
             pid=os.getpid(),
         )
+
+
+def journal_of(runtime: SiteRuntime) -> SlotJournal | None:
+    """The records of the site's last slots, if there are to be any."""
+    n_slots = runtime.config.ran.slot_records
+    return SlotJournal(journal_file(runtime), n_slots) if n_slots else None
 
 
 def known(value_us: float) -> float:

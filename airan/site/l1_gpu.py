@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import sys
 import threading
 from pathlib import Path
 
@@ -20,12 +21,12 @@ from airan.site.cells import Allocations, CellGroup, load_profile
 from airan.site.gpu_radio import SimulatedRadio
 from airan.site.gpu_slots import SlotLoop, latency_limits_us, without_collections
 from airan.site.gpu_window import DownlinkCounts
-from airan.site.l1 import REPORT_S, go_first, known
+from airan.site.l1 import REPORT_S, go_first, journal_of, known
 from airan.site.l1_reports import Reports
 from airan.site.main import service_main, stop_event
 from airan.site.runtime import SiteRuntime
-from airan.site.services import board_file, runs_mps
-from orchestrator.drivers.environment import Side, client, folders_in
+from airan.site.services import board_file
+from airan.site.worker_keeper import WorkerKeeper
 from orchestrator.fast_path import FastPath, FastPathSettings
 from orchestrator.gear_costs import GearCosts
 from orchestrator.sm_board import Gear, SmBoard
@@ -43,6 +44,9 @@ log = logging.getLogger("airan.l1")
 
 ALARM_REPORT_S = 0.02
 """A slot that was lost is reported so soon."""
+SWITCH_S = 1e-4
+"""After so long another thread, which starts a process that is to stand by, lets the slots' one go
+on."""
 
 
 def least_gear(gears: tuple[int, ...], planned_sms: int) -> int:
@@ -86,6 +90,8 @@ class GpuLayer1:
         config = self._config = runtime.config
         self._day, self._clock = runtime.day_clock, SystemClock()
         self._board_path = board_file(runtime)
+        self.keeper = WorkerKeeper(runtime)
+        self._journal = journal_of(runtime)
         self._sizing = measured_sizing(config)
         ran = config.ran
         self._cells = CellGroup(ran.n_cells, 1, Allocations(ran.n_prb), load_profile(ran))
@@ -95,13 +101,6 @@ class GpuLayer1:
         self.radio = SimulatedRadio(ran.sized_as, ran.n_cells, ran.seed)
         self._costs = GearCosts(model, self._sizing.config, ran.n_cells, self.settings.gears)
         self._faults: list[Alarm] = []
-
-    def environment(self) -> dict[str, str]:
-        """What the process that uses the GPU is started with, besides this one's own."""
-        if not runs_mps(self._config):
-            return {}
-        side = Side("ran", self._config.gpu.ran_memory_mib)
-        return client(side, folders_in(self._config.state_dir))
 
     def open(self) -> cell_group.CellGroup:
         """Sets the GPU up, with a part for every gear.
@@ -116,6 +115,7 @@ class GpuLayer1:
         options = GroupOptions(
             gears,
             has_standby=True,
+            places=self.keeper.places(),
             uplink=UplinkOptions(budget_us=limits_us["pusch"]),
             downlink=DownlinkOptions(budget_us=limits_us["pdsch"]),
         )
@@ -131,23 +131,33 @@ class GpuLayer1:
         self._draw_loads()
         board = board_of(self._board_path, self.settings)
         judged_by, fast = self._config.gpu.judged_by, FastPath(self.settings)
-        return SlotLoop(group, self.radio, fast, board, self._costs, judged_by=judged_by)
+        loop = SlotLoop(group, self.radio, fast, board, self._costs, judged_by=judged_by)
+        loop.journal = self._journal
+        return loop
 
     def run(self, loop: SlotLoop, reports: Reports, stop: threading.Event) -> None:
         """Runs slots until stopped, or until nobody hears of them any more."""
         loop.begin()
+        self._keep()
         reported_s = self._clock.monotonic_s()
         while not (stop.is_set() or reports.is_over):
+            self.keeper.heed()
             loop.step()
             self._take_faults(loop)
             now_s = self._clock.monotonic_s()
             if now_s - reported_s >= (ALARM_REPORT_S if loop.alarm else REPORT_S):
                 reports.send(self.report(loop))
                 gc.collect(0)  # the youngest objects only, which are few
+                self._keep()
                 self._draw_loads()
                 if planned_sms := reports.ran_sms:
                     loop.bound(least_gear(self.settings.gears, planned_sms))
                 reported_s = now_s
+
+    def _keep(self) -> None:
+        self.keeper.keep()
+        if self._journal is not None:
+            self._journal.name_worker(self.keeper.pid)
 
     def report(self, loop: SlotLoop) -> SlotReport:
         """What happened since the last report."""
@@ -195,7 +205,6 @@ def main(runtime: SiteRuntime) -> None:
     layer1 = GpuLayer1(runtime)
     for inherited in [key for key in os.environ if key.startswith("CUDA_MPS_")]:
         del os.environ[inherited]
-    os.environ.update(layer1.environment())
     try:
         group = layer1.open()
     except GpuFaultError as error:
@@ -205,7 +214,9 @@ def main(runtime: SiteRuntime) -> None:
     reports = Reports(runtime.control_address)
     try:
         log.info("slot thread: %s", go_first())
+        sys.setswitchinterval(SWITCH_S)
         loop = layer1.loop(group)
+        layer1.keeper.begin(group.worker)
         without_collections()
         layer1.run(loop, reports, stop)
     finally:

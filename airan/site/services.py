@@ -26,6 +26,9 @@ class ServiceSpec:
     needs: str = ""
     """A service without which it cannot run: it starts when that one is ready, and anew when
     that one has died."""
+    after: str = ""
+    """A service that has to be ready when it starts; what becomes of that one later is its own
+    business."""
     tells_ready: bool = False
     """It says by `tell_ready` when it is; otherwise it counts as ready once it runs."""
 
@@ -42,12 +45,15 @@ SERVICES = (CONTROL, GATEWAY, ENGINE, LAYER1, DASHBOARD)
 def services_of(config: SiteConfig) -> tuple[ServiceSpec, ...]:
     """The services of a site with this configuration."""
     layer1 = LAYER1
+    engine = ENGINE
     if config.gpu.layer1 == "gpu":
-        layer1 = replace(LAYER1, module="airan.site.l1_gpu", what="5G Layer 1 on the GPU")
+        module, what = "airan.site.l1_gpu", "5G Layer 1 on the GPU"
+        layer1 = replace(LAYER1, module=module, what=what, tells_ready=True)
+        engine = replace(engine, after=LAYER1.name)
     if not runs_mps(config):
-        return (CONTROL, GATEWAY, ENGINE, layer1, DASHBOARD)
-    clients = [replace(one, needs=MPS.name) for one in (ENGINE, layer1)]
-    return (CONTROL, MPS, GATEWAY, *clients, DASHBOARD)
+        return (CONTROL, GATEWAY, engine, layer1, DASHBOARD)
+    engine, layer1 = replace(engine, needs=MPS.name), replace(layer1, after=MPS.name)
+    return (CONTROL, MPS, GATEWAY, engine, layer1, DASHBOARD)
 
 
 def runs_mps(config: SiteConfig) -> bool:
@@ -59,6 +65,16 @@ def runs_mps(config: SiteConfig) -> bool:
 def board_file(runtime: SiteRuntime) -> Path:
     """Where Layer 1 says which gear the GPU is in, and the engine looks."""
     return runtime.run_dir / "sm-board"
+
+
+def journal_file(runtime: SiteRuntime) -> Path:
+    """Where Layer 1 keeps the records of its last slots, if it is to."""
+    return runtime.run_dir / "slots"
+
+
+def daemon_record(runtime: SiteRuntime) -> Path:
+    """Which process the site's MPS daemon is."""
+    return runtime.run_dir / "mps-daemon.json"
 
 
 def ready_file(runtime: SiteRuntime, name: str) -> Path:

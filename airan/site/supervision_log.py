@@ -1,4 +1,5 @@
-"""What the supervisor did, line by line in a file, and what of it is told as the site's events."""
+"""What the supervisor did, and what services say of processes of their own, line by line in a file;
+and what of it is told as the site's events."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ class SupervisionEvent:
     time_s: float
     severity: str
     kind: str
-    """`service.ended` or `service.restarted`."""
+    """`service.ended` or `service.restarted`; of Layer 1's process on the GPU `worker.replaced`, or
+    `worker.moved` out of MPS and back."""
     message: str
 
 

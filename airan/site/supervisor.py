@@ -147,11 +147,12 @@ class Supervisor:
                 client.record.signal(signal.SIGTERM)
 
     def _has_what_it_needs(self, service: Watched) -> bool:
-        for other in self._watched:
-            if other.spec.name == service.spec.needs:
-                told = not other.spec.tells_ready or self._ready_file(other.spec).exists()
-                return other.alive() and told
-        return True
+        wanted = (service.spec.needs, service.spec.after)
+        return all(self._is_ready(other) for other in self._watched if other.spec.name in wanted)
+
+    def _is_ready(self, service: Watched) -> bool:
+        told = not service.spec.tells_ready or self._ready_file(service.spec).exists()
+        return service.alive() and told
 
     def _ready_file(self, spec: ServiceSpec) -> Path:
         return ready_file(self.runtime, spec.name)

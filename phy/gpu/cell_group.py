@@ -9,6 +9,7 @@ from airan.core.errors import InvalidInputError
 from phy.gpu.downlink_group import Assignment, DownlinkGroup
 from phy.gpu.outcome import Grant, SentSlot, SlotOutcome
 from phy.gpu.uplink_group import UplinkGroup
+from phy.gpu.worker_pool import GpuWorker
 from phy.runtime.timing import SlotTiming
 
 
@@ -32,6 +33,7 @@ class CellGroup:
         uplink: the receiving half.
         downlink: the sending half; None: the group only receives.
         timing: slots and the TDD pattern, DDDSU by default.
+        worker: the processes that use the GPU; None: this one does.
     """
 
     def __init__(
@@ -40,8 +42,10 @@ class CellGroup:
         downlink: DownlinkGroup | None = None,
         timing: SlotTiming | None = None,
         on_close: Callable[[], None] = lambda: None,
+        worker: GpuWorker | None = None,
     ) -> None:
         """`on_close` is called when it has given the GPU back."""
+        self.worker = worker
         self._on_close = on_close
         self.uplink = uplink
         self.downlink = downlink

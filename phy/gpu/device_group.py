@@ -17,7 +17,7 @@ from phy.gpu.uplink import UplinkLimits, UplinkTables, uplink_program
 from phy.gpu.uplink_group import UplinkGroup
 from phy.gpu.uplink_options import UplinkOptions
 from phy.gpu.worker import LaneOrder
-from phy.gpu.worker_pipeline import GpuWorker
+from phy.gpu.worker_pool import GpuWorker, Place
 from phy.runtime.timing import SlotTiming
 
 
@@ -32,6 +32,7 @@ class GroupOptions:
             otherwise by this one, for which a sticky error is the end.
         has_standby: another process, with the GPU set up, takes over at once when that one ends. It
             takes as much memory. A fault of the GPU that ends every process ends it too.
+        places: where these processes are started; one stands by in each.
         uplink, downlink: of the halves.
         timing: slots and the TDD pattern.
     """
@@ -39,6 +40,7 @@ class GroupOptions:
     gears_sms: tuple[int | None, ...] = (None,)
     is_isolated: bool = True
     has_standby: bool = False
+    places: tuple[Place, ...] = (Place(),)
     uplink: UplinkOptions | None = None
     downlink: DownlinkOptions | None = None
     timing: SlotTiming | None = None
@@ -70,7 +72,12 @@ def open_cell_group(
         lanes.append(LaneOrder(downlink_program(downlink), write_idle))
     worker: GpuWorker | None = None
     if options.is_isolated:
-        worker = GpuWorker(lanes, options.gears_sms, has_standby=options.has_standby)
+        worker = GpuWorker(
+            lanes,
+            options.gears_sms,
+            has_standby=options.has_standby,
+            places=options.places,
+        )
         make: Callable[[int], Pipeline] = worker.pipeline
     else:
         make = _here(lanes, options.gears_sms)
@@ -83,7 +90,7 @@ def open_cell_group(
         if downlink is not None:
             sending = DownlinkGroup(downlink, partial(make, 1), options.downlink, on_alarm=on_alarm)
         stack.pop_all()
-    return CellGroup(receiving, sending, options.timing, close)
+    return CellGroup(receiving, sending, options.timing, close, worker)
 
 
 def write_idle_uplink(limits: UplinkLimits, inputs: Tables) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from phy.gpu.faults import FaultKind, GpuFaultError
 from phy.gpu.pipeline import N_SIDES, Pipeline
 
-_RETRY_S = 1.0
+_RETRY_S = 0.2
 _READY_POLL_S = 0.01
 
 

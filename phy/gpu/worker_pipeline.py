@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -22,65 +22,9 @@ from phy.gpu.host_memory import host_sides
 from phy.gpu.pipeline import N_SIDES, Elapsed, Tables
 from phy.gpu.worker import LaneOrder, Order
 
-_SLOT_TIMEOUT_S = 5.0
+_SLOT_TIMEOUT_S = 0.5
 _END_TIMEOUT_S = 5.0
 _LOOKS = 200
-
-
-class GpuWorker:
-    """Starts the process when its first pipeline is asked for, and again when it has ended."""
-
-    def __init__(
-        self,
-        lanes: Sequence[LaneOrder],
-        gears_sms: Sequence[int | None],
-        *,
-        has_standby: bool = False,
-    ) -> None:
-        """Starts nothing yet.
-
-        Args:
-            lanes: its pipelines.
-            gears_sms: multiprocessors they share in each gear, rounded up to what the GPU can split
-                off, None: all.
-            has_standby: a second process, with the GPU set up, takes over when the first has ended,
-                and another one stands by then. It takes as much memory.
-        """
-        self._lanes = tuple(lanes)
-        self._gears_sms = tuple(gears_sms)
-        self._has_standby = has_standby
-        self._process: WorkerProcess | None = None
-        self._standby: WorkerProcess | None = None
-        self._starting: threading.Thread | None = None
-
-    def pipeline(self, lane: int) -> WorkerPipeline:
-        """Returns one of the pipelines, made at once, ready when the process has set the GPU up."""
-        if self._process is None or self._process.has_ended:
-            self._process, self._standby = self._standby, None
-            if self._process is None or not self._process.is_alive:
-                self._process = WorkerProcess(self._lanes, self._gears_sms)
-            if self._has_standby:
-                self._starting = threading.Thread(target=self._start_standby, daemon=True)
-                self._starting.start()
-        return WorkerPipeline(self._process, lane)
-
-    def close(self) -> None:
-        """Ends the process that stands by; pipelines end theirs. Again is no error."""
-        self._has_standby = False
-        if self._starting is not None:
-            self._starting.join()
-        if self._standby is not None:
-            self._standby.close()
-            self._standby = None
-
-    def _start_standby(self) -> None:
-        """In a thread of its own: what the process is to run is more than a pipe holds, so that
-        sending it waits until the process reads."""
-        standby = WorkerProcess(self._lanes, self._gears_sms)
-        if self._has_standby:
-            self._standby = standby
-        else:
-            standby.close()
 
 
 class WorkerProcess:
@@ -93,11 +37,18 @@ class WorkerProcess:
         has_ended: it is gone, or told to go.
     """
 
-    def __init__(self, lanes: tuple[LaneOrder, ...], gears_sms: tuple[int | None, ...]) -> None:
+    def __init__(
+        self,
+        lanes: tuple[LaneOrder, ...],
+        gears_sms: tuple[int | None, ...],
+        environment: Mapping[str, str],
+    ) -> None:
+        """Starts it; `environment` is in addition to this process's own."""
         self.gears_sms: list[int] = []
         self.n_bytes: list[tuple[int, int]] = [(0, 0)] * len(lanes)
         self.has_ended = False
         self.n_messages = 0
+        self._is_killed = False
         memory_fd = os.memfd_create("airan-slots")
         ours, theirs = socket.socketpair()
         try:
@@ -112,7 +63,11 @@ class WorkerProcess:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "phy.gpu.worker", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(), memory_fd),
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+                env={
+                    **os.environ,
+                    **environment,
+                    "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+                },
             )
             self._connection = Connection(ours.detach())
             self._send(order)
@@ -131,7 +86,8 @@ class WorkerProcess:
         return self._process.poll() is None
 
     def kill(self) -> None:
-        """Ends it at once."""
+        """Ends it at once; nothing that it says counts any more."""
+        self._is_killed = True
         self._process.kill()
 
     def message(self, lane: int, *values: object) -> None:
@@ -149,6 +105,8 @@ class WorkerProcess:
         Raises:
             GpuFaultError: it says that the GPU failed, or it has ended.
         """
+        if self._is_killed:
+            raise self._ended()
         try:
             if not self._connection.poll():
                 return
@@ -163,9 +121,16 @@ class WorkerProcess:
             raise GpuFaultError(FaultKind(kind), answer, doing)
 
     def close(self) -> None:
-        """Ends the process; again is no error."""
-        self.has_ended = True
+        """Ends the process; again is no error. One that has failed is waited for by a thread of its
+        own: the driver may take its time to clear up, and slots would wait with us."""
+        has_failed, self.has_ended = self.has_ended, True
         self._connection.close()
+        if has_failed:
+            threading.Thread(target=self._await_end, daemon=True).start()
+        else:
+            self._await_end()
+
+    def _await_end(self) -> None:
         try:
             self._process.wait(_END_TIMEOUT_S)
         except subprocess.TimeoutExpired:

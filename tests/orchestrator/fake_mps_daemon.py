@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
 """A fake `nvidia-cuda-mps-control` for tests: it keeps its state in files of the pipe directory.
 
-With -f it runs until told to quit; without, it answers one line of its input.
+With -f it runs until told to quit; without, it answers one line of its input. Where there is a
+file `with-server` beside the pipes it has a server, whose pid it writes there, and which outlives
+it when it is killed.
 """
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,8 +20,15 @@ if sys.argv[1:] == ["-f"]:
         print("fake: An instance of this daemon is already running")
         sys.exit(1)
     alive.touch()
+    server = None
+    if (named := pipe.parent / "with-server").exists():
+        server = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        named.write_text(str(server.pid))
     while alive.exists():
         time.sleep(0.01)
+    if server is not None:
+        server.kill()
+        server.wait()
     sys.exit(0)
 
 if not alive.exists():

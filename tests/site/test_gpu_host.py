@@ -21,6 +21,7 @@ from airan.site.services import services_of
 from orchestrator.drivers.base import GpuInfo
 from orchestrator.drivers.nvml import NvmlNode
 from tests.orchestrator.recorded_nvml import GPU_UUID, RecordedNvml
+from tests.site.no_gpu import skip_where_there_is_a_gpu
 
 FAKE_MPS = Path(__file__).resolve().parents[1] / "orchestrator" / "fake_mps_daemon.py"
 H100 = GpuInfo(
@@ -121,7 +122,10 @@ def test_a_host_that_has_all_runs_everything_on_the_gpu(asked: str, taken: str) 
     specs = {one.name: one for one in services_of(started)}
     assert list(specs) == ["control", "mps", "gateway", "engine", "l1", "dashboard"]
     assert specs["l1"].module == "airan.site.l1_gpu"
-    assert specs["l1"].needs == specs["engine"].needs == "mps"
+    # Layer 1 goes on when the daemon dies; the engine starts when the slots run under the next.
+    assert (specs["l1"].needs, specs["l1"].after) == ("", "mps")
+    assert (specs["engine"].needs, specs["engine"].after) == ("mps", "l1")
+    assert specs["l1"].tells_ready
 
 
 def test_the_engine_is_started_in_gears_on_its_leases_partition() -> None:
@@ -136,8 +140,17 @@ def test_the_engine_is_started_in_gears_on_its_leases_partition() -> None:
     assert vllm.env["AIRAN_SM_BOARD"] == "/tmp/airan-test/run/sm-board"
     assert (Path(vllm.env["PYTHONPATH"]) / "marketplace" / "engines" / "vllm_gears.py").is_file()
     assert vllm.gpu is not None
-    assert (vllm.gpu.total_sms, vllm.gpu.memory_mib) == (132, 61_440)
+    assert (vllm.gpu.total_sms, vllm.gpu.memory_mib) == (132, 55_296)
     assert str(vllm.gpu.folders and vllm.gpu.folders.pipe_dir) == "/tmp/airan-test/mps/pipe"
+
+
+@pytest.mark.parametrize(("requests", "sms"), [(64, 2), (16, 8), (4, 16)])
+def test_vllm_has_as_many_requests_as_the_lease_is_of_the_gpu(requests: int, sms: int) -> None:
+    runtime = site_runtime.resolve(on_gpu(site(AIRAN_MODEL__MAX_CONCURRENT=str(requests)), host()))
+    assert engine.settings_of(runtime).sm_per_stream == sms
+    # On the CPU it is as ever.
+    alone = site_runtime.resolve(site(AIRAN_MODEL__MAX_CONCURRENT=str(requests)))
+    assert engine.settings_of(alone).sm_per_stream == 16
 
 
 def test_without_a_gpu_nothing_of_it_is_asked_for() -> None:
@@ -159,12 +172,7 @@ def test_single_lost_slots_are_the_fast_paths_own_business() -> None:
 
 
 def test_the_command_refuses_on_a_host_without_a_gpu(tmp_path: Path) -> None:
-    try:
-        this_host().gpus()
-    except ConfigError:
-        pass
-    else:
-        pytest.skip("this host has a GPU")
+    skip_where_there_is_a_gpu()
     ran = CliRunner().invoke(app, ["--state-dir", str(tmp_path), "up", "--gpu"])
     assert ran.exit_code != 0
     assert not (tmp_path / "run").exists()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from airan.core import config
-from airan.core.config import CellSizeConfig, SiteConfig
+from airan.core.config import SiteConfig
+from airan.core.ran_config import CellSizeConfig
 from airan.site import runtime as site_runtime
 from airan.site.gpu_radio import SimulatedRadio
 from airan.site.gpu_slots import MOST_BEHIND, SLOT_S, SlotLoop
 from airan.site.l1_gpu import GpuLayer1, board_of, fast_path_settings, least_gear
 from airan.site.l1_reports import ran_sms
+from airan.site.slot_journal import Fate, JournalReader, SlotJournal
 from orchestrator.cell_demand import CellConfig, CellDemand
 from orchestrator.fast_path import FastPath, FastPathSettings
 from orchestrator.gear_costs import GearCosts
@@ -250,14 +253,21 @@ def gpu_site(tmp_path: Path) -> SiteConfig:
     return config.load(None, PORTS | given)
 
 
-def test_the_process_is_an_mps_client_with_a_memory_limit(gpu_site: SiteConfig) -> None:
+def test_the_process_is_an_mps_client_with_a_memory_limit_and_one_stands_by_outside(
+    gpu_site: SiteConfig,
+) -> None:
     runtime = site_runtime.resolve(gpu_site)
     layer1 = GpuLayer1(runtime)
-    assert layer1.environment() == {
+    under, outside = layer1.keeper.places()
+    assert under.environment == {
         "CUDA_MPS_PIPE_DIRECTORY": f"{gpu_site.state_dir}/mps/pipe",
         "CUDA_MPS_LOG_DIRECTORY": f"{gpu_site.state_dir}/mps/log",
         "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": "0=8192M",
     }
+    # A process that found no daemon would compute without MPS and be taken for a client.
+    assert not under.is_open()
+    assert outside.is_open()
+    assert outside.environment == {"CUDA_MPS_PIPE_DIRECTORY": f"{runtime.run_dir}/no-mps"}
     assert layer1.settings.gears == (16, 24, 40, 64, 80, 96, 132)
     assert layer1.settings.engine_sms == (116, 108, 88, 64, 48, 32, 0)
 
@@ -319,6 +329,29 @@ def test_slots_run_until_nobody_hears_of_them_and_keep_to_the_plan_meanwhile(
     # Without the plan such short slots would have brought it to gear 0.
     assert GEARS_OF_SITE[loop.gear] == 96
     assert loop._board.current.gear == loop.gear
+
+
+def test_each_slot_has_a_record_that_other_processes_read(tmp_path: Path, costs: GearCosts) -> None:
+    rig = Rig(tmp_path / "board", costs)
+    rig.loop.journal = SlotJournal(tmp_path / "slots", 1000)
+    reader = JournalReader(tmp_path / "slots")
+    rig.run(25)
+    rows = reader.take()
+    assert Counter(rows["channel"].tolist()) == {0: 5, 1: 20}
+    assert set(rows["fate"].tolist()) == {Fate.ON_TIME}
+    assert all(0.0 < us < 1250.0 for us in rows["latency_us"].tolist())
+    assert list(rows["end_s"]) == sorted(rows["end_s"])
+    rig.radio.loads = (0.0, 0.0)
+    rig.run(2)
+    assert Fate.IDLE in reader.take()["fate"].tolist()
+    # One that is late, and those that the host missed.
+    rig.radio.loads = (1.0, 1.0)
+    rig.work["pusch"] = 200_000.0
+    rig.run(8)
+    assert Fate.LATE in reader.take()["fate"].tolist()
+    rig.paced.clock.now_s += (MOST_BEHIND + 30) * SLOT_S
+    rig.run(1)
+    assert Counter(reader.take()["fate"].tolist())[Fate.DROPPED] >= 30
 
 
 def test_gears_fit_the_gpu_and_the_engine_decodes_as_many_sequences_as_it_has(

@@ -1,8 +1,9 @@
-"""The MPS daemon as a service of the site, with a fake daemon binary: its death starts its clients
-anew after it, and the site's events tell."""
+"""The MPS daemon as a service of the site, with a fake daemon binary: its death starts the engine
+anew after it, its servers go with it, and the site's events tell."""
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -17,10 +18,12 @@ import pytest
 from airan.core import config
 from airan.site import runtime as site_runtime
 from airan.site import supervision_log
+from airan.site.mps import servers_of
 from airan.site.processes import ProcessLock, ProcessRecord, members, sweep
 from airan.site.runtime import SiteRuntime
 from airan.site.services import ready_file, services_of
 from airan.site.supervision_log import SupervisionLog
+from airan.site.supervisor import Supervisor, Watched
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = ROOT / "tests" / "orchestrator" / "fake_mps_daemon.py"
@@ -68,6 +71,9 @@ def site() -> Iterator[SiteRuntime]:
         }
         runtime = site_runtime.resolve(config.load(None, PORTS | given))
         runtime.save()
+        server = server_file(runtime)
+        server.parent.mkdir()
+        server.touch()
         # The warden's part: without one the supervisor would start it, which would end it too.
         warden = ProcessLock(runtime.run_dir / "warden.lock")
         assert warden.acquire()
@@ -86,6 +92,11 @@ def site() -> Iterator[SiteRuntime]:
             warden.release()
             sweep(runtime.instance)
             assert members(runtime.instance) == []
+
+
+def server_file(site: SiteRuntime) -> Path:
+    """Says that the fake daemon is to have a server; it writes its pid there."""
+    return site.config.state_dir / "mps" / "with-server"
 
 
 def pid_of(site: SiteRuntime, name: str) -> int:
@@ -109,17 +120,24 @@ def test_clients_start_when_the_daemon_answers_and_stopping_leaves_nothing(
 
 
 @pytest.mark.parametrize("killed", ["mps-daemon", "mps"])
-def test_a_killed_daemon_comes_back_and_its_clients_start_anew_after_it(
+def test_a_killed_daemon_comes_back_and_the_engine_starts_anew_after_it(
     site: SiteRuntime, killed: str
 ) -> None:
-    names = ("mps", "mps-daemon", "engine", "l1")
-    before = {name: pid_of(site, name) for name in (*names, "control")}
+    names = ("mps", "mps-daemon", "engine")
+    others = ("control", "l1")
+    before = {name: pid_of(site, name) for name in (*names, *others)}
+    eventually(lambda: server_file(site).read_text().isdecimal())
+    server = ProcessRecord.of(int(server_file(site).read_text()))
+    assert server in servers_of(before["mps-daemon"])
     os.kill(before[killed], signal.SIGKILL)
     eventually(lambda: all(pid_of(site, one) not in (0, before[one]) for one in names))
-    assert pid_of(site, "control") == before["control"]
+    # Who uses the GPU under a server that nobody can reach takes turns with the next one's clients.
+    assert not server.alive()
+    # Layer 1 goes on.
+    assert {one: pid_of(site, one) for one in others} == {one: before[one] for one in others}
     told = kinds(site)
     assert told[0] == ("service.ended", "mps")
-    for name in ("mps", "engine", "l1"):
+    for name in ("mps", "engine"):
         assert told.count(("service.ended", name)) == 1
         eventually(lambda name=name: ("service.restarted", name) in kinds(site))
     # No client starts before the daemon.
@@ -127,6 +145,28 @@ def test_a_killed_daemon_comes_back_and_its_clients_start_anew_after_it(
     assert order[0] == "mps"
     # The one that the killed process left is gone too.
     assert not ProcessRecord(before["mps-daemon"], 0.0).alive()
+
+
+def test_the_engine_waits_for_the_slots_to_be_ready_and_outlives_them(site: SiteRuntime) -> None:
+    config_on_gpu = site.config.model_copy(
+        update={"gpu": site.config.gpu.model_copy(update={"layer1": "gpu"})}
+    )
+    specs = {one.name: one for one in services_of(config_on_gpu)}
+    supervisor = Supervisor(site, True)
+    mps, layer1, engine = (Watched(specs[name]) for name in ("mps", "l1", "engine"))
+    supervisor._watched = [mps, layer1, engine]
+    ready_file(site, "mps").touch()
+    mps.record = layer1.record = ProcessRecord.of(os.getpid())
+    assert not supervisor._has_what_it_needs(engine)
+    assert supervisor._has_what_it_needs(layer1)
+    ready_file(site, "l1").touch()
+    assert supervisor._has_what_it_needs(engine)
+    # Ready once, and dead now.
+    layer1.record = None
+    assert not supervisor._has_what_it_needs(engine)
+    engine.record = ProcessRecord.of(os.getpid())
+    supervisor._end_clients_of(layer1)
+    assert engine.kill_at_s == math.inf
 
 
 def test_only_a_site_that_shares_a_real_gpu_runs_a_daemon(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -109,8 +110,17 @@ class Client:
     These tell each token by itself: the client counts without believing the bill.
     """
 
-    def __init__(self, url: str, model: str, keys: dict[str, str], seed: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        keys: dict[str, str],
+        seed: int,
+        on_begun: Callable[[Seen], None] = lambda _seen: None,
+    ) -> None:
+        """`on_begun` gets each request before it is sent, to watch it meanwhile."""
         self._model, self._keys, self._seed = model, keys, seed
+        self._on_begun = on_begun
         self.n_template = 0
         self._http = httpx.AsyncClient(
             base_url=url,
@@ -135,6 +145,7 @@ class Client:
     async def send(self, planned: Planned) -> Seen:
         """Waits for the request's moment, sends it and reads its stream to the end."""
         seen = Seen(planned)
+        self._on_begun(seen)
         await asyncio.sleep(planned.at_s - self.now_s())
         headers = {"authorization": f"Bearer {self._keys[planned.tenant.name]}"}
         try:

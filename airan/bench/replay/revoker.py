@@ -41,33 +41,42 @@ async def revoke_regularly(
         await asyncio.sleep(next_s - time.monotonic())
         # A whole period later, even if this one takes longer.
         next_s = max(next_s + every_s, time.monotonic())
-        await _revoke_once(control, policy, held_s, found)
+        await revoke_once(control, policy, held_s, found)
 
 
-async def _revoke_once(
-    control: ControlClient, policy: Policy, held_s: float, found: Revocations
+async def revoke_once(
+    control: ControlClient,
+    policy: Policy,
+    held_s: float,
+    found: Revocations,
+    holder: str = HOLDER,
 ) -> None:
-    held = await _held(control)
+    """Gives the radio all of the GPU for `held_s`, and the holder its lease back by `policy`.
+
+    Raises:
+        UnavailableError: its lease does not end, or none is granted again, within 30 s.
+    """
+    held = await _held(control, holder)
     begun_s = time.monotonic()
-    await control.set_policy(replace(policy, ran_share=1.0))
-    await _until(control, False)
+    await control.set_policy(replace(policy, kind="static", ran_share=1.0))
+    await _until(control, holder, False)
     found.release_s.append(time.monotonic() - begun_s)
     await asyncio.sleep(held_s)
     await control.set_policy(policy)
-    await _until(control, True)
+    await _until(control, holder, True)
     found.away_s.append(time.monotonic() - begun_s)
     ended = [one for one in await control.leases(include_ended=True) if one.id in held]
     found.n += sum(bool(one.revoked_s) for one in ended)
     found.n_evicted += sum(one.end_reason == "evicted" for one in ended)
 
 
-async def _held(control: ControlClient) -> set[str]:
-    return {one.id for one in await control.leases() if one.holder == HOLDER}
+async def _held(control: ControlClient, holder: str) -> set[str]:
+    return {one.id for one in await control.leases() if one.holder == holder}
 
 
-async def _until(control: ControlClient, wanted: bool) -> None:
+async def _until(control: ControlClient, holder: str, wanted: bool) -> None:
     until_s = time.monotonic() + _PATIENCE_S
-    while bool(await _held(control)) is not wanted:
+    while bool(await _held(control, holder)) is not wanted:
         if time.monotonic() > until_s:
             what = "is not granted again" if wanted else "does not end"
             raise UnavailableError(f"the engine's lease {what} within {_PATIENCE_S:g} s")

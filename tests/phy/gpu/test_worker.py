@@ -13,13 +13,13 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from phy.gpu import worker, worker_pipeline
+from phy.gpu import worker, worker_pipeline, worker_pool
 from phy.gpu.doorbell import Doorbell
 from phy.gpu.faults import FaultKind, GpuFaultError, answer_of, gpu_faults, kind_of
 from phy.gpu.pipeline import Elapsed
 from phy.gpu.program import Buffer, Program
 from phy.gpu.worker import LaneOrder, Order
-from phy.gpu.worker_pipeline import GpuWorker
+from phy.gpu.worker_pool import GpuWorker, Place
 
 
 class Log:
@@ -160,11 +160,21 @@ class ScriptedProcess:
 
     made: ClassVar[list[ScriptedProcess]] = []
 
-    def __init__(self, lanes, gears_sms) -> None:
+    def __init__(self, lanes, gears_sms, environment) -> None:
         self.has_ended, self.is_alive, self.closed = False, True, False
+        self.environment = dict(environment)
+        self.gears_sms: list[int] = []
+        self.pid = 1000 + len(self.made)
         memories = Order(lanes, gears_sms, 0).lanes
         self.doorbells = [Doorbell(np.zeros(Doorbell.N_BYTES, np.uint8)) for _ in memories]
         self.made.append(self)
+
+    def read(self) -> None:
+        if not self.is_alive:
+            raise GpuFaultError(FaultKind.LOST, "its process ended", "a slot ran")
+
+    def kill(self) -> None:
+        self.is_alive = False
 
     def close(self) -> None:
         self.closed = self.has_ended = True
@@ -174,7 +184,8 @@ class ScriptedProcess:
 @pytest.fixture
 def scripted(monkeypatch) -> type[ScriptedProcess]:
     ScriptedProcess.made.clear()
-    monkeypatch.setattr(worker_pipeline, "WorkerProcess", ScriptedProcess)
+    monkeypatch.setattr(worker_pool, "_AGAIN_S", 0.0)
+    monkeypatch.setattr(worker_pool, "WorkerProcess", ScriptedProcess)
     return ScriptedProcess
 
 
@@ -186,7 +197,7 @@ def a_worker(**options) -> GpuWorker:
 def test_a_process_that_stands_by_takes_over_and_another_one_stands_by(scripted) -> None:
     gpu = a_worker(has_standby=True)
     lanes = [gpu.pipeline(lane) for lane in (0, 1)]
-    until(lambda: len(scripted.made) == 2 and gpu._standby is not None)
+    until(lambda: len(gpu._standby) == 1)
     first, second = scripted.made
     assert all(lane._process is first for lane in lanes)
     first.close()
@@ -200,7 +211,7 @@ def test_a_process_that_stands_by_takes_over_and_another_one_stands_by(scripted)
 def test_a_process_that_stood_by_and_died_is_not_taken(scripted) -> None:
     gpu = a_worker(has_standby=True)
     gpu.pipeline(0)
-    until(lambda: gpu._standby is not None)
+    until(lambda: len(gpu._standby) == 1)
     first, second = scripted.made
     second.is_alive = False
     first.close()
@@ -212,3 +223,133 @@ def test_nothing_stands_by_unless_it_is_wanted(scripted) -> None:
     gpu.pipeline(0)
     gpu.close()
     assert len(scripted.made) == 1
+
+
+class Server:
+    """What processes of the first place rest on."""
+
+    is_up = True
+
+
+def two_places(server: Server) -> GpuWorker:
+    places = (Place({"SERVER": "here"}, lambda: server.is_up), Place({"SERVER": ""}))
+    return a_worker(has_standby=True, places=places)
+
+
+def where(pipeline) -> str:
+    return pipeline._process.environment["SERVER"]
+
+
+def test_one_stands_by_in_each_place_and_the_wanted_one_comes_first(scripted) -> None:
+    gpu = two_places(Server())
+    first = gpu.pipeline(0)
+    until(lambda: len(gpu._standby) == 2)
+    assert where(first) == "here"
+    assert gpu.is_home
+    assert {at: one.environment["SERVER"] for at, one in gpu._standby.items()} == {0: "here", 1: ""}
+    first._process.close()
+    assert where(gpu.pipeline(0)) == "here"
+    gpu.close()
+
+
+def test_when_a_place_ends_who_stands_by_in_the_other_takes_over_at_once(scripted) -> None:
+    server = Server()
+    gpu = two_places(server)
+    first = gpu.pipeline(0)._process
+    until(lambda: len(gpu._standby) == 2)
+    beside, outside = gpu._standby[0], gpu._standby[1]
+    server.is_up = False
+    gpu.leave(0)
+    assert not first.is_alive
+    assert not beside.is_alive
+    first.has_ended = True  # as the next look at it finds
+    assert gpu.pipeline(0)._process is outside
+    assert not gpu.is_home
+    assert gpu.pid == outside.pid
+    # Nobody is started where there is nothing to rest on.
+    until(lambda: 1 in gpu._standby)
+    assert 0 not in gpu._standby
+    gpu.close()
+
+
+def test_it_goes_home_when_one_there_has_set_the_gpu_up_and_not_before(scripted) -> None:
+    server = Server()
+    server.is_up = False
+    gpu = two_places(server)
+    away = gpu.pipeline(0)._process
+    assert away.environment["SERVER"] == ""
+    until(lambda: 1 in gpu._standby)
+    gpu.go_home()
+    assert away.is_alive
+    server.is_up = True
+
+    def stands_by_at_home() -> bool:
+        gpu.keep()
+        return 0 in gpu._standby
+
+    until(stands_by_at_home)
+    gpu.go_home()
+    assert away.is_alive
+    gpu._standby[0].gears_sms = [132]
+    gpu.go_home()
+    assert not away.is_alive
+    away.has_ended = True
+    assert where(gpu.pipeline(0)) == "here"
+    assert gpu.is_home
+    gpu.close()
+
+
+def test_one_that_fails_while_it_stands_by_at_home_is_started_again_after_a_while(
+    scripted, monkeypatch
+) -> None:
+    monkeypatch.setattr(worker_pool, "_AGAIN_S", 60.0)
+    server = Server()
+    gpu = two_places(server)
+    gpu.pipeline(0)
+    until(lambda: len(gpu._standby) == 2)
+    failed = gpu._standby[0]
+    failed.is_alive = False
+    assert not gpu.can_go_home
+    n_made = len(scripted.made)
+    gpu.keep()
+    # Not at once, lest one that always fails is started again and again.
+    assert gpu._starting is None or not gpu._starting.is_alive()
+    assert len(scripted.made) == n_made
+    gpu._again_s.clear()
+
+    def another() -> bool:
+        gpu.keep()
+        return gpu._standby.get(0) not in (None, failed)
+
+    until(another)
+    gpu.close()
+
+
+def test_a_killed_process_is_a_fault_at_the_next_look_and_nobody_waits_for_its_end(
+    monkeypatch,
+) -> None:
+    program = Program({"x": Buffer((4,), np.int32)}, (), ("x",), ("x",))
+    gpu = GpuWorker([LaneOrder(program, write_nothing)], [None])
+    pipeline = gpu.pipeline(0)
+    ended = threading.Event()
+    process = pipeline._process._process
+    really_wait = process.wait
+
+    def wait(_timeout_s: float | None = None) -> None:
+        ended.wait(10)
+        really_wait()
+        done.set()
+
+    done = threading.Event()
+    monkeypatch.setattr(process, "wait", wait)
+    pipeline.start(0)
+    gpu.leave(0)
+    with pytest.raises(GpuFaultError, match="its process ended"):
+        pipeline.is_done(0)
+    pipeline.close()  # returns though the process may not have ended
+    assert not ended.is_set()
+    ended.set()
+    again = gpu.pipeline(0)
+    assert again.pid != pipeline.pid
+    again.close()
+    assert done.wait(10)
