@@ -136,12 +136,17 @@ class CommonEngines:
                         yield turn
 
     def n_waiting_elsewhere(self, model: str) -> int:
-        """The others' jobs that wait for it; those of our line for embeddings too, if there are
-        others: all count alike."""
+        """The others' jobs that wait for engines of it that we use too; those of our line for
+        embeddings as well, if there are others: all count alike."""
         if not self._siblings:
             return 0
-        theirs = (one.report.waiting.get(model, NONE) for one in self._siblings)
-        return sum(map(sum, theirs)) + sum(self.embeddings().get(model, NONE))
+        ready, embeddings = self._ready(model), self.embeddings().get(model, NONE)
+        theirs = (
+            one.report.waiting.get(model, NONE)
+            for one in self._siblings
+            if any(engine.state.url in one.report.engines for engine in ready)
+        )
+        return sum(map(sum, theirs)) + sum(embeddings)
 
     def models_elsewhere(self) -> set[str]:
         """Models that the others have work waiting for, or we for embeddings of them."""
