@@ -46,6 +46,7 @@ class PooledEngine:
         """Monotonic time before which no job is sent here, after it broke one off."""
         self.told_s = float("-inf")
         """Loop time at which its agent was last told that there is work."""
+        self._is_alone = True
 
     async def update(self, state: EngineState) -> None:
         """Takes over the agent's state; another address means another server."""
@@ -57,8 +58,20 @@ class PooledEngine:
         if state.url != before.url or others or (self.client is None and state.url):
             old = self.client
             self.client = client_of(state) if state.url else None
+            self.share(is_alone=self._is_alone)
             if old is not None:
                 await old.aclose()
+
+    def share(self, *, is_alone: bool) -> None:
+        """Whether no other gateway uses the engine from now on."""
+        self._is_alone = is_alone
+        if isinstance(self.client, LlamaCppEngine):
+            self.client.share(is_alone=is_alone)
+
+    def forget(self, slot: int) -> None:
+        """Another gateway has used that slot."""
+        if isinstance(self.client, LlamaCppEngine):
+            self.client.forget(slot)
 
 
 def client_of(state: EngineState) -> Engine:

@@ -12,6 +12,7 @@ from marketplace.billing.desk import Desk
 from marketplace.billing.spot import SpotPrice
 from marketplace.dispatch.admission import TierUnreachableError, TtftTargets
 from marketplace.dispatch.cold import is_cold
+from marketplace.dispatch.common import TURN_S, CommonEngines
 from marketplace.dispatch.embedder import Embedder
 from marketplace.dispatch.embedding_line import AT_ONCE
 from marketplace.dispatch.endings import Endings
@@ -22,13 +23,13 @@ from marketplace.dispatch.journal import Journal
 from marketplace.dispatch.lengths import Lengths
 from marketplace.dispatch.lines import WaitingLines
 from marketplace.dispatch.making_room import MakingRoom
-from marketplace.dispatch.offers import ContextLengthError, ModelOffer, ask_for
+from marketplace.dispatch.offers import ModelOffer, ask_for
 from marketplace.dispatch.overflow import Overflow, check_guest
 from marketplace.dispatch.patience import Patience
 from marketplace.dispatch.places import free_share, rooms_for, with_adapter
 from marketplace.dispatch.prefixes import SlotKey
-from marketplace.dispatch.prompts import prompt_tokens
-from marketplace.dispatch.text_turns import not_served, prepare_text, why_it_ends
+from marketplace.dispatch.preparation import Preparation
+from marketplace.dispatch.text_turns import not_served, why_it_ends
 from marketplace.dispatch.turns import Turn, Turns, rank
 from marketplace.engines.base import EngineState
 from marketplace.engines.external_model import ExternalModel
@@ -42,11 +43,8 @@ from marketplace.store.database import Database
 
 log = logging.getLogger(__name__)
 
-_KEEP_ALIVE_S = 2.0
 _AVOID_S = 0.3
 _MAX_SETBACKS = 8
-_COLD_START_S = 60.0
-"""How long a client's request waits, at least, until a cold engine has loaded its model."""
 
 
 class Dispatcher:
@@ -80,18 +78,20 @@ class Dispatcher:
         list_prices = {name: offer.price for name, offer in offers.items()}
         self.desk = Desk(database, list_prices, clock, SpotPrice(self.free_share))
         weights = self.desk.weights
-        self._foresight = Foresight(self._lengths, self._turns, weights)
-        self._foresight.promised_s = (targets or TtftTargets()).priority
         self._lines = WaitingLines(list(offers), self._lengths, weights, max_waiting)
+        self._common = CommonEngines(self._turns, self._lines, clock)
+        self._foresight = Foresight(self._lengths, self._common, weights)
+        self._foresight.promised_s = (targets or TtftTargets()).priority
         speeds = self._foresight.speeds
-        self._room = MakingRoom(self._lines, self._turns, self._lengths, speeds, clock)
+        self._room = MakingRoom(self._lines, self._common, self._lengths, speeds, clock)
         federation = federation or Federation()
         self._overflow = Overflow(federation, database, self._turns, self._foresight, clock)
         self.pool = EnginePool(agent_urls, self._engine_changed, externals, federation.peers)
-        self._overflow.engines = self.pool.engines
+        self._overflow.engines = self._common.engines = self.pool.engines
         self._gate = Gate(
             self._foresight, self._lines, self._overflow, clock, targets or TtftTargets()
         )
+        self._preparation = Preparation(offers, self.pool, self._gate, clock, self._refused)
         away = self._overflow.away
         self._generation = Generation(
             self._foresight, self._journal, away, meter, clock, self.prepare
@@ -108,6 +108,7 @@ class Dispatcher:
             foresight=self._foresight,
             gate=self._gate,
         )
+        self._common.embeddings = self.embedder.waiting_by_tier
         self._patience = Patience(self._lines, self._fail)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
@@ -127,18 +128,23 @@ class Dispatcher:
         """Jobs on that engine now."""
         return self._turns.count(engine)
 
-    def load(self, model: str) -> int:
-        """Jobs of that model, running and waiting."""
-        here = [turn.job for turn in self._turns if turn.engine.peer is None]
-        n_running = sum(job.model == model for job in here)
-        return n_running + len(self._lines.of(model))
-
     def report(self) -> Report:
-        """What is under way here."""
-        return Report()
+        """What the other gateways are to know of our work."""
+        return self._common.report()
 
     def meet(self, siblings: Sequence[Sibling], number: int) -> None:
-        """Hears of the other gateways."""
+        """Shares the engines with these gateways from now on; `number` is our seat."""
+        self._common.meet(siblings, number)
+        self._foresight.overwritten()
+        for turn in list(self._common.collided()):
+            turn.end("preempt")
+        self._pump()
+
+    def load(self, model: str) -> int:
+        """Jobs of that model, running and waiting, the other gateways' too."""
+        here = [turn.job for turn in self._turns if turn.engine.peer is None]
+        n_running = sum(job.model == model for job in here)
+        return n_running + len(self._lines.of(model)) + self._common.load(model)
 
     def start(self) -> None:
         """Begins to follow the engines and to run jobs."""
@@ -159,36 +165,11 @@ class Dispatcher:
         await self.pool.stop()
 
     async def prepare(self, job: Job, timeout_s: float) -> None:
-        """Turns the messages into tokens, for engines that have them, and settles how many may be
-        generated.
+        """Turns the messages into tokens, and settles how many may be generated.
 
-        Raises:
-            ContextLengthError: they do not fit the model's context.
-            UnavailableError: no engine appeared within `timeout_s`.
-            TierUnreachableError: the engine is cold and will not be back in the tier's time.
-            InvalidInputError: the engine refuses the messages.
+        Raises: as `Preparation.run` does.
         """
-        self._offers[job.model].check_chat()
-        external = self.pool.external(job.model)
-        if external is not None:
-            prepare_text(job, external)
-            if not await self.pool.is_served(external.name, timeout_s):
-                raise not_served(external.name)
-            return
-        if job.kind == "sync" and is_cold(self.pool.states_of(job.model)):
-            self.pool.want(job.model)
-            try:
-                self._gate.admit_cold(job)
-            except TierUnreachableError:
-                await self._refused(job)
-                raise
-            timeout_s = max(timeout_s, _COLD_START_S)
-        prompt_ids = await prompt_tokens(self.pool, self._clock, job, timeout_s)
-        n_ctx, wanted = self._offers[job.model].n_ctx, job.request.max_tokens
-        if len(prompt_ids) + (wanted or 1) > n_ctx:
-            raise ContextLengthError(n_ctx, len(prompt_ids), wanted or 0)
-        job.prompt_ids = prompt_ids
-        job.max_tokens = wanted or n_ctx - len(prompt_ids)
+        await self._preparation.run(job, timeout_s)
 
     async def submit(self, job: Job) -> None:
         """Takes responsibility for the job. An asynchronous one is stored when this returns.
@@ -224,7 +205,7 @@ class Dispatcher:
             self.enqueue(job)
 
     async def _admit(self, job: Job) -> None:
-        check_guest(job, self.pool.engines, self._turns, self._lines.n_before(job))
+        check_guest(job, self.pool.engines, self._common, self._lines.n_before(job))
         try:
             await self._gate.admit(job)
         except TierUnreachableError:
@@ -238,7 +219,7 @@ class Dispatcher:
     def free_share(self) -> float:
         """The part of our own engines' places that nothing runs on or waits for, 0 to 1."""
         n_waiting = sum(self.pool.external(job.model) is None for job in self._lines)
-        return free_share(self.pool.engines, self._turns, n_waiting)
+        return free_share(self.pool.engines, self._common, n_waiting)
 
     async def take_up(self, job: Job, sending: Sending) -> None:
         """Goes on with an accepted job that an earlier gateway sent to a peer, there or here."""
@@ -285,7 +266,7 @@ class Dispatcher:
         turns = self._turns.on(engine)
         usable = state.phase == "ready" and state.url == before.url
         # A lease with fewer SMs carries fewer requests: the lowest tier's latest make room.
-        keep = state.max_concurrent if usable else 0
+        keep = self._common.kept(engine) if usable else 0
         # Streams of an external engine show by themselves whether they go on.
         for turn in sorted(turns, key=rank)[keep:] if engine.external is None else ():
             turn.end("preempt")
@@ -307,7 +288,9 @@ class Dispatcher:
 
     def _note_absence(self, model: str) -> None:
         now_s, states = self._clock.monotonic_s(), self.pool.states_of(model)
-        n_slots = max((state.max_concurrent for state in states), default=0)
+        engines = [one for one in self.pool.engines if one.state.model == model]
+        shares = (self._common.share(one, one.state.max_concurrent) for one in engines)
+        n_slots = max(shares, default=0)
         n_slots = min(n_slots, AT_ONCE) if self.embedder.waiting(model) else n_slots
         waited_for = bool(self._lines.of(model)) or self.embedder.waiting(model) > 0
         self._foresight.served(model, self._is_served(model), n_slots, waited_for, now_s)
@@ -331,10 +314,10 @@ class Dispatcher:
     def _pump(self) -> None:
         """Starts waiting jobs, in order, while there is room."""
         for model in self._lines.models:
-            passed: list[Job] = []
+            passed, overdue = list[Job](), self._common.is_overdue(model)
             while self._lines.of(model) and not self._stopping:
                 now_s = self._clock.monotonic_s()
-                rooms = rooms_for(model, self.pool.engines, self._turns, now_s)
+                rooms = rooms_for(model, self.pool.engines, self._common, now_s)
                 job = self._lines.take(model) if rooms else None
                 if job is None:
                     break
@@ -344,7 +327,7 @@ class Dispatcher:
                 place = self._foresight.choose(job, rooms, self._kept(model))
                 turn = Turn(job, place.engine, place.slot)
                 # Its turn has come although higher tiers wait: it would never get on otherwise.
-                turn.protected = self._lines.of(model).waiting("priority") > 0
+                turn.protected = self._lines.of(model).waiting("priority") > 0 or overdue
                 self._begin(turn)
             for job in passed:
                 # No engine with room has loaded its adapter yet.
@@ -430,9 +413,12 @@ class Dispatcher:
         self._pump()
 
     async def _keep_alive(self) -> None:
-        """Lets the clients of waiting jobs know that their connection lives."""
+        """Lets the clients of waiting jobs know that their connection lives, and takes the places
+        that have become ours."""
         while True:
-            await asyncio.sleep(_KEEP_ALIVE_S)
+            await asyncio.sleep(TURN_S - self._clock.now_s() % TURN_S)
+            if self._common.is_shared:
+                self._pump()
             for job in self._lines:
                 self.pool.want(job.model)
                 job.feed.put_nowait(WAITING)

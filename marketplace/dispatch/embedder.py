@@ -28,6 +28,7 @@ from marketplace.jobs import new_job_id
 from marketplace.meter import Meter
 from marketplace.pool import EnginePool
 from marketplace.principal import Principal
+from marketplace.siblings.sibling import TierCounts
 from marketplace.store.database import Database
 from marketplace.store.ledger import Outcome
 
@@ -91,6 +92,10 @@ class Embedder:
     def waiting(self, model: str) -> int:
         """Requests for that model's embeddings that wait."""
         return len(self._lines.get(model, ()))
+
+    def waiting_by_tier(self) -> dict[str, TierCounts]:
+        """The same of all models that some wait for."""
+        return {model: line.waiting_by_tier for model, line in self._lines.items() if len(line)}
 
     def changed(self, model: str) -> None:
         """An engine of that model came, went or is on another lease."""

@@ -22,6 +22,7 @@ from marketplace.dispatch.queue import TIERS, FairQueue, Ticket
 from marketplace.dispatch.speeds import EngineSpeed
 from marketplace.dispatch.waits import Asker, Before
 from marketplace.pool import EnginePool, PooledEngine
+from marketplace.siblings.sibling import TierCounts
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,12 @@ class EmbeddingLine:
 
     def __len__(self) -> int:
         return len(self._queue)
+
+    @property
+    def waiting_by_tier(self) -> TierCounts:
+        """Requests in line."""
+        waiting = self._queue.waiting
+        return waiting("priority"), waiting("default"), waiting("flex")
 
     async def stop(self) -> None:
         """Breaks off what is at work; nothing more is begun."""

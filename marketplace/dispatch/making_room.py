@@ -7,11 +7,12 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from airan.core.clock import Clock
+from marketplace.dispatch.common import CommonEngines
 from marketplace.dispatch.lengths import Lengths
 from marketplace.dispatch.lines import WaitingLines
 from marketplace.dispatch.queue import Tier
 from marketplace.dispatch.speeds import EngineSpeed, Speeds
-from marketplace.dispatch.turns import Turn, Turns
+from marketplace.dispatch.turns import Turn
 from marketplace.dispatch.yielding import chosen_to_yield, patience_s, patient_until_s
 from marketplace.jobs import Job
 
@@ -78,10 +79,16 @@ class MakingRoom:
     """Looks whenever something changes, and again when somebody's patience is over."""
 
     def __init__(
-        self, lines: WaitingLines, turns: Turns, lengths: Lengths, speeds: Speeds, clock: Clock
+        self,
+        lines: WaitingLines,
+        common: CommonEngines,
+        lengths: Lengths,
+        speeds: Speeds,
+        clock: Clock,
     ) -> None:
         self._lines = lines
-        self._turns = turns
+        self._common = common
+        self._turns = common.turns
         self._lengths = lengths
         self._speeds = speeds
         self._clock = clock
@@ -99,7 +106,7 @@ class MakingRoom:
         look: Callable[[], None],
         blocked: Collection[Job] = (),
     ) -> None:
-        """Cuts off what is worth it for the model's priority work that waits.
+        """Cuts off what is worth it for the model's priority work that waits, here or elsewhere.
 
         Args:
             model: the engines' one.
@@ -109,20 +116,16 @@ class MakingRoom:
         """
         if (timer := self._next_look.pop(model, None)) is not None:
             timer.cancel()
-        if not self._lines.of(model).waiting("priority"):
+        line, wanted = self._lines.of(model), self._common.wanted(model)
+        if not line.waiting("priority") and not wanted:
             return
-        others_wait = self._lines.of(model).waiting("default") > 0
+        others_wait = line.waiting("default") > 0 or self._common.default_waits(model)
         promised_s = patient_until_s(promised_s, others_wait=others_wait)
         now_s = self._clock.monotonic_s()
         running = self._running(model, now_s)
-        waiting = sorted(
-            (
-                self._first_token_s(job, running, now_s)
-                for job in self._waiting(model)
-                if job not in blocked
-            ),
-            reverse=True,
-        )
+        here = (job for job in self._waiting(model) if job not in blocked)
+        wanted += [self._first_token_s(job, running, now_s) for job in here]
+        waiting = sorted(wanted, reverse=True)
         chosen = chosen_to_yield(running, waiting, promised_s)
         n_cut = sum(one.is_cut for one in running) + len(chosen)
         for one in chosen:
@@ -138,7 +141,7 @@ class MakingRoom:
             Seen(
                 turn,
                 self._speeds.of(turn.engine.state),
-                self._turns.count(turn.engine),
+                self._common.n_running(turn.engine),
                 now_s,
                 self._lengths,
             )

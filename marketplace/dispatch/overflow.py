@@ -9,6 +9,7 @@ from typing import Any
 from airan.core.clock import Clock
 from airan.core.errors import AiranError, CapacityError
 from marketplace.dispatch.admission import TierUnreachableError
+from marketplace.dispatch.common import CommonEngines
 from marketplace.dispatch.foresight import Foresight
 from marketplace.dispatch.invoked_turns import Away
 from marketplace.dispatch.places import free_places
@@ -198,7 +199,9 @@ async def take_home(job: Job, engine: Engine) -> None:
     job.tally = None
 
 
-def check_guest(job: Job, engines: Sequence[PooledEngine], turns: Turns, n_before: int) -> None:
+def check_guest(
+    job: Job, engines: Sequence[PooledEngine], common: CommonEngines, n_before: int
+) -> None:
     """Lets a peer's job in while there is compute that nobody of ours wants.
 
     `n_before`: jobs for the same model that wait or are being accepted.
@@ -206,7 +209,7 @@ def check_guest(job: Job, engines: Sequence[PooledEngine], turns: Turns, n_befor
     Raises:
         TierUnreachableError: there is none.
     """
-    if not job.principal.is_peer or free_places(job.model, engines, turns) > n_before:
+    if not job.principal.is_peer or free_places(job.model, engines, common) > n_before:
         return
     raise TierUnreachableError(
         "peers' work runs only while compute is free, and none is",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from marketplace.dispatch.admission import Work
+from marketplace.dispatch.common import CommonEngines, places_of
 from marketplace.dispatch.prefixes import Blocks, PrefixTable, SlotKey
+from marketplace.dispatch.queue import Tier
 from marketplace.dispatch.speeds import Speeds
-from marketplace.dispatch.turns import Turns
 from marketplace.pool import PooledEngine
 
 _ALIKE = 0.1
@@ -22,6 +23,15 @@ class Room:
     engine: PooledEngine
     used: set[int]
     """Slots with a request at work."""
+    n_more: int = 0
+    """Requests at work there on none of these slots, or on one with another."""
+    mine: tuple[int, int] = (0, 1)
+    """Our number among the gateways, and how many there are."""
+
+    @property
+    def n_running(self) -> int:
+        """Requests at work."""
+        return len(self.used) + self.n_more
 
     @property
     def n_slots(self) -> int:
@@ -48,18 +58,26 @@ class Place:
 
 
 def rooms_for(
-    model: str, engines: Iterable[PooledEngine], turns: Turns, now_s: float
+    model: str,
+    engines: Iterable[PooledEngine],
+    common: CommonEngines,
+    now_s: float,
+    coming: Tier | None = None,
 ) -> list[Room]:
-    """The engines that can take a job of that model at monotonic time `now_s`."""
+    """The engines that can take a job of that model at monotonic time `now_s`.
+
+    `coming`: its tier, if it is not in line yet.
+    """
     found = []
     for engine in engines:
         state = engine.state
         if state.phase != "ready" or state.model != model or not state.url:
             continue
-        room = Room(engine, {turn.slot for turn in turns.on(engine)})
-        if len(room.used) >= min(state.max_concurrent, room.n_slots):
+        if common.left(engine, coming) <= 0:
             continue
-        if engine.avoid_until_s <= now_s:
+        used = common.used(engine)
+        room = Room(engine, used, common.n_running(engine) - len(used), common.mine)
+        if len(used) < room.n_slots and engine.avoid_until_s <= now_s:
             found.append(room)
     return found
 
@@ -69,20 +87,27 @@ def with_adapter(adapter: str, rooms: list[Room]) -> list[Room]:
     return [room for room in rooms if not adapter or adapter in room.engine.state.adapters]
 
 
-def free_places(model: str, engines: Iterable[PooledEngine], turns: Turns) -> int:
-    """Places on our own engines of that model that nothing runs on."""
-    return sum(
-        max(0, min(one.state.max_concurrent, max(one.state.n_slots, 1)) - turns.count(one))
+def free_places(model: str, engines: Iterable[PooledEngine], common: CommonEngines) -> int:
+    """Places on our own engines of that model that nothing runs on, and that no other gateway has
+    work waiting for."""
+    n_free = sum(
+        max(0, places_of(one) - common.n_running(one))
         for one in engines
         if one.state.phase == "ready" and one.state.model == model and one.external is None
     )
+    return n_free - common.n_waiting_elsewhere(model)
 
 
-def free_share(engines: Iterable[PooledEngine], turns: Turns, n_waiting: int) -> float:
-    """The part of our own engines' places that nothing runs on or waits for, 0 to 1."""
+def free_share(engines: Iterable[PooledEngine], common: CommonEngines, n_waiting: int) -> float:
+    """The part of our own engines' places that nothing runs on or waits for, 0 to 1.
+
+    `n_waiting`: our jobs; the other gateways' count too.
+    """
     ready = [one for one in engines if one.state.phase == "ready" and one.external is None]
     n_places = sum(one.state.max_concurrent for one in ready)
-    taken = n_waiting + sum(turn.engine.external is None for turn in turns)
+    taken = n_waiting + sum(turn.engine.external is None for turn in common.turns)
+    taken += sum(sum(common.elsewhere(one)) for one in ready)
+    taken += sum(map(common.n_waiting_elsewhere, common.models_elsewhere()))
     return max(0.0, 1.0 - taken / n_places) if n_places else 0.0
 
 
@@ -133,12 +158,20 @@ def _best_slot(
     if homes:
         slot = max(sorted(homes), key=merit)
     else:
-        free = (one for one in prefixes.longest_unused(url, room.n_slots) if one not in room.used)
+        free = _free_slots(room, prefixes)
         slot = next(free)
         if (url, slot) in kept:
             slot = next((one for one in free if (url, one) not in kept), slot)
     n_held = prefixes.match_tokens((url, slot), blocks)
-    return Place(room.engine, slot, n_held, bool(homes), len(room.used))
+    return Place(room.engine, slot, n_held, bool(homes), room.n_running)
+
+
+def _free_slots(room: Room, prefixes: PrefixTable) -> Iterator[int]:
+    """The longest unused first; of several gateways, each begins with others."""
+    slots = prefixes.longest_unused(room.engine.state.url, room.n_slots)
+    free = (one for one in slots if one not in room.used)
+    rank, n = room.mine
+    return free if n == 1 else iter(sorted(free, key=lambda one: one % n != rank))
 
 
 def _seconds(work: Work, place: Place, speeds: Speeds) -> float | None:

@@ -69,7 +69,7 @@ def patience_s(resume_s: float, first_token_s: float, promised_s: float) -> floa
     if left_s <= 0.0:
         return 0.0
     half_s = (first_token_s + resume_s) / 2.0
-    return math.sqrt(half_s * half_s + resume_s * left_s) - half_s
+    return max(0.0, math.sqrt(half_s * half_s + resume_s * left_s) - half_s)
 
 
 def chosen_to_yield(

@@ -41,6 +41,7 @@ class LlamaCppEngine:
         self._adapters = tuple(adapters)
         self._made_with: dict[int, str] = {}
         """The adapter that all of what a slot holds was made with; nothing: not known."""
+        self._is_alone = True
         self._prefill = asyncio.Lock()
         self._cached: dict[int, list[int]] = {}
         self._wire = Wire(url, n_asking=_ASKING, kept_s=_KEPT_S)
@@ -55,7 +56,7 @@ class LlamaCppEngine:
     ) -> AsyncIterator[TokenChunk]:
         """See Engine.generate."""
         prompt, lora = list(prompt_token_ids), self._lora(adapter)
-        if self._piece:
+        if self._piece and (self._is_alone or not self._adapters):
             await self._feed(prompt, slot, adapter)
         body = {**_sampling(params), **lora, "prompt": prompt, "id_slot": slot}
         body |= {"stream": True, "return_tokens": True, "n_predict": params.max_tokens}
@@ -80,6 +81,22 @@ class LlamaCppEngine:
         except OSError as error:
             raise self._lost(error) from error
         raise UnavailableError(f"the engine at {self.url} ended its stream before it was done")
+
+    def share(self, *, is_alone: bool) -> None:
+        """Whether nobody but this client works on the server's slots from now on.
+
+        Where others do, and there are adapters, nothing is gone on from: they may have been there
+        between any two requests.
+        """
+        if is_alone != self._is_alone:
+            self._made_with.clear()
+            self._cached.clear()
+        self._is_alone = is_alone
+
+    def forget(self, slot: int) -> None:
+        """Somebody else has worked there."""
+        self._made_with.pop(slot, None)
+        self._cached.pop(slot, None)
 
     async def apply_template(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
@@ -136,7 +153,7 @@ class LlamaCppEngine:
         Until the engine has said something, nobody knows what the slot holds from now on.
         """
         known = self._made_with.pop(slot, None)
-        return not self._adapters or known == adapter
+        return not self._adapters or (self._is_alone and known == adapter)
 
     async def _feed(self, prompt: list[int], slot: int, adapter: str) -> None:
         """Fills the slot's cache piece by piece, from what it holds already up to the last piece.

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from airan.core.errors import UnavailableError
 from marketplace.engines.base import SamplingParams
 from marketplace.engines.llamacpp import LlamaCppEngine
+from tests.marketplace.site import running_app
 
 
 async def test_who_waits_for_a_connection_learns_that_the_engine_is_gone() -> None:
@@ -112,4 +118,56 @@ async def test_a_server_that_speaks_nonsense_or_stops_short_is_a_lost_engine(ans
             await engine.tokenize("a", parse_special=True)
         with pytest.raises(UnavailableError):
             await anext(engine.generate([1], SamplingParams(1), slot=0))
+        await engine.aclose()
+
+
+def recording(asked: list[dict[str, Any]]) -> FastAPI:
+    """A server that keeps what it is asked, and answers one token."""
+    app = FastAPI()
+
+    async def complete(request: Request) -> Response:
+        asked.append(await request.json())
+        if not asked[-1]["n_predict"]:
+            return JSONResponse({})
+        values = {"content": "x", "tokens": [7], "tokens_predicted": 1, "stop": False}
+        last = values | {"content": "", "tokens": [], "stop": True, "stop_type": "limit"}
+        text = "".join(f"data: {json.dumps(one)}\n\n" for one in (values, last))
+        return Response(text, media_type="text/event-stream")
+
+    app.add_api_route("/completion", complete, methods=["POST"])
+    return app
+
+
+async def answered(engine: LlamaCppEngine, n_tokens: int, adapter: str = "") -> None:
+    prompt, params = list(range(n_tokens)), SamplingParams(1)
+    assert [chunk async for chunk in engine.generate(prompt, params, slot=0, adapter=adapter)]
+
+
+async def test_with_adapters_nothing_is_gone_on_from_where_others_work_too() -> None:
+    asked: list[dict[str, Any]] = []
+    async with running_app(recording(asked)) as url:
+        engine = LlamaCppEngine(url, 4, ["a"])
+        for is_alone in (True, False, True):
+            engine.share(is_alone=is_alone)
+            asked.clear()
+            for _ in range(2):
+                await answered(engine, 6, "a")
+            went_on = [one["cache_prompt"] for one in asked]
+            # Alone, piece by piece; the first time it is not known what the slot holds.
+            assert went_on == ([False, True, True] if is_alone else [False, False])
+        await engine.aclose()
+
+
+async def test_a_slot_that_somebody_else_used_is_filled_anew_piece_by_piece() -> None:
+    asked: list[dict[str, Any]] = []
+    async with running_app(recording(asked)) as url:
+        engine = LlamaCppEngine(url, 4)
+        engine.share(is_alone=False)
+        for forgets, lengths in ((False, [4, 8, 10]), (False, [10]), (True, [4, 8, 10])):
+            if forgets:
+                engine.forget(0)
+            asked.clear()
+            await answered(engine, 10)
+            assert [len(one["prompt"]) for one in asked] == lengths
+            assert all(one["cache_prompt"] for one in asked)
         await engine.aclose()
