@@ -23,8 +23,13 @@ class QuietServer(uvicorn.Server):
         yield
 
 
-def bind(host: str, port: int, purpose: str, config_key: str) -> socket.socket:
+def bind(
+    host: str, port: int, purpose: str, config_key: str, *, shared: bool = False
+) -> socket.socket:
     """A bound TCP socket; port 0 takes a free one.
+
+    `shared`: with all that are bound to it likewise, by processes of the same user; the kernel
+    divides the connections between those that listen.
 
     Raises:
         PortInUseError: the port is taken; the message names it, its purpose and the key to change.
@@ -33,6 +38,8 @@ def bind(host: str, port: int, purpose: str, config_key: str) -> socket.socket:
     # an answer's body waits up to 40 ms for the client to acknowledge its head.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
     except OSError as error:
@@ -48,8 +55,8 @@ def bind(host: str, port: int, purpose: str, config_key: str) -> socket.socket:
 class ServingThread:
     """An application served by a thread, in an event loop of its own."""
 
-    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
-        self._listener = listener
+    def __init__(self, app: ASGIApp, *listeners: socket.socket) -> None:
+        self._listeners = list(listeners)
         config = uvicorn.Config(
             app, log_config=None, access_log=False, timeout_graceful_shutdown=1, lifespan="on"
         )
@@ -79,4 +86,4 @@ class ServingThread:
             self._thread.join(_STOP_S)
 
     def _run(self) -> None:
-        self._server.run(sockets=[self._listener])
+        self._server.run(sockets=self._listeners)

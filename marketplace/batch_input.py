@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +27,11 @@ class _Bad(Exception):
 
 
 def read_batch_input(
-    content: bytes, endpoint: str, max_lines: int
+    content: bytes | bytearray, endpoint: str, max_lines: int
 ) -> tuple[list[BatchLine], list[dict[str, Any]]]:
     """The lines, and OpenAI's error objects for those that are none; any error fails the batch."""
-    raw = [(n, text) for n, text in enumerate(content.splitlines(), 1) if text.strip()]
+    texts: Sequence[bytes | bytearray] = content.splitlines()
+    raw = [(n, text) for n, text in enumerate(texts, 1) if text.strip()]
     if not raw:
         return [], [_error(_Bad("empty_file", "The input file holds no request."), None)]
     if len(raw) > max_lines:
@@ -56,7 +58,7 @@ def read_batch_input(
     return lines, errors
 
 
-def _line(number: int, text: bytes, endpoint: str) -> BatchLine:
+def _line(number: int, text: bytes | bytearray, endpoint: str) -> BatchLine:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):

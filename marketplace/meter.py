@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from marketplace.store.ledger import Outcome
 
@@ -81,6 +82,12 @@ class Meter:
             prefix + "http_responses", "HTTP responses", ["status"], registry=self.registry
         )
 
+        self.unheard = Counter(
+            prefix + "gateways_unheard",
+            "Times another gateway did not answer a scrape in time, and was left out of it",
+            registry=self.registry,
+        )
+
     def tokens(self, count: int, now_s: float) -> None:
         """Notes generated tokens at monotonic time `now_s`."""
         if not count:
@@ -108,6 +115,10 @@ class Meter:
         self.in_flight.labels("running").set(live["running"])
         ready = sum(engine["phase"] == "ready" for engine in live["engines"])
         self.engines_ready.set(ready)
+
+    def text(self) -> bytes:
+        """All of it in Prometheus's text format."""
+        return generate_latest(self.registry)
 
     def first_token(
         self, ttft_ms: float, tier: str = "default", predicted_s: float | None = None
@@ -140,15 +151,20 @@ class Meter:
 
     def ttft_percentiles(self) -> dict[str, float | None]:
         """p50 and p99 of the last 1,000 requests, in ms; None without any."""
-        ordered = sorted(self._ttft_ms)
-        if not ordered:
-            return {"p50": None, "p99": None}
-        last = len(ordered) - 1
-        return {"p50": ordered[round(0.5 * last)], "p99": ordered[round(0.99 * last)]}
+        return percentiles(self._ttft_ms)
 
     def _forget(self, now_s: float) -> None:
         while self._buckets and self._buckets[0][0] < now_s - _RATE_WINDOW_S:
             self._buckets.popleft()
+
+
+def percentiles(ttft_ms: Collection[float]) -> dict[str, float | None]:
+    """p50 and p99 of these times; None without any."""
+    ordered = sorted(ttft_ms)
+    if not ordered:
+        return {"p50": None, "p99": None}
+    last = len(ordered) - 1
+    return {"p50": ordered[round(0.5 * last)], "p99": ordered[round(0.99 * last)]}
 
 
 def stats(totals: dict[str, Any], live: dict[str, Any]) -> dict[str, Any]:

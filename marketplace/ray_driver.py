@@ -56,10 +56,10 @@ def start_ray(session: RaySession) -> None:
 
 
 def application(settings: GatewaySettings) -> Any:
-    """The Serve application: one replica, because the dispatcher's queue lives in it."""
+    """The Serve application: a replica a gateway, each with a dispatcher of its own."""
     deployment = serve.deployment(
         name=APP,
-        num_replicas=1,
+        num_replicas=settings.gateways,
         health_check_period_s=2.0,
         health_check_timeout_s=HEALTH_S,
         graceful_shutdown_timeout_s=1.0,

@@ -12,6 +12,7 @@ from marketplace.gateway import GatewaySettings, build_app
 
 HEALTH_S = 10.0
 """For so long an answer is waited for."""
+OWN_HOST = "127.0.0.1"
 _SWITCH_S = 0.0005
 """Within this time Ray's threads give the interpreter back to the server; Python's own is 5 ms."""
 
@@ -21,12 +22,16 @@ class Gateway:
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._serving: ServingThread | None = None
-        self._url = f"http://{settings.host}:{settings.port}/healthz"
         # One client for all checks: a new one each time would read the CA certificates again.
         self._http = httpx.Client(timeout=HEALTH_S, trust_env=False, verify=False)
         # Of a replica that was given up, the port may not be free yet: Serve tries again then.
-        listener = bind(settings.host, settings.port, "the gateway", "ports.gateway")
-        self._serving = ServingThread(build_app(settings), listener)
+        shared = settings.gateways > 1
+        public = bind(settings.host, settings.port, "the gateway", "ports.gateway", shared=shared)
+        # Whoever asks at the public port may get any of the replicas: here it is this one.
+        own = bind(OWN_HOST, 0, "the gateway's own address", "ports.gateway")
+        self.own_url = f"http://{OWN_HOST}:{own.getsockname()[1]}"
+        app = build_app(settings, own_url=self.own_url)
+        self._serving = ServingThread(app, public, own)
         self._serving.start()
         sys.setswitchinterval(_SWITCH_S)
         # What was imported stays: the collector need not walk through it while streams wait.
@@ -37,7 +42,7 @@ class Gateway:
         """Raises when the server has ended or does not answer; Serve starts another replica."""
         if self._serving is not None:
             self._serving.check()
-        self._http.get(self._url).raise_for_status()
+        self._http.get(f"{self.own_url}/healthz").raise_for_status()
 
     def __del__(self) -> None:
         """Serve calls it when it wants the replica to end."""

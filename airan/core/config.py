@@ -13,14 +13,15 @@ from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from airan.core.errors import ConfigError
 from airan.core.gpu_config import GpuConfig, VllmConfig
 from airan.core.llama_config import LlamaModelConfig
+from airan.core.market_config import MarketConfig
 from airan.core.ran_config import RanConfig
+from airan.core.sections import ENV_PREFIX, ForeignVariable, Port, Section
 
-ENV_PREFIX = "AIRAN_"
 _ENV_SEPARATOR = "__"
 # Variables with our prefix that are not configuration keys.
 _ENV_OTHER_USES = {
@@ -31,21 +32,10 @@ _ENV_OTHER_USES = {
     "AIRAN_AS",
 }
 
-Port = Annotated[int, Field(ge=0, le=65535)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _foreign_variable(name: str) -> str:
-    if name.startswith(ENV_PREFIX):
-        raise ValueError(f"variables that begin with {ENV_PREFIX} are configuration keys")
-    return name
-
-
-class NodeConfig(_Section):
+class NodeConfig(Section):
     """The GPU node. `simulated` obeys the real geometry, placement rules and delays."""
 
     driver: Literal["simulated", "nvml"] = "simulated"
@@ -68,7 +58,7 @@ class NodeConfig(_Section):
     planned anew elsewhere."""
 
 
-class ControlConfig(_Section):
+class ControlConfig(Section):
     """The orchestrator's process."""
 
     database_url: str = Field(default="", pattern=r"^(|sqlite:///.+|postgresql(\+psycopg)?://.+)$")
@@ -81,80 +71,7 @@ class ControlConfig(_Section):
     """Where `airan certs make` put ca.pem, server.pem and server.key."""
 
 
-class TtftTargetConfig(_Section):
-    """Seconds to the first token that each service tier promises; a request that would have to
-    wait longer, by what was measured, is refused at once."""
-
-    priority: float = Field(default=5.0, gt=0.0, le=86_400.0)
-    default: float = Field(default=30.0, gt=0.0, le=86_400.0)
-    flex: float = Field(default=1800.0, gt=0.0, le=86_400.0)
-
-
-class PeerConfig(_Section):
-    """A peer that serves a model of ours too: another airan site, or any OpenAI-compatible cloud.
-    It takes requests that this site cannot serve in time, of tenants whose data may go there."""
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
-    """Of an airan site: its own `name`."""
-    kind: Literal["airan", "openai"] = "openai"
-    """`airan`: another site, which keeps what nobody waits for until it is asked for it again."""
-    url: str = Field(pattern=r"^https?://\S+$")
-    """Its base address, up to and with `/v1`."""
-    models: dict[str, str] = Field(min_length=1)
-    """Our model's name: its name there."""
-    region: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")
-    data_policy: tuple[str, ...] = ()
-    """What it promises, such as `no-training`."""
-    key_file: Path | None = None
-    """File with the API key, read at every request."""
-    key_env: str = Field(default="", pattern=r"^[A-Za-z0-9_]*$")
-    """Or the environment variable that holds it; not one of ours, which are configuration."""
-    max_concurrent: int = Field(default=4, ge=1, le=1024)
-    """Requests sent there at once, of all models together."""
-    n_ctx: int | None = Field(default=None, ge=256)
-    """Context tokens of one request there; empty: as many as here."""
-    connect_timeout_s: float = Field(default=3.0, gt=0.0)
-    read_timeout_s: float = Field(default=30.0, gt=0.0)
-    """Without a byte for so long, the answer goes on elsewhere."""
-    price_usd_per_1k_input_tokens: float = Field(default=0.01, ge=0.0)
-    """What it charges us."""
-    price_usd_per_1k_output_tokens: float = Field(default=0.03, ge=0.0)
-
-    @field_validator("key_env")
-    @classmethod
-    def _is_no_variable_of_ours(cls, name: str) -> str:
-        return _foreign_variable(name)
-
-
-class MarketConfig(_Section):
-    """The marketplace's accounts, money and promises."""
-
-    database_url: str = Field(default="", pattern=r"^(|sqlite:///.+|postgresql(\+psycopg)?://.+)$")
-    """Empty: SQLite in the state folder."""
-    seller: str = Field(default="airan", min_length=1, max_length=80)
-    """The sender of the invoices."""
-    oidc_issuer: str = Field(
-        default="", pattern=r"^(|https://.+|http://(127\.0\.0\.1|localhost)[:/].*)$"
-    )
-    """URL of the OpenID Connect provider at which people log in; empty: nobody does."""
-    oidc_audience: str = ""
-    """Our client id with that provider."""
-    grpc_port: Port = 0
-    """Loopback port on which invocations are taken over gRPC; 0: nowhere."""
-    function_hosts: tuple[str, ...] = ()
-    """Hosts (`host` or `host:port`) on which tenants' functions may run; empty: models only."""
-    webhook_hosts: tuple[str, ...] = ()
-    """Hosts that webhooks may go to though they are not public, or take plain http."""
-    ttft_target_s: TtftTargetConfig = TtftTargetConfig()
-    region: str = Field(default="", pattern=r"^(|[a-z0-9][a-z0-9-]{0,31})$")
-    """Where this site is, for what other sites send; without, it takes nothing from them."""
-    peers: tuple[PeerConfig, ...] = ()
-    """Who takes what overflows here."""
-    max_hops: int = Field(default=2, ge=1, le=16)
-    """Sites that may have sent a request on before us, for us to send it on too."""
-
-
-class ClockConfig(_Section):
+class ClockConfig(Section):
     """The site's time of day: `speed` site seconds pass per wall second."""
 
     speed: float = Field(default=1.0, gt=0.0, le=10_000.0)
@@ -163,7 +80,7 @@ class ClockConfig(_Section):
     """Site seconds after the start at which the time of day stands still; None: never."""
 
 
-class PolicyConfig(_Section):
+class PolicyConfig(Section):
     """How the GPU is divided at start; `airan policy set` changes it later."""
 
     kind: Literal["static", "demand"] = "demand"
@@ -180,7 +97,7 @@ class PolicyConfig(_Section):
     """How often demand is looked at."""
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The model the site serves."""
 
     name: str = "SmolLM2-135M-Instruct"
@@ -200,7 +117,7 @@ class ModelConfig(_Section):
     price_usd_per_1k_output_tokens: float = Field(default=0.03, ge=0.0)
 
 
-class ExternalModelConfig(_Section):
+class ExternalModelConfig(Section):
     """A further model, which an OpenAI-compatible server elsewhere serves. It takes no lease."""
 
     name: str = Field(min_length=1, max_length=200)
@@ -212,7 +129,7 @@ class ExternalModelConfig(_Section):
     """The model's name there; empty: the same."""
     key_file: Path | None = None
     """File with the API key, read at every request."""
-    key_env: str = Field(default="", pattern=r"^[A-Za-z0-9_]*$")
+    key_env: ForeignVariable = ""
     """Or the environment variable that holds it; not one of ours, which are configuration."""
     n_ctx: int = Field(default=8192, ge=256)
     """Context tokens of one request there."""
@@ -229,18 +146,13 @@ class ExternalModelConfig(_Section):
     price_usd_per_1k_input_tokens: float = Field(default=0.01, ge=0.0)
     price_usd_per_1k_output_tokens: float = Field(default=0.03, ge=0.0)
 
-    @field_validator("key_env")
-    @classmethod
-    def _is_no_variable_of_ours(cls, name: str) -> str:
-        return _foreign_variable(name)
-
 
 FurtherModelConfig = Annotated[
     ExternalModelConfig | LlamaModelConfig, Field(discriminator="engine")
 ]
 
 
-class PortsConfig(_Section):
+class PortsConfig(Section):
     """Loopback ports; 0 picks a free one at start (see `airan status`)."""
 
     gateway: Port = 8080
@@ -251,7 +163,7 @@ class PortsConfig(_Section):
     """The orchestrator's and Layer 1's Prometheus metrics; the gateway serves its own."""
 
 
-class SiteConfig(_Section):
+class SiteConfig(Section):
     """Everything `airan up` needs to know."""
 
     name: str = Field(default="edge-1", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")

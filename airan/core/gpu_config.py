@@ -6,16 +6,16 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from airan.core.sections import Section
 
 _GROUP_SMS = 8
 """What GPUs from compute capability 9.0 on can be divided in."""
 
 
-class GpuConfig(BaseModel):
+class GpuConfig(Section):
     """How Layer 1 and the engine share a real GPU (`airan up --gpu`)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     layer1: Literal["cpu", "gpu"] = "cpu"
     """Where slots are decoded. `gpu`: all cells' slots, at the radio's pace, on this host's GPU;
@@ -67,10 +67,8 @@ def _pair(gear: str) -> tuple[int, int]:
     return ran_sms, ai_sms
 
 
-class VllmConfig(BaseModel):
+class VllmConfig(Section):
     """vLLM, installed in a Python environment of its own."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     python: Path
     """That environment's Python."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from airan.core.sections import Section
 
 
-class LlamaModelConfig(BaseModel):
+class LlamaModelConfig(Section):
     """A further model that the site serves itself, on a part of its lease."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     """By which tenants ask for it."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from airan.core.sections import Section
 
 
-class CellSizeConfig(BaseModel):
+class CellSizeConfig(Section):
     """The carrier every cell is taken for where its needs of a GPU are `measured`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     n_prb: int = Field(default=273, ge=1, le=273)
     n_layers: int = Field(default=4, ge=1, le=4)
@@ -24,10 +24,8 @@ class CellSizeConfig(BaseModel):
     """Not all cells of a mast are put on one host, where there are several."""
 
 
-class RanConfig(BaseModel):
+class RanConfig(Section):
     """The cells of the site. One is decoded for real; the others' load is simulated."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     n_cells: int = Field(default=18, ge=1, le=20)
     n_prb: int = Field(default=106, ge=1, le=273)

@@ -31,6 +31,7 @@ def settings_of(runtime: SiteRuntime) -> GatewaySettings:
         port=runtime.config.ports.gateway,
         admin_key=runtime.admin_key,
         database_url=market.database_url,
+        gateways=market.gateways,
         seller=market.seller,
         grpc_port=market.grpc_port or None,
         function_hosts=market.function_hosts,

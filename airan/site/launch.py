@@ -192,7 +192,8 @@ def describe(runtime: SiteRuntime) -> list[str]:
 
 
 def ready(runtime: SiteRuntime, *, serving: bool = False) -> bool:
-    """True when every service answers; with `serving` also an engine must hold a lease."""
+    """True when every service answers, and of several gateways each; with `serving` also an
+    engine must hold a lease."""
     try:
         gateway = httpx.get(f"{runtime.gateway_url}/readyz", timeout=1.0, trust_env=False)
         page = httpx.get(f"{runtime.dashboard_url}/healthz", timeout=1.0, trust_env=False)
@@ -201,7 +202,10 @@ def ready(runtime: SiteRuntime, *, serving: bool = False) -> bool:
         return False
     if any(answer.status_code != httpx.codes.OK for answer in (gateway, page, control)):
         return False
-    return not serving or gateway.json()["status"] == "ready"
+    said = gateway.json()
+    if said.get("gateways", 1) < runtime.config.market.gateways:
+        return False
+    return not serving or said["status"] == "ready"
 
 
 def await_ready(runtime: SiteRuntime, limit_s: float = READY_S) -> float:

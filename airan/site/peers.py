@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from airan.core.config import PeerConfig, SiteConfig
+from airan.core.config import SiteConfig
 from airan.core.errors import ConfigError
+from airan.core.market_config import PeerConfig
 from marketplace.engines.external import ExternalSettings
 from marketplace.federation.peers import Federation, Peer
 from marketplace.money import Price

@@ -16,6 +16,8 @@ AdapterState = Literal["pending", "in_progress", "ready", "failed"]
 """As the catalogue's files: no file yet, it comes in, it was checked, it is of no use."""
 
 MAX_RANK = 256
+LATE_S = 10.0
+"""How long a gateway may not know that another one removed an adapter."""
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,46}[A-Za-z0-9])?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_MODEL = 128
@@ -164,11 +166,19 @@ class Adapters:
         return None
 
     def find(self, tenant_id: str, model: str, time_s: float | None = None) -> Adapter | None:
-        """The one that the tenant means by `base:adapter`, now or in a request of that time."""
-        for one in self._by_model.get(model, ()):
-            there = one.removed_s is None if time_s is None else one.was_there(time_s)
-            if one.is_of(tenant_id) and there:
+        """The one that the tenant means by `base:adapter`, now or in a request of that time.
+
+        Where there was none at that time, the one that was removed just before: a gateway took
+        the request that did not know it yet.
+        """
+        theirs = [one for one in self._by_model.get(model, ()) if one.is_of(tenant_id)]
+        for one in theirs:
+            if one.removed_s is None if time_s is None else one.was_there(time_s):
                 return one
+        if time_s is not None:
+            for one in theirs:
+                if one.removed_s is not None and 0.0 < time_s - one.removed_s < LATE_S:
+                    return one
         return None
 
     def of_tenant(self, tenant_id: str | None) -> list[Adapter]:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
 from airan.core.clock import Clock
 from airan.core.errors import AiranError, InvalidInputError, ModelFileError, UnavailableError
-from marketplace.adapters.adapter import Adapter, Adapters
+from marketplace.adapters.adapter import LATE_S, Adapter, Adapters
 from marketplace.adapters.folder import AdapterFolder
 from marketplace.dispatch import Dispatcher
 from marketplace.gateway.settings import GatewaySettings
-from marketplace.jobs import Job
 from marketplace.store.database import Database
 
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.5
-_REFRESH_S = 5.0
+_REFRESH_S = 1.0
 """How long what another gateway changed may stay unknown here."""
 _KEEP_S = 60.0
 """How long a removed adapter's file stays, besides as long as a request needs it."""
@@ -34,14 +32,14 @@ class AdapterBook(Adapters):
         super().__init__()
         self._settings = settings
         self._clock = clock
-        self._published: dict[str, list[str]] = {}
         self._deleted: set[str] = set()
         self._task: asyncio.Task[None] | None = None
         self._publishing = asyncio.Lock()
         self.folder = AdapterFolder(settings.state_dir / "adapters")
 
     async def open(self, db: Database, dispatcher: Dispatcher) -> None:
-        """Reads what there is; files that were coming in when the gateway ended must come again."""
+        """Reads what there is; files that were coming in at a gateway that has ended must come
+        again."""
         self._db, self._dispatcher = db, dispatcher
         await db.call(db.adapters.recover)
         await self.refresh()
@@ -85,7 +83,9 @@ class AdapterBook(Adapters):
             new = await asyncio.to_thread(self.folder.new_file)
             await _write(new, content, adapter.size_bytes)
             rank = await asyncio.to_thread(self.folder.keep, adapter, new)
-            await self._db.call(rows.end, adapter.id, "ready", rank=rank)
+            if not await self._db.call(rows.end, adapter.id, "ready", rank=rank):
+                text = "the file was given up: this gateway was taken for dead"
+                raise UnavailableError(text, remedy="send it again")
         except ModelFileError as error:
             await self._db.call(rows.end, adapter.id, "failed", error.message)
             raise InvalidInputError("content", error.message, remedy=error.remedy) from error
@@ -112,27 +112,45 @@ class AdapterBook(Adapters):
             await self.publish()
 
     async def publish(self) -> None:
-        """Tells the engines which adapters to have, where that has changed."""
+        """Tells the engines which adapters to have, where that has changed.
+
+        Several gateways do it in one folder, each by what the database says at that moment: so
+        they agree.
+        """
         async with self._publishing:
-            used = {job.adapter.id for job in self._jobs() if job.adapter is not None}
-            wanted: dict[str, list[Adapter]] = defaultdict(list)
-            for one in sorted(self, key=lambda one: (one.created_s, one.id)):
-                if one.state == "ready" and (one.removed_s is None or one.id in used):
-                    wanted[one.base].append(one)
-                elif one.removed_s is not None and one.id not in used:
-                    await self._delete(one)
-            for base in {*wanted, *self._published}:
-                ids = [one.id for one in wanted[base]]
-                if self._published.get(base) != ids:
-                    files = [self.folder.file_of(one) for one in wanted[base]]
+            if await self._untold():
+                await self.refresh()
+                for base, wanted in (await self._untold()).items():
+                    files = [self.folder.file_of(one) for one in wanted]
                     await asyncio.to_thread(self.folder.publish, base, files)
-                    self._published[base] = ids
 
-    def _jobs(self) -> list[Job]:
-        return [*self._dispatcher.running, *self._dispatcher.waiting]
+    async def _untold(self) -> dict[str, list[Adapter]]:
+        """What engines are to have, of the models where that is not what was published last."""
+        used = await self._used()
+        wanted: dict[str, list[Adapter]] = {base: [] for base in self._settings.offers}
+        for one in sorted(self, key=lambda one: (one.created_s, one.id)):
+            gone_s = self._clock.now_s() - (one.removed_s or 0.0)
+            if one.removed_s is None or one.id in used or gone_s < LATE_S:
+                if one.state == "ready":
+                    wanted.setdefault(one.base, []).append(one)
+            else:
+                await self._delete(one, gone_s)
+        published = {base: await asyncio.to_thread(self.folder.wanted, base) for base in wanted}
+        return {
+            base: found
+            for base, found in wanted.items()
+            if [one.id for one in found] != [one.id for one in published[base]]
+        }
 
-    async def _delete(self, adapter: Adapter) -> None:
-        gone_s = self._clock.now_s() - (adapter.removed_s or 0.0)
+    async def _used(self) -> set[str]:
+        """Ids of removed ones that a request goes on with, at whichever gateway."""
+        if all(one.removed_s is None or one.id in self._deleted for one in self):
+            return set()
+        asked = await self._db.call(self._db.adapters.requested)
+        found = (self.find(one.tenant_id, one.model, one.created_s) for one in asked)
+        return {one.id for one in found if one is not None}
+
+    async def _delete(self, adapter: Adapter, gone_s: float) -> None:
         if adapter.id not in self._deleted and gone_s > _KEEP_S:
             await asyncio.to_thread(self.folder.remove, adapter)
             self._deleted.add(adapter.id)
@@ -143,6 +161,7 @@ class AdapterBook(Adapters):
             try:
                 if self._clock.monotonic_s() - read_s >= _REFRESH_S:
                     read_s = self._clock.monotonic_s()
+                    await self._db.call(self._db.adapters.recover)
                     await self.refresh()
                 await self._hear_engines()
                 await self._end_hopeless()

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from marketplace.gateway.bodies import Body, KeyBody, Name, Rotation, read_as
 from marketplace.gateway.runtime import Runtime
 from marketplace.meter import stats
+from marketplace.siblings.figures import joined
 from marketplace.store.accounts import MAX_WEIGHT
 from marketplace.store.ledger import usd
 
@@ -155,7 +156,13 @@ def _add_report_routes(router: APIRouter, runtime: Runtime) -> None:
 
     @router.get("/stats")
     async def get_stats() -> dict[str, Any]:
-        return stats(await runtime.db.call(runtime.db.ledger.totals), runtime.live_stats())
+        """How the marketplace stands, whichever of its gateways is asked."""
+        db, siblings = runtime.db, runtime.company.siblings
+        live = runtime.live_stats()
+        if siblings:
+            ttft_ms = await db.call(db.ledger.recent_ttft_ms)
+            live = joined(live, [one.report.stats for one in siblings], ttft_ms)
+        return stats(await db.call(db.ledger.totals), live)
 
     @router.get("/events")
     async def list_events(

@@ -15,8 +15,10 @@ _WAIT_S = 30.0
 _AGAIN_S = 0.2
 
 
-async def lock_folder(state_dir: Path) -> int:
+async def lock_folder(state_dir: Path, *, shared: bool = False) -> int:
     """A descriptor whose end frees the folder: two gateways in it would both run its open jobs.
+
+    `shared`: with all that lock it likewise, because something else divides the jobs between them.
 
     Raises:
         UnavailableError: another gateway keeps it.
@@ -27,7 +29,7 @@ async def lock_folder(state_dir: Path) -> int:
     deadline_s = loop.time() + _WAIT_S
     while True:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(held, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             if loop.time() >= deadline_s:
                 os.close(held)

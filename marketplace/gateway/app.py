@@ -7,9 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
 
 from airan.core.clock import Clock, SystemClock
 from airan.core.errors import AiranError
@@ -28,6 +26,7 @@ from marketplace.gateway import (
     functions_api,
     nvcf_api,
     openai_api,
+    probes_api,
     responses_api,
     webhooks_api,
 )
@@ -40,6 +39,7 @@ from marketplace.gateway.runtime import Runtime
 from marketplace.gateway.settings import GatewaySettings
 from marketplace.grpc_api.server import InvocationServer
 from marketplace.meter import Meter
+from marketplace.siblings.asking import Asking
 
 _HANDLERS = {
     errors.ApiError: errors.answer_api_error,
@@ -76,6 +76,7 @@ def build_app(
 
     The Runtime is `app.state.runtime`.
     """
+    asking = Asking()
     runtime = Runtime(settings, clock or SystemClock(), Meter(), own_url)
 
     @asynccontextmanager
@@ -95,6 +96,7 @@ def build_app(
         await background.stop()
         await runner.stop()
         await runtime.stop()
+        await asking.close()
 
     app = FastAPI(title="airan marketplace", lifespan=lifespan, redirect_slashes=False)
     app.state.runtime = runtime
@@ -102,34 +104,8 @@ def build_app(
         app.add_exception_handler(kind, handler)
     for module in _ROUTERS:
         app.include_router(module.build_router(runtime))
-    _add_probes(app, runtime)
+    app.include_router(probes_api.build_router(runtime, asking))
     describe(app)
     app.add_middleware(IdempotencyMiddleware, runtime=runtime)
     app.add_middleware(EdgeMiddleware, count=request_counter(runtime.meter.http))
     return app
-
-
-def _add_probes(app: FastAPI, runtime: Runtime) -> None:
-    @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.get("/readyz")
-    async def readyz() -> Response:
-        """200 `ready` with an engine on a lease, or one that is cold and comes when it is wanted;
-        200 `waiting` without a lease; else 503."""
-        phases = {
-            engine.state.name: engine.state.phase
-            for engine in runtime.dispatcher.pool.engines
-            if engine.peer is None
-        }
-        reachable = [phase for phase in phases.values() if phase != "lost"]
-        if not reachable:
-            return JSONResponse({"status": "unavailable", "engines": phases}, 503)
-        status = "ready" if {"ready", "cold"} & set(reachable) else "waiting"
-        return JSONResponse({"status": status, "engines": phases})
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        runtime.meter.observe(runtime.live_stats())
-        return Response(generate_latest(runtime.meter.registry), media_type=CONTENT_TYPE_LATEST)

@@ -7,10 +7,17 @@ import json
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from airan.core.errors import AiranError, CapacityError, InvalidInputError, UnavailableError
+from airan.core.errors import (
+    AiranError,
+    CapacityError,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+)
 from marketplace.batch_input import BatchLine, read_batch_input
 from marketplace.billing.limits import LimitError
 from marketplace.chat import completion, parse_chat_request, tools_of, usage_object
@@ -22,7 +29,7 @@ from marketplace.gateway.errors import (
     from_airan,
     from_outcome,
 )
-from marketplace.gateway.files_api import content_path, save_file
+from marketplace.gateway.files_api import save_file
 from marketplace.gateway.runtime import Runtime
 from marketplace.jobs import Job
 from marketplace.store.accounts import Principal
@@ -140,15 +147,7 @@ class BatchRunner:
         await self._runtime.db.call(batches.save_batch, document, unless)
 
     async def _validate(self, document: Document) -> list[BatchLine] | None:
-        path = content_path(self._runtime, document["input_file_id"])
-        try:
-            content = await asyncio.to_thread(path.read_bytes)
-        except FileNotFoundError:
-            content = b""
-        limit = self._runtime.settings.max_batch_lines
-        lines, errors = await asyncio.to_thread(
-            read_batch_input, content, document["endpoint"], limit
-        )
+        lines, errors = await self._runtime.db.aside(self._read_input, document)
         if errors:
             failed = {"object": "list", "data": errors}
             await self._save(document, status="failed", failed_at=self._now(), errors=failed)
@@ -159,6 +158,15 @@ class BatchRunner:
             changes = {"status": "in_progress", "in_progress_at": now, "request_counts": counts}
             await self._save(document, **changes)
         return lines
+
+    def _read_input(self, document: Document) -> tuple[list[BatchLine], list[Document]]:
+        content = bytearray()
+        # A file that was deleted meanwhile counts as empty.
+        with suppress(NotFoundError):
+            for piece in self._runtime.contents.pieces(document["input_file_id"]):
+                content += piece
+        limit = self._runtime.settings.max_batch_lines
+        return read_batch_input(content, document["endpoint"], limit)
 
     async def _work(
         self,

@@ -1,24 +1,20 @@
-"""OpenAI's files: /v1/files. A tenant sees its own; the content lies under the state folder."""
+"""OpenAI's files: /v1/files. A tenant sees its own."""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import os
 import re
 import secrets
-import tempfile
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response, StreamingResponse
 
 from airan.core.errors import InvalidInputError
 from marketplace.gateway.errors import ApiError
-from marketplace.gateway.reading import read_bytes
+from marketplace.gateway.reading import read_buffer
 from marketplace.gateway.runtime import Runtime
 from marketplace.store.accounts import Principal
+from marketplace.store.contents import Content
 
 _OVERHEAD_BYTES = 64 << 10
 _MAX_NAME = 256
@@ -34,7 +30,7 @@ def build_router(runtime: Runtime) -> APIRouter:
     async def upload(request: Request) -> dict[str, Any]:
         principal = await runtime.authenticate(request, "files")
         parts = await _read_form(request, runtime.settings.max_file_bytes)
-        purpose = parts.get("purpose", (None, b""))[1].decode(errors="replace")
+        purpose = bytes(parts.get("purpose", (None, b""))[1][:_MAX_NAME]).decode(errors="replace")
         if purpose != "batch":
             raise InvalidInputError("purpose", f"must be 'batch' here, got {purpose[:40]!r}")
         if "file" not in parts:
@@ -70,39 +66,33 @@ def build_router(runtime: Runtime) -> APIRouter:
     @router.get("/{file_id}/content")
     async def content(file_id: str, request: Request) -> Response:
         row = await _find(runtime, await runtime.authenticate(request, "files"), file_id)
-        return FileResponse(content_path(runtime, row["id"]), media_type="application/octet-stream")
+        pieces = await runtime.db.aside(runtime.contents.pieces, row["id"])
+        headers = {"Content-Length": str(row["size_bytes"])}
+        return StreamingResponse(pieces, headers=headers, media_type="application/octet-stream")
 
     @router.delete("/{file_id}")
     async def delete(file_id: str, request: Request) -> dict[str, Any]:
         principal = await runtime.authenticate(request, "files")
         await _find(runtime, principal, file_id)
-        await runtime.db.call(runtime.db.batches.delete_file, file_id, principal.tenant_id)
-        await asyncio.to_thread(content_path(runtime, file_id).unlink, missing_ok=True)
+        await runtime.db.aside(runtime.contents.delete, file_id, principal.tenant_id)
         return {"id": file_id, "object": "file", "deleted": True}
 
     return router
 
 
-def content_path(runtime: Runtime, file_id: str) -> Path:
-    """Where a file's content lies; the name gives nothing away."""
-    return runtime.settings.state_dir / "files" / hashlib.sha256(file_id.encode()).hexdigest()
-
-
 async def save_file(
-    runtime: Runtime, tenant_id: str, purpose: str, name: str, content: bytes
+    runtime: Runtime, tenant_id: str, purpose: str, name: str, content: Content
 ) -> dict[str, Any]:
-    """Writes the content, then the row: a row without its content cannot be."""
-    file_id = "file-" + secrets.token_hex(12)
-    await asyncio.to_thread(_write, content_path(runtime, file_id), content)
+    """Keeps a new file; its row."""
     row = {
-        "id": file_id,
+        "id": "file-" + secrets.token_hex(12),
         "tenant_id": tenant_id,
         "purpose": purpose,
         "filename": "".join(filter(str.isprintable, name))[:_MAX_NAME] or "file",
         "size_bytes": len(content),
         "created_s": runtime.clock.now_s(),
     }
-    await runtime.db.call(runtime.db.batches.add_file, row)
+    await runtime.db.aside(runtime.contents.add, row, content)
     return row
 
 
@@ -138,33 +128,43 @@ async def _find(runtime: Runtime, principal: Principal, file_id: str) -> dict[st
     return row
 
 
-async def _read_form(request: Request, limit_bytes: int) -> dict[str, tuple[str | None, bytes]]:
+async def _read_form(request: Request, limit_bytes: int) -> dict[str, tuple[str | None, Content]]:
     """The parts of a multipart form by name: file name and content."""
     kind = request.headers.get("content-type", "")
     found = _BOUNDARY.search(kind)
     if not kind.lower().startswith("multipart/form-data") or found is None:
         raise ApiError(415, "The body must be multipart/form-data with a boundary.")
-    body = await read_bytes(request, limit_bytes + _OVERHEAD_BYTES)
-    pieces = (b"\r\n" + body).split(b"\r\n--" + found[1].encode())
-    if len(pieces) < 2 or not pieces[-1].startswith(b"--"):
-        raise ApiError(400, "The multipart body is not complete.", code="invalid_form")
-    parts = {}
-    for piece in pieces[1:-1]:
-        head, _, content = piece.partition(b"\r\n\r\n")
+    body = await read_buffer(request, limit_bytes + _OVERHEAD_BYTES)
+    return split_form(body, found[1].encode())
+
+
+def split_form(body: bytes | bytearray, boundary: bytes) -> dict[str, tuple[str | None, Content]]:
+    """The parts of a multipart body by name: file name and content, as views of the body.
+
+    Raises:
+        ApiError: 400, it does not end as it should.
+    """
+    limit = b"\r\n--" + boundary
+    view = memoryview(body)
+    parts: dict[str, tuple[str | None, Content]] = {}
+    # Before the first boundary is nothing, not even a line's end, or text that is nobody's.
+    opening = -2 if body.startswith(limit[2:]) else body.find(limit)
+    if opening == -1:
+        raise _not_complete()
+    start = opening + len(limit)
+    while not body.startswith(b"--", start):
+        end = body.find(limit, start)
+        if end < 0:
+            raise _not_complete()
+        split = body.find(b"\r\n\r\n", start, end)
+        head = body[start : end if split < 0 else split]
         disposition = dict(_PARAMETER.findall(head.decode(errors="replace")))
         if "name" in disposition:
+            content = view[split + 4 : end] if split >= 0 else b""
             parts[disposition["name"]] = (disposition.get("filename"), content)
+        start = end + len(limit)
     return parts
 
 
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except OSError:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+def _not_complete() -> ApiError:
+    return ApiError(400, "The multipart body is not complete.", code="invalid_form")

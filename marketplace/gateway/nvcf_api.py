@@ -28,6 +28,7 @@ from marketplace.gateway.results import ResultLinks
 from marketplace.gateway.runtime import Runtime
 from marketplace.store.functions import InvocationResult
 
+_SECRET = "results"
 _DEFAULT_POLL_S = 60.0
 MAX_POLL_S = 300.0
 # The invocation's own fault: as it is, it cannot succeed.
@@ -38,7 +39,7 @@ _STATUS_OF_STATE = {"completed": "fulfilled", "running": "in-progress"}
 def build_router(runtime: Runtime) -> APIRouter:
     """The routes under /v2/nvcf for invocations, their results and their queues."""
     router = APIRouter(prefix="/v2/nvcf", tags=["nvcf"])
-    links = ResultLinks(runtime.settings.state_dir)
+    links = ResultLinks(lambda: runtime.db.call(runtime.db.secrets.get, _SECRET))
 
     @router.post("/pexec/functions/{function_id}/versions/{version_id}")
     async def invoke_version(function_id: str, version_id: str, request: Request) -> Response:
@@ -69,7 +70,7 @@ def build_router(runtime: Runtime) -> APIRouter:
     async def result(
         job_id: str, request: Request, expires: int, tenant: str, signature: str
     ) -> Response:
-        links.check(job_id, tenant, expires, signature, runtime.clock.now_s())
+        await links.check(job_id, tenant, expires, signature, runtime.clock.now_s())
         # The address alone opens it; a key that comes with it must be the tenant's all the same.
         if bearer_key(request) and (await runtime.authenticate(request)).tenant_id != tenant:
             raise ApiError(403, "This result is another tenant's.", code="permission_denied")
@@ -161,7 +162,7 @@ async def _answer(
         return error.response()
     result = await Invocations(runtime).result(row)
     if len(result.body) > runtime.settings.large_result_bytes:
-        query = links.query(job_id, row["tenant_id"], runtime.clock.now_s())
+        query = await links.query(job_id, row["tenant_id"], runtime.clock.now_s())
         base = str(request.base_url).rstrip("/")
         headers["Location"] = f"{base}/v2/nvcf/results/{job_id}?{query}"
         return Response(status_code=302, headers=headers)

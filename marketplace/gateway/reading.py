@@ -57,6 +57,15 @@ async def read_bytes(request: Request, limit_bytes: int) -> bytes:
     Raises:
         ApiError: 413 if it is longer than `limit_bytes`, 400 if it ends too early.
     """
+    return bytes(await read_buffer(request, limit_bytes))
+
+
+async def read_buffer(request: Request, limit_bytes: int) -> bytearray:
+    """The same without a copy, for a large one.
+
+    Raises:
+        ApiError: 413 if it is longer than `limit_bytes`, 400 if it ends too early.
+    """
     too_large = ApiError(413, f"The body is longer than {limit_bytes} bytes.")
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > limit_bytes:
@@ -69,7 +78,7 @@ async def read_bytes(request: Request, limit_bytes: int) -> bytes:
                 raise too_large
     except ClientDisconnect as error:
         raise ApiError(400, "The connection ended within the body.") from error
-    return bytes(body)
+    return body
 
 
 def _refuse_constant(name: str) -> Any:

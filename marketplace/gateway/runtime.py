@@ -97,9 +97,12 @@ class Runtime:
         """
         url = self.settings.url_of_database
         self.settings.state_dir.mkdir(parents=True, exist_ok=True)
-        self._lock_fd = await lock_folder(self.settings.state_dir)
+        shared = self.settings.gateways > 1
+        self._lock_fd = await lock_folder(self.settings.state_dir, shared=shared)
         self._hold = await take_hold(url)
         self.db = Database(url, self.id)
+        self.contents = self.db.contents(self.settings.state_dir / "files")
+        await self.db.aside(self.contents.settle)
         self.elsewhere = Elsewhere(self.db, self.clock)
         seats = self.db.seats(self.id, self.own_url, list(self.offers))
         self.company = Company(seats, self.clock, self._report, self._meet)

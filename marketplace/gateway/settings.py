@@ -50,12 +50,15 @@ class GatewaySettings:
     engine_urls: tuple[str, ...]
     """Addresses of the engine agents' state servers, e.g. http://127.0.0.1:8081."""
     state_dir: Path
-    """Holds the database (unless `database_url` says otherwise) and the lock against a twin."""
+    """Holds the database (unless `database_url` says otherwise) and the lock against another
+    site's gateways."""
     host: str = "127.0.0.1"
     port: int = 8080
     grpc_port: int | None = None
     """Where invocations are taken over gRPC; 0: any free port; None: nowhere."""
     database_url: str = ""
+    gateways: int = 1
+    """Processes that share the port and a PostgreSQL."""
     admin_key: str = ""
     admin_key_file: Path | None = None
     """Read at start if `admin_key` is empty; without either, /admin/v1 is closed."""
@@ -99,6 +102,13 @@ class GatewaySettings:
     """Pauses after the attempts of a webhook that failed."""
     large_result_bytes: int = 5 << 20
     """Results longer than this are fetched from an address of their own (302)."""
+
+    def __post_init__(self) -> None:
+        if self.gateways > 1 and not self.database_url.startswith("postgresql"):
+            raise ConfigError(
+                f"{self.gateways} gateways cannot share this database",
+                remedy="set market.database_url to postgresql://..., or market.gateways to 1",
+            )
 
     @property
     def offers(self) -> dict[str, ModelOffer]:

@@ -35,7 +35,7 @@ class InvocationServer:
         """
         settings = self._runtime.settings
         options = (
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(settings.gateways > 1)),
             ("grpc.max_receive_message_length", settings.max_body_bytes + _ENVELOPE_BYTES),
             ("grpc.max_send_message_length", _MAX_ANSWER_BYTES),
         )

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, fields
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from airan.core.errors import InvalidInputError, NotFoundError
 from marketplace.adapters.adapter import Adapter, AdapterLimits, AdapterState
 from marketplace.store.connect import reading, writing
-from marketplace.store.schema import adapters
+from marketplace.store.ledger import OPEN_STATES
+from marketplace.store.schema import adapters, gateways, jobs
 
 _COLUMNS = [adapters.c[field.name] for field in fields(Adapter)]
 _THERE = adapters.c.removed_s.is_(None)
 
 
+class Requested(NamedTuple):
+    """What an open request is for."""
+
+    tenant_id: str
+    model: str
+    created_s: float
+
+
 class AdapterRows:
     """Rows of adapters; a removed one's stays."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, gateway_id: str | None = None) -> None:
+        """`gateway_id`: of the gateway that takes files in."""
         self._engine = engine
+        self._gateway_id = gateway_id
 
     def add(self, adapter: Adapter, limits: AdapterLimits) -> None:
         """Stores a new adapter.
@@ -75,15 +88,18 @@ class AdapterRows:
         return Adapter(**row)
 
     def begin(self, adapter_id: str) -> bool:
-        """Its file comes in from now on; False if it is there, or another is coming in."""
+        """Its file comes in here from now on; False if it is there, or another is coming in."""
         free = adapters.c.state.in_(("pending", "failed"))
-        return self._change(adapter_id, free, state="in_progress", reason="")
+        values = {"state": "in_progress", "reason": "", "gateway_id": self._gateway_id}
+        return self._change(adapter_id, free, **values)
 
     def end(
         self, adapter_id: str, state: AdapterState, reason: str = "", rank: int | None = None
-    ) -> None:
-        """What became of its file."""
-        self._change(adapter_id, sa.true(), state=state, reason=reason, rank=rank)
+    ) -> bool:
+        """What became of the file that came in here; False if that was given up meanwhile."""
+        mine = adapters.c.gateway_id.is_not_distinct_from(self._gateway_id)
+        here = mine & (adapters.c.state == "in_progress")
+        return self._change(adapter_id, here, state=state, reason=reason, rank=rank)
 
     def refuse(self, adapter_id: str, reason: str) -> None:
         """An engine could not load it."""
@@ -95,10 +111,18 @@ class AdapterRows:
         self._change(adapter_id, _THERE, removed_s=now_s)
 
     def recover(self) -> None:
-        """Whoever sent a file when the gateway ended has to send it again."""
-        query = sa.update(adapters).where(adapters.c.state == "in_progress")
+        """Whoever sent a file to a gateway that is no more has to send it again."""
+        there = sa.exists().where(gateways.c.id == adapters.c.gateway_id)
+        query = sa.update(adapters).where(adapters.c.state == "in_progress", ~there)
         with writing(self._engine) as db:
             db.execute(query.values(state="pending"))
+
+    def requested(self) -> Sequence[Requested]:
+        """What the open requests of all gateways are for, as far as it may be an adapter."""
+        columns = (jobs.c.tenant_id, jobs.c.model, jobs.c.created_s)
+        query = sa.select(*columns).where(jobs.c.state.in_(OPEN_STATES), jobs.c.model.contains(":"))
+        with reading(self._engine) as db:
+            return [Requested(*row) for row in db.execute(query)]
 
     def _change(self, adapter_id: str, where: sa.ColumnElement[bool], **values: object) -> bool:
         query = sa.update(adapters).where(adapters.c.id == adapter_id, where).values(**values)

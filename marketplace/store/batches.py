@@ -21,20 +21,9 @@ class Batches:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def add_file(self, row: dict[str, Any]) -> None:
-        """Stores a file's row; its content is on disk already."""
-        with writing(self._engine) as db:
-            db.execute(insert(files).values(row))
-
     def file(self, file_id: str, tenant_id: str) -> dict[str, Any] | None:
         """The tenant's file of that id."""
         return self._one(files, file_id, tenant_id)
-
-    def delete_file(self, file_id: str, tenant_id: str) -> bool:
-        """Deletes the row; False if the tenant has no such file."""
-        query = delete(files).where(files.c.id == file_id, files.c.tenant_id == tenant_id)
-        with writing(self._engine) as db:
-            return db.execute(query).rowcount > 0
 
     def list_files(
         self, tenant_id: str, limit: int, after: str | None, newest_first: bool

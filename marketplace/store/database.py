@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import Future
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,6 +19,7 @@ from marketplace.store.batches import Batches
 from marketplace.store.billing import Billing
 from marketplace.store.books import Books
 from marketplace.store.connect import open_database
+from marketplace.store.contents import FileContents, contents_of
 from marketplace.store.functions import Functions
 from marketplace.store.idempotency import IdempotencyKeys
 from marketplace.store.keys import Keys
@@ -25,6 +27,7 @@ from marketplace.store.ledger import Ledger
 from marketplace.store.peering import Peering
 from marketplace.store.prices import Prices
 from marketplace.store.seats import Seats
+from marketplace.store.secrets import SharedSecrets
 from marketplace.store.sendings import Sendings
 from marketplace.store.statements import Statements
 from marketplace.store.thread import StoreThread
@@ -51,7 +54,7 @@ class Database:
         self._thread = StoreThread(self._engine)
         self.accounts = Accounts(self._engine)
         self.keys = Keys(self._engine)
-        self.adapters = AdapterRows(self._engine)
+        self.adapters = AdapterRows(self._engine, gateway_id)
         self.users = Users(self._engine)
         self.peering = Peering(self._engine)
         self.sendings = Sendings(self._engine)
@@ -62,6 +65,7 @@ class Database:
         self.ledger = Ledger(self._engine, gateway_id)
         self.batches = Batches(self._engine)
         self.functions = Functions(self._engine, gateway_id)
+        self.secrets = SharedSecrets(self._engine)
         self.webhooks = Webhooks(self._engine)
         self.idempotency = IdempotencyKeys(self._engine, gateway_id)
 
@@ -77,7 +81,16 @@ class Database:
         Raises:
             UnavailableError: the database cannot be read or written.
         """
-        return await _kept(self._thread.submit(work, *args, **kwargs))
+        return await _kept(asyncio.wrap_future(self._thread.submit(work, *args, **kwargs)))
+
+    async def aside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Like call(), but in a thread of its own: for what takes so long that all else would
+        wait for it, and needs no place in the order.
+
+        Raises:
+            UnavailableError: the database cannot be read or written.
+        """
+        return await _kept(asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs)))
 
     async def insist(
         self, work: Callable[P, T], again: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -89,7 +102,7 @@ class Database:
         Raises:
             UnavailableError: the database is being closed, or failed in another way.
         """
-        return await _kept(self._thread.insist(work, again, *args, **kwargs))
+        return await _kept(asyncio.wrap_future(self._thread.insist(work, again, *args, **kwargs)))
 
     def insist_later(
         self, work: Callable[P, Any], again: Callable[P, Any], *args: P.args, **kwargs: P.kwargs
@@ -110,15 +123,19 @@ class Database:
         with suppress(AiranError):
             await self.call(lambda: None)
 
+    def contents(self, folder: Path) -> FileContents:
+        """What its files hold, for aside(); beside SQLite it is in `folder`."""
+        return contents_of(self._engine, folder)
+
     def close(self) -> None:
         """Finishes what was posted, then closes the database."""
         self._thread.close()
         self._engine.dispose()
 
 
-async def _kept(future: Future[T]) -> T:
+async def _kept(future: Awaitable[T]) -> T:
     try:
-        return await asyncio.shield(asyncio.wrap_future(future))
+        return await asyncio.shield(future)
     except SQLAlchemyError as error:
         log.error("the store failed: %s", error)
         raise UnavailableError(

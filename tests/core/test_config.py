@@ -53,6 +53,23 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         config.load(tmp_path / "nowhere.yaml", {})
 
 
+SERVER = "postgresql://airan@db.example/airan"
+
+
+def test_several_gateways_share_a_postgresql() -> None:
+    variables = {"AIRAN_MARKET__DATABASE_URL": SERVER, "AIRAN_MARKET__GATEWAYS": "3"}
+    assert config.load(None, variables).market.gateways == 3
+
+
+@pytest.mark.parametrize("url", [None, "sqlite:////tmp/market.db"])
+def test_several_gateways_on_sqlite_are_refused_and_told_what_to_do(url: str | None) -> None:
+    variables = {"AIRAN_MARKET__GATEWAYS": "2"}
+    if url is not None:
+        variables["AIRAN_MARKET__DATABASE_URL"] = url
+    with pytest.raises(ConfigError, match=r"market\.gateways: .*set market\.database_url to"):
+        config.load(None, variables)
+
+
 def test_an_unknown_environment_variable_is_refused() -> None:
     with pytest.raises(ConfigError, match="rann: unknown key"):
         config.load(None, {"AIRAN_RANN__N_PRB": "51"})

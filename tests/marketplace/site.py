@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from airan.core.errors import CapacityError, NotFoundError, UnavailableError
 from marketplace.asgi import QuietServer, bind
@@ -193,9 +193,9 @@ async def running_gateway(settings: GatewaySettings) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def running_app(app: FastAPI) -> AsyncIterator[str]:
+async def running_app(app: Starlette, listener: socket.socket | None = None) -> AsyncIterator[str]:
     """A gateway's application under uvicorn in this process; gives its address."""
-    listener = bind("127.0.0.1", 0, "the gateway", "port")
+    listener = listener or bind("127.0.0.1", 0, "the gateway", "port")
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
     server = QuietServer(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))

@@ -9,10 +9,11 @@ import pytest
 import sqlalchemy as sa
 
 from airan.core.errors import InvalidInputError, NotFoundError
-from marketplace.adapters.adapter import Adapter, AdapterLimits, Adapters
+from marketplace.adapters.adapter import LATE_S, Adapter, AdapterLimits, Adapters
 from marketplace.store.accounts import Accounts
 from marketplace.store.adapters import AdapterRows
 from marketplace.store.connect import open_database
+from marketplace.store.schema import gateways
 
 LIMITS = AdapterLimits(per_tenant=2, per_model=3)
 
@@ -95,24 +96,53 @@ def test_of_many_at_once_no_more_are_stored_than_there_may_be(
     assert len(rows.list()) == 3
 
 
-def test_a_file_comes_in_once_and_again_after_it_was_wrong_or_the_gateway_ended(
+def seat(engine: sa.Engine, gateway_id: str, number: int = 0) -> AdapterRows:
+    """A gateway that is there."""
+    row = {"id": gateway_id, "number": number, "url": "", "seen_s": 0.0, "report": "{}"}
+    with engine.begin() as db:
+        db.execute(sa.insert(gateways).values(row | {"ended": False}))
+    return AdapterRows(engine, gateway_id)
+
+
+def unseat(engine: sa.Engine, gateway_id: str) -> None:
+    with engine.begin() as db:
+        db.execute(sa.delete(gateways).where(gateways.c.id == gateway_id))
+
+
+def test_a_file_comes_in_once_and_again_after_it_was_wrong_or_its_gateway_ended(
     engine: sa.Engine, tenants: list[str]
 ) -> None:
-    rows = AdapterRows(engine)
-    rows.add(adapter(1, tenants[0]), LIMITS)
-    assert rows.begin("lora-1")
-    assert not rows.begin("lora-1")
-    rows.recover()
-    assert rows.begin("lora-1")
-    rows.end("lora-1", "failed", "it is none")
-    assert rows.get("lora-1").reason == "it is none"
-    assert rows.begin("lora-1")
-    rows.end("lora-1", "ready", rank=8)
-    assert not rows.begin("lora-1")
-    found = rows.get("lora-1")
+    one, two = seat(engine, "one"), seat(engine, "two", 1)
+    one.add(adapter(1, tenants[0]), LIMITS)
+    assert one.begin("lora-1")
+    assert not two.begin("lora-1")
+    unseat(engine, "one")
+    two.recover()
+    assert two.get("lora-1").state == "pending"
+    assert two.begin("lora-1")
+    assert not one.end("lora-1", "ready", rank=8)
+    assert two.end("lora-1", "failed", "it is none")
+    assert two.get("lora-1").reason == "it is none"
+    assert two.begin("lora-1")
+    assert two.end("lora-1", "ready", rank=8)
+    assert not one.begin("lora-1")
+    found = two.get("lora-1")
     assert (found.state, found.rank, found.reason) == ("ready", 8, "")
-    rows.refuse("lora-1", "the engine cannot")
-    assert (rows.get("lora-1").state, rows.get("lora-1").reason) == ("failed", "the engine cannot")
+    two.refuse("lora-1", "the engine cannot")
+    assert (two.get("lora-1").state, two.get("lora-1").reason) == ("failed", "the engine cannot")
+
+
+def test_the_start_of_a_gateway_leaves_alone_what_a_living_one_takes_in(
+    engine: sa.Engine, tenants: list[str]
+) -> None:
+    for number, name in enumerate(("one", "gone")):
+        rows = seat(engine, name, number)
+        rows.add(adapter(number, tenants[0]), LIMITS)
+        rows.begin(f"lora-{number}")
+    unseat(engine, "gone")
+    seat(engine, "two", 2).recover()
+    assert [found.state for found in rows.list()] == ["in_progress", "pending"]
+    assert AdapterRows(engine, "one").end("lora-0", "ready", rank=8)
 
 
 def test_a_request_is_for_the_adapter_that_had_its_name_when_it_came(
@@ -121,9 +151,12 @@ def test_a_request_is_for_the_adapter_that_had_its_name_when_it_came(
     rows, book = AdapterRows(engine), Adapters()
     rows.add(adapter(1, tenants[0], "mine"), LIMITS)
     rows.remove("lora-1", 5.0)
-    rows.add(adapter(7, tenants[0], "mine"), LIMITS)
+    rows.add(adapter(70, tenants[0], "mine"), LIMITS)
     book.take(rows.list())
-    found = [book.find(tenants[0], "m:mine", time_s) for time_s in (3.0, 6.0, 8.0, None)]
-    assert [one and one.id for one in found] == ["lora-1", None, "lora-7", "lora-7"]
+    # At 6 s a gateway may not have known yet that it was removed.
+    times = (0.5, 3.0, 6.0, 5.0 + LATE_S, 80.0, None)
+    found = [book.find(tenants[0], "m:mine", time_s) for time_s in times]
+    ids = [None, "lora-1", "lora-1", None, "lora-70", "lora-70"]
+    assert [one and one.id for one in found] == ids
     assert book.find(tenants[1], "m:mine") is None
     assert [one.id for one in book.of_tenant(tenants[0])] == []

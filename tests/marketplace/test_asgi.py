@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 
+import pytest
+
+from airan.core.errors import PortInUseError
 from marketplace.asgi import bind
 
 
@@ -22,3 +25,22 @@ async def test_what_is_accepted_sends_at_once() -> None:
         assert await accepted
         writer.close()
         await writer.wait_closed()
+
+
+def test_a_port_is_shared_only_by_those_who_say_so() -> None:
+    def listening(port: int, *, shared: bool) -> socket.socket:
+        listener = bind("127.0.0.1", port, "a test", "port", shared=shared)
+        listener.listen()
+        return listener
+
+    several = [listening(0, shared=True)]
+    port = several[0].getsockname()[1]
+    several.append(listening(port, shared=True))
+    with pytest.raises(PortInUseError):
+        bind("127.0.0.1", port, "a test", "port")
+    for one in several:
+        one.close()
+    with listening(port, shared=False):
+        for shared in (False, True):
+            with pytest.raises(PortInUseError):
+                bind("127.0.0.1", port, "a test", "port", shared=shared)

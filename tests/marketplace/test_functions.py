@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,9 @@ from airan.core.errors import InvalidInputError
 from marketplace.gateway.errors import ApiError
 from marketplace.gateway.results import ResultLinks
 from marketplace.outbound import AllowedHosts
+from marketplace.store.connect import open_database
+from marketplace.store.database import Database
+from marketplace.store.secrets import SharedSecrets
 from tests.marketplace.container import Container, running_container
 from tests.marketplace.site import (
     ADMIN_KEY,
@@ -193,17 +197,37 @@ async def test_a_large_result_is_fetched_from_a_signed_address(
         assert (await other.status(moved)).status_code == 404
 
 
-def test_a_signed_address_expires_and_outlives_the_gateway(tmp_path: Path) -> None:
-    query = dict(parse_qsl(ResultLinks(tmp_path).query("job", "ten_1", 1000.0)))
+async def test_a_signed_address_expires_and_outlives_the_gateway(database_url: str) -> None:
+    def links(db: Database) -> ResultLinks:
+        return ResultLinks(lambda: db.call(db.secrets.get, "results"))
+
+    first, later = Database(database_url), Database(database_url)
+    query = dict(parse_qsl(await links(first).query("job", "ten_1", 1000.0)))
     expires = int(query["expires"])
-    # A later gateway of the same state folder has the same key.
-    links = ResultLinks(tmp_path)
-    links.check("job", "ten_1", expires, query["signature"], expires - 1.0)
+    # Another gateway of the same database, beside it or after it, has the same key.
+    check = links(later).check
+    await check("job", "ten_1", expires, query["signature"], expires - 1.0)
     with pytest.raises(ApiError) as expired:
-        links.check("job", "ten_1", expires, query["signature"], float(expires))
+        await check("job", "ten_1", expires, query["signature"], float(expires))
     assert (expired.value.status, expired.value.code) == (403, "expired")
-    with pytest.raises(ApiError):
-        links.check("other", "ten_1", expires, query["signature"], 1000.0)
+    for job_id, tenant_id, until in (
+        ("other", "ten_1", expires),
+        ("job", "ten_2", expires),
+        ("job", "ten_1", expires + 1),
+    ):
+        with pytest.raises(ApiError):
+            await check(job_id, tenant_id, until, query["signature"], 1000.0)
+    for db in (first, later):
+        db.close()
+
+
+def test_all_who_ask_first_at_once_get_the_same_secret(database_url: str) -> None:
+    engine = open_database(database_url)
+    with ThreadPoolExecutor(4) as pool:
+        got = set(pool.map(SharedSecrets(engine).get, ["one"] * 8))
+    assert [len(one) for one in got] == [32]
+    assert got != {SharedSecrets(engine).get("two")}
+    engine.dispose()
 
 
 async def test_an_open_invocation_outlives_the_gateway_and_is_billed_once(

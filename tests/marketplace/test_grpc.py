@@ -19,16 +19,20 @@ from google.rpc import error_details_pb2 as details
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
+from airan.core.errors import PortInUseError
 from marketplace.gateway import build_app
+from marketplace.gateway.runtime import Runtime
 from marketplace.grpc_api import invocation_pb2 as pb
 from marketplace.grpc_api import invocation_pb2_grpc as rpc
-from marketplace.grpc_api.server import SERVICE
+from marketplace.grpc_api.server import SERVICE, InvocationServer
+from marketplace.meter import Meter
 from tests.marketplace.container import Container, running_container
 from tests.marketplace.site import (
     MODEL,
     FakeControl,
     admin_get,
     eventually,
+    free_ports,
     gateway_settings,
     new_key,
     running_agent,
@@ -37,6 +41,8 @@ from tests.marketplace.site import (
 from tests.marketplace.tool_engines import CLOCK
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+# Else channels of one process share a connection, and with it a server.
+ALONE = (("grpc.use_local_subchannel_pool", 1),)
 STORY = {"messages": [{"role": "user", "content": "Tell me a story."}], "temperature": 0}
 
 
@@ -330,3 +336,43 @@ async def test_an_invocation_outlives_the_gateway(model_path: Path, tmp_path: Pa
     ):
         after.key = key
         assert (await after.get(sent.id)).state == pb.INVOCATION_STATE_COMPLETED
+
+
+def grpc_server(folder: Path, port: int, **changes: Any) -> InvocationServer:
+    settings = gateway_settings(folder, grpc_port=port, **changes)
+    return InvocationServer(Runtime(settings, CLOCK, Meter()))
+
+
+async def is_serving(port: int) -> bool:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", ALONE) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        answer = await stub.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=10)
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def test_a_lone_gateway_has_its_grpc_port_for_itself(tmp_path: Path) -> None:
+    first = grpc_server(tmp_path, 0)
+    port = await first.start()
+    for taken in (
+        grpc_server(tmp_path, port),
+        grpc_server(tmp_path, port, gateways=2, database_url="postgresql://db.example/airan"),
+    ):
+        with pytest.raises(PortInUseError, match=r"gRPC cannot be had"):
+            await taken.start()
+        await taken.stop()
+    await first.stop()
+
+
+async def test_several_gateways_share_the_grpc_port(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    several = {"gateways": 2, "database_url": "postgresql://db.example/airan"}
+    servers = [grpc_server(tmp_path, port, **several) for _ in range(2)]
+    for server in servers:
+        assert await server.start() == port
+    assert await is_serving(port)
+    for server in servers:
+        # The one that is left takes all connections.
+        assert await is_serving(port)
+        await server.stop()
+    with pytest.raises(grpc.aio.AioRpcError):
+        await is_serving(port)

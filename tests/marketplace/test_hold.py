@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +77,19 @@ def test_a_database_that_is_not_there_is_named() -> None:
     with pytest.raises(UnavailableError, match="cannot be reached") as caught:
         check_free("postgresql://ada:secret@127.0.0.1:1/none", patience_s=0.0)
     assert "secret" not in str(caught.value)
+
+
+async def test_a_folder_is_one_gateways_or_that_of_several_that_share_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alone, "_WAIT_S", 0.0)
+    held = [await alone.lock_folder(tmp_path, shared=True) for _ in range(2)]
+    with pytest.raises(UnavailableError, match="another gateway keeps"):
+        await alone.lock_folder(tmp_path)
+    for one in held:
+        os.close(one)
+    held = [await alone.lock_folder(tmp_path)]
+    for shared in (False, True):
+        with pytest.raises(UnavailableError, match="another gateway keeps"):
+            await alone.lock_folder(tmp_path, shared=shared)
+    os.close(held[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -14,6 +15,7 @@ from starlette.routing import Route
 
 from airan.core.errors import PortInUseError, UnavailableError
 from marketplace import replica as replica_module
+from marketplace.gateway import GatewaySettings
 from tests.marketplace.site import free_ports, gateway_settings
 
 
@@ -27,13 +29,18 @@ def go_on(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
         go_on.wait(30.0)
         return PlainTextResponse("ok")
 
-    app = Starlette(routes=[Route("/healthz", answer)])
-    monkeypatch.setattr(replica_module, "build_app", lambda _: app)
+    def build_app(_: GatewaySettings, own_url: str) -> Starlette:
+        async def who(_: Request) -> Response:
+            return PlainTextResponse(own_url)
+
+        return Starlette(routes=[Route("/healthz", answer), Route("/who", who)])
+
+    monkeypatch.setattr(replica_module, "build_app", build_app)
     return go_on
 
 
-def gateway(folder: Path, port: int) -> replica_module.Gateway:
-    return replica_module.Gateway(gateway_settings(folder, port=port))
+def gateway(folder: Path, port: int, **changes: Any) -> replica_module.Gateway:
+    return replica_module.Gateway(gateway_settings(folder, port=port, **changes))
 
 
 def test_a_replica_that_hangs_or_has_ended_is_not_healthy(
@@ -59,3 +66,25 @@ def test_a_port_that_is_taken_is_named(go_on: threading.Event, tmp_path: Path) -
     with pytest.raises(PortInUseError, match=f"port {port} for the gateway"):
         gateway(tmp_path, port)
     first.__del__()
+
+
+def test_several_replicas_share_the_port_and_each_answers_at_an_address_of_its_own(
+    go_on: threading.Event, tmp_path: Path
+) -> None:
+    (port,) = free_ports(1)
+    several = {"gateways": 2, "database_url": "postgresql://airan@db.example/airan"}
+    replicas = [gateway(tmp_path, port, **several) for _ in range(2)]
+    own_urls = {replica.own_url for replica in replicas}
+    assert {httpx.get(f"{url}/who").text for url in own_urls} == own_urls
+
+    def answering(n_asked: int) -> set[str]:
+        # A connection each: the kernel gives each to one of those that listen.
+        return {httpx.get(f"http://127.0.0.1:{port}/who").text for _ in range(n_asked)}
+
+    assert answering(60) == own_urls
+    gone = replicas.pop()
+    gone.__del__()
+    assert answering(20) == own_urls - {gone.own_url}
+    for replica in replicas:
+        replica.check_health()
+        replica.__del__()

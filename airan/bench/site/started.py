@@ -18,8 +18,9 @@ from pathlib import Path
 import yaml
 
 import airan
-from airan.core.config import ENV_PREFIX, PortsConfig, SiteConfig
+from airan.core.config import PortsConfig, SiteConfig
 from airan.core.errors import AiranError, InvalidInputError, NotFoundError, UnavailableError
+from airan.core.sections import ENV_PREFIX
 from airan.site import launch
 from airan.site import runtime as site_runtime
 from airan.site.processes import sweep

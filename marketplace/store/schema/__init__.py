@@ -6,7 +6,7 @@ A new table needs a migration too: tests compare what the migrations make with w
 from marketplace.store.schema.accounts import keys, projects, tenants, users
 from marketplace.store.schema.adapters import adapters
 from marketplace.store.schema.base import metadata
-from marketplace.store.schema.batches import batch_lines, batches, files, responses
+from marketplace.store.schema.batches import batch_lines, batches, file_chunks, files, responses
 from marketplace.store.schema.federation import peer_sendings, peer_usage
 from marketplace.store.schema.functions import functions, invocations
 from marketplace.store.schema.gateways import gateways
@@ -23,6 +23,7 @@ from marketplace.store.schema.money import (
     quotas,
     reservations,
 )
+from marketplace.store.schema.secrets import shared_secrets
 from marketplace.store.schema.webhooks import (
     webhook_attempts,
     webhook_deliveries,
@@ -37,6 +38,7 @@ __all__ = [
     "budget_periods",
     "budgets",
     "events",
+    "file_chunks",
     "files",
     "functions",
     "gateways",
@@ -55,6 +57,7 @@ __all__ = [
     "quotas",
     "reservations",
     "responses",
+    "shared_secrets",
     "tenants",
     "usage",
     "users",

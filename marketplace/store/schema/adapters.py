@@ -29,6 +29,7 @@ adapters = Table(
     Column("config", Text),
     Column("state", String(12), nullable=False),  # pending | in_progress | ready | failed
     Column("reason", Text, nullable=False),
+    Column("gateway_id", String(40)),  # in_progress: at which gateway its file comes in
     Column("rank", Integer),
     Column("created_s", Float, nullable=False),
     # Rows stay: requests from before go on with the adapter that they began with.

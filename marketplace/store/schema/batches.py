@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    Text,
+)
 
 from marketplace.store.schema.base import metadata
 
@@ -16,6 +27,15 @@ files = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("created_s", Float, nullable=False),
     Index("ix_files_tenant", "tenant_id"),
+)
+
+file_chunks = Table(
+    "file_chunks",
+    metadata,
+    # What files hold, on PostgreSQL only; beside SQLite it lies in the state folder.
+    Column("file_id", ForeignKey("files.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("content", LargeBinary, nullable=False),
 )
 
 batches = Table(
