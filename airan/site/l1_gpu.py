@@ -150,8 +150,7 @@ class GpuLayer1:
                 gc.collect(0)  # the youngest objects only, which are few
                 self._keep()
                 self._draw_loads()
-                if planned_sms := reports.ran_sms:
-                    loop.bound(least_gear(self.settings.gears, planned_sms))
+                loop.bound(least_gear(self.settings.gears, reports.ran_sms))
                 reported_s = now_s
 
     def _keep(self) -> None:
