@@ -27,8 +27,8 @@ class EngineHost(Protocol):
 
     @property
     def loads_on(self) -> bool:
-        """Whether a model that is being loaded may go on when the lease is revoked: it takes nothing
-        that the partition's next holder needs."""
+        """Whether a model that is being loaded may go on when the lease is revoked: it takes
+        nothing that the partition's next holder needs."""
 
     @property
     def takes_adapters(self) -> bool:
