@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json as json_
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -111,17 +112,23 @@ def _show_steps(result: SiteReport) -> None:
         ("tokens lost", lambda one: one.tokens_lost),
         ("requests refused", lambda one: one.refused),
     )
-    columns = ("after its death", *(one.name for one in result.steps))
+    columns = ("what", *(one.name for one in result.steps))
     cells = [(name, *(of(one) for one in result.steps)) for name, of in measures]
     table("What was done to it", columns, cells)
 
 
 def _show_events(result: SiteReport) -> None:
+    """Those of single requests are only counted."""
     for step in result.steps:
         console.print(f"[bold]{escape(step.name)}[/], as the dashboard told it:")
-        for one in step.events[:_SHOWN]:
+        others = [one for one in step.events if not one["kind"].startswith("request.")]
+        for one in others[:_SHOWN]:
             text = f"{one['after_s']:8.2f} s  {one['kind']:20}  {one['message']}"
             console.print(escape(text))
+        requests = Counter(one["kind"] for one in step.events if one not in others)
+        if requests:
+            counts = ", ".join(f"{n} {kind}" for kind, n in sorted(requests.items()))
+            console.print(f"            {counts}")
 
 
 def _write(path: Path, text: str) -> None:

@@ -35,6 +35,8 @@ BUDGET_US = {"pusch": PUSCH_BUDGET_US, "pdsch": PDSCH_BUDGET_US}
 HOST_US = 600.0
 """Assumed: what copies and the host may take besides where slots are judged by the GPU's time."""
 SLOT_S = 0.0005
+ANSWER_NS = 1_000_000_000
+"""An engine that has not left a gear for so long after the order is none."""
 MOST_BEHIND = 10
 """Slots; when the host comes later than that to a slot, those before it are given up."""
 
@@ -149,8 +151,17 @@ class SlotLoop:
         self.is_empty = False
 
     def bound(self, least: int) -> None:
-        """Keeps to the gears from `least` on: what the plan gives the RAN."""
-        self._follow(self._fast.bound(least, self._fast.top, self._now_s()))
+        """Keeps to the gears from `least` on: what the plan gives the RAN. The last one is a pause
+        of the engine: where none answers, one that is being loaded does not keep to it, and slots
+        on all of the GPU and the engine's in a part of it would take turns."""
+        most = self._fast.top if self._engine_answers() else max(0, self._fast.top - 1)
+        self._follow(self._fast.bound(min(least, most), most, self._now_s()))
+
+    def _engine_answers(self) -> bool:
+        board = self._board
+        if board.acknowledged("ai") == board.current.generation:
+            return True
+        return time.monotonic_ns() - board.ordered_ns < ANSWER_NS
 
     def close_window(self) -> tuple[SlotWindow, DownlinkCounts]:
         """What slots came to since the last call."""

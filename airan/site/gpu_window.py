@@ -39,7 +39,9 @@ class GpuWindow:
     _downlink: DownlinkCounts = field(default_factory=DownlinkCounts)
 
     def __post_init__(self) -> None:
-        self._uplink = WindowBuilder(self.timing)
+        # Reports and their histogram hold slots against what makes them late.
+        limit_us = self.budget_us["pusch"]
+        self._uplink = WindowBuilder(replace(self.timing, budget_us=limit_us))
 
     def start(self, now_us: float) -> None:
         """Begins the first window."""

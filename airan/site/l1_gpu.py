@@ -44,6 +44,8 @@ log = logging.getLogger("airan.l1")
 
 ALARM_REPORT_S = 0.02
 """A slot that was lost is reported so soon."""
+WARN_S = 1.0
+"""Between two lines of the log about lost slots."""
 SWITCH_S = 1e-4
 """After so long another thread, which starts a process that is to stand by, lets the slots' one go
 on."""
@@ -101,6 +103,7 @@ class GpuLayer1:
         self.radio = SimulatedRadio(ran.sized_as, ran.n_cells, ran.seed)
         self._costs = GearCosts(model, self._sizing.config, ran.n_cells, self.settings.gears)
         self._faults: list[Alarm] = []
+        self._warn_at_s = 0.0
 
     def open(self) -> cell_group.CellGroup:
         """Sets the GPU up, with a part for every gear.
@@ -150,8 +153,7 @@ class GpuLayer1:
                 gc.collect(0)  # the youngest objects only, which are few
                 self._keep()
                 self._draw_loads()
-                if planned_sms := reports.ran_sms:
-                    loop.bound(least_gear(self.settings.gears, planned_sms))
+                loop.bound(least_gear(self.settings.gears, reports.ran_sms))
                 reported_s = now_s
 
     def _keep(self) -> None:
@@ -162,7 +164,13 @@ class GpuLayer1:
     def report(self, loop: SlotLoop) -> SlotReport:
         """What happened since the last report."""
         alarm, loop.alarm = loop.alarm, False
-        return self._report(*loop.close_window(), alarm=alarm)
+        report = self._report(*loop.close_window(), alarm=alarm)
+        lost = report.slots_late + report.slots_dropped
+        if lost and report.time_s >= self._warn_at_s:
+            self._warn_at_s = report.time_s + WARN_S
+            what = "%d of %d slots late or dropped; uplink p99 %.0f us of %.0f us, gear %d"
+            log.warning(what, lost, report.slots, report.p99_us, report.budget_us, loop.gear)
+        return report
 
     def _draw_loads(self) -> None:
         now_s = self._clock.now_s()

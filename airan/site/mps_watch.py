@@ -16,7 +16,7 @@ _ASK_S = 0.02
 
 class MpsWatch:
     """The daemon as it was found last. A look at a process descriptor takes microseconds; where the
-    kernel has none, the process is asked about fifty times a second."""
+    kernel has none, the process is signalled nothing fifty times a second."""
 
     def __init__(self, runtime: SiteRuntime) -> None:
         """Looks for it."""
@@ -67,4 +67,8 @@ class MpsWatch:
         if now_s < self._ask_at_s:
             return False
         self._ask_at_s = now_s + _ASK_S
-        return not record.alive()
+        try:
+            os.kill(record.pid, 0)  # one that has ended is there until the `mps` service notices
+        except ProcessLookupError:
+            return True
+        return False

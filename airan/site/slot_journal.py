@@ -61,6 +61,9 @@ class SlotJournal:
             self._memory = mmap.mmap(file, n_bytes)
         finally:
             os.close(file)
+        for page in range(0, n_bytes, mmap.PAGESIZE):
+            # The kernel fetches each page now, and not between two slots.
+            self._memory[page] = self._memory[page]
         magic, places, count, _ = _HEADER.unpack_from(self._memory)
         self._count = count if (magic, places) == (_MAGIC, n_slots) else 0
         _HEADER.pack_into(self._memory, 0, _MAGIC, n_slots, self._count, 0)

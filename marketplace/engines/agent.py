@@ -208,7 +208,8 @@ class EngineAgent:
         await self._publish(phase="draining", max_concurrent=0, deadline_s=deadline_s)
         if not self._host.url:
             # It is being loaded, if it runs at all.
-            await self._host.stop()
+            if not self._host.loads_on:
+                await self._host.stop()
         elif not await self._idle_by(deadline_s - _CUT_MARGIN_S):
             log.warning("some client does not yield: all connections to llama.cpp are cut")
             self._host.disconnect()

@@ -106,6 +106,11 @@ class LlamaHost:
         await self.add_adapter(adapter)
 
     @property
+    def loads_on(self) -> bool:
+        """See EngineHost."""
+        return False
+
+    @property
     def needs_lease(self) -> bool:
         """See EngineHost: it computes on the CPU."""
         return False

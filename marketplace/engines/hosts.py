@@ -26,6 +26,11 @@ class EngineHost(Protocol):
         """It runs on the lease's partition, and without a lease not at all."""
 
     @property
+    def loads_on(self) -> bool:
+        """Whether a model that is being loaded may go on when the lease is revoked: it takes
+        nothing that the partition's next holder needs."""
+
+    @property
     def takes_adapters(self) -> bool:
         """Whether add_adapter() and drop_adapter() work while it runs; else start() takes them."""
 

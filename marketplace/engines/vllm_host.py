@@ -88,6 +88,12 @@ class VllmHost:
         return self._settings.gpu is not None
 
     @property
+    def loads_on(self) -> bool:
+        """See EngineHost: where memory is the engine's for good, and it stays between leases."""
+        settings = self._settings
+        return settings.gpu is not None and settings.between_leases == "stay" and self._may_stay
+
+    @property
     def takes_adapters(self) -> bool:
         """See EngineHost."""
         return True

@@ -80,7 +80,7 @@ class SimulatedHost:
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
 
-    needs_lease = takes_adapters = False
+    needs_lease = takes_adapters = loads_on = False
 
     def fits(self, lease: object) -> bool:
         return True

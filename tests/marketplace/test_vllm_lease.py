@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 
 from marketplace.adapters.adapter import TENSORS, AdapterFile
@@ -263,21 +265,52 @@ async def test_a_lease_is_confirmed_while_the_model_is_loaded_however_long_that_
     assert len(scripted.starts()) == 1
 
 
+async def revoked_while_it_loads(folder: Path, control: FakeControl, agent: Any) -> None:
+    """The lease goes back at once; then the server may start, and a lease is on offer again."""
+    await control.revoke(notice_s=10.0)
+    assert control.released_late_s[-1] < -5
+    (folder / "go").touch()
+    control.offer()
+
+    async def ready() -> bool:
+        return (await engine_state(agent))["phase"] == "ready"
+
+    await eventually(ready)
+
+
 async def test_a_lease_that_is_revoked_while_the_model_is_loaded_goes_back_at_once(
     tmp_path: Path, control: FakeControl
 ) -> None:
     scripted = Scripted(tmp_path, script="slow-start")
     async with running_agent(tmp_path, control, model="m", vllm=scripted.settings) as agent:
         await eventually(lambda: bool(control.held))
-        await control.revoke(notice_s=10.0)
-        assert control.released_late_s[-1] < -5
-        (tmp_path / "go").touch()
-        control.offer()
+        await revoked_while_it_loads(tmp_path, control, agent)
+    assert len(scripted.starts()) == 1
 
-        async def ready() -> bool:
-            return (await engine_state(agent))["phase"] == "ready"
 
-        await eventually(ready)
+def server_pids(folder: Path) -> set[int]:
+    """Of the processes that were started with the model's folder."""
+    found = set()
+    for one in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if f"--model={folder}" in one.cmdline():
+                found.add(one.pid)
+    return found
+
+
+async def test_a_model_whose_memory_is_its_own_goes_on_loading_without_the_lease(
+    tmp_path: Path, control: FakeControl
+) -> None:
+    scripted = Scripted(tmp_path, script="slow-start", between_leases="stay")
+    control.profile = "green.68"
+    async with running_agent(tmp_path, control, model="m", vllm=scripted.settings) as agent:
+        await eventually(lambda: bool(control.held))
+        # Who watches over the server, and the server.
+        await eventually(lambda: len(server_pids(tmp_path)) == 2)
+        servers = server_pids(tmp_path)
+        await revoked_while_it_loads(tmp_path, control, agent)
+        assert server_pids(tmp_path) == servers
+        assert list(control.held) == ["lease-2"]
     assert len(scripted.starts()) == 1
 
 

@@ -11,6 +11,7 @@ import pytest
 from airan.core import config
 from airan.core.config import SiteConfig
 from airan.core.ran_config import CellSizeConfig
+from airan.site import gpu_slots
 from airan.site import runtime as site_runtime
 from airan.site.gpu_radio import SimulatedRadio
 from airan.site.gpu_slots import MOST_BEHIND, SLOT_S, SlotLoop
@@ -200,6 +201,7 @@ def test_a_host_that_was_away_gives_up_the_slots_it_missed(rig: Rig) -> None:
 
 def test_judged_by_the_gpu_a_slow_host_moves_no_gear(tmp_path: Path, costs) -> None:
     gears = {}
+    limits_us = []
     for judged_by in ("latency", "gpu"):
         rig = Rig(tmp_path / judged_by, costs, judged_by=judged_by)
         rig.work["pdsch"] = 6000.0
@@ -208,8 +210,26 @@ def test_judged_by_the_gpu_a_slow_host_moves_no_gear(tmp_path: Path, costs) -> N
             rig.loop.step()
             rig.paced.clock.now_s += 0.0004
         gears[judged_by] = rig.loop.gear
+        # What reports hold the latency against is what makes a slot late: an operator that took
+        # leases back at a p99 near the kernels' own budget would do so for the host's time.
+        window, _ = rig.loop.close_window()
+        limits_us.append((window.budget_us, window.budget_us in window.edges_us))
     assert gears["latency"] == TOP
     assert gears["gpu"] < TOP
+    assert limits_us == [(1250.0, True), (1850.0, True)]
+
+
+def test_slots_keep_to_a_part_of_the_gpu_until_an_engine_answers(rig: Rig, monkeypatch) -> None:
+    monkeypatch.setattr(gpu_slots, "ANSWER_NS", 0)
+    # The plan gives the radio everything, and slots stay late: no pause helps where none is heard.
+    rig.work["pusch"] = 200_000.0
+    rig.loop.bound(TOP)
+    rig.run(50)
+    assert rig.loop.gear == TOP - 1
+    rig.board.acknowledge("ai", rig.board.current.generation)
+    rig.loop.bound(0)
+    rig.run(50)
+    assert rig.loop.gear == TOP
 
 
 # --- the board, the plan, the process
