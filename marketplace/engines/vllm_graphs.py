@@ -117,6 +117,8 @@ class GearGraphs:
         self._streams: list[Any] = []
         self._graphs: list[list[Any]] = []
         self._planned_sms: list[int] = []
+        # The memory that all graphs share is given up with the last graph in it.
+        first = self._held()
         for gear in board.gears:
             stream = self._new_stream(gear)
             stream.wait_stream(part.stream)
@@ -124,8 +126,9 @@ class GearGraphs:
             self._plans.use(self._sms_of(gear), planned_sms)
             self._streams.append(stream)
             self._planned_sms.append(planned_sms)
-            self._graphs.append(self._captured(stream) if gear.ai_sms else self._held())
+            self._graphs.append(self._captured(stream) if gear.ai_sms else first)
             part.stream.wait_stream(stream)
+        del first
         self._plans.use(part.total_sms, part.total_sms)
         torch.cuda.synchronize()
         self._is_running = [gear.ai_sms > 0 for gear in board.gears]
