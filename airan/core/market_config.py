@@ -50,6 +50,16 @@ class PeerConfig(Section):
     price_usd_per_1k_output_tokens: float = Field(default=0.03, ge=0.0)
 
 
+class AdapterConfig(Section):
+    """What LoRA adapters tenants may bring, and how many."""
+
+    max_mib: int = Field(default=256, ge=1, le=16_384)
+    """Of one file."""
+    per_tenant: int = Field(default=8, ge=0, le=1024)
+    per_model: int = Field(default=16, ge=0, le=1024)
+    """Each one's weights lie in the engine's memory beside the model's."""
+
+
 class MarketConfig(Section):
     """The marketplace's accounts, money and promises."""
 
@@ -72,6 +82,7 @@ class MarketConfig(Section):
     webhook_hosts: tuple[str, ...] = ()
     """Hosts that webhooks may go to though they are not public, or take plain http."""
     ttft_target_s: TtftTargetConfig = TtftTargetConfig()
+    adapters: AdapterConfig = AdapterConfig()
     region: str = Field(default="", pattern=r"^(|[a-z0-9][a-z0-9-]{0,31})$")
     """Where this site is, for what other sites send; without, it takes nothing from them."""
     peers: tuple[PeerConfig, ...] = ()

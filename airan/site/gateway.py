@@ -7,6 +7,7 @@ from airan.site.externals import external_models
 from airan.site.main import service_main, stop_event
 from airan.site.peers import federation_of
 from airan.site.runtime import HOST, SiteRuntime
+from marketplace.adapters.adapter import AdapterLimits
 from marketplace.dispatch import TtftTargets
 from marketplace.gateway.settings import GatewaySettings, OidcSettings
 from marketplace.serving import run_serving
@@ -15,6 +16,7 @@ from marketplace.serving import run_serving
 def settings_of(runtime: SiteRuntime) -> GatewaySettings:
     """The gateway's settings on this site."""
     model, market = runtime.config.model, runtime.config.market
+    adapters = market.adapters
     n_replicas = model.max_replicas if model.max_replicas > 1 else 0
     replicas = [f"{runtime.engine_url}/replicas/{number}" for number in range(n_replicas)]
     further = [f"{runtime.engine_url}/models/{one.name}" for one in runtime.config.llama_models]
@@ -36,6 +38,9 @@ def settings_of(runtime: SiteRuntime) -> GatewaySettings:
         grpc_port=market.grpc_port or None,
         function_hosts=market.function_hosts,
         webhook_hosts=market.webhook_hosts,
+        adapter_limits=AdapterLimits(
+            adapters.max_mib << 20, adapters.per_tenant, adapters.per_model
+        ),
         ttft_targets=TtftTargets(**market.ttft_target_s.model_dump()),
         oidc=OidcSettings(market.oidc_issuer, market.oidc_audience) if market.oidc_issuer else None,
     )

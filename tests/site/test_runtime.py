@@ -12,6 +12,7 @@ from airan.core.errors import ConfigError, NotFoundError, PortInUseError
 from airan.site import gateway, runtime
 from airan.site.externals import check_external_models
 from airan.site.peers import check_peers
+from marketplace.adapters.adapter import AdapterLimits
 from marketplace.dispatch import TtftTargets
 
 
@@ -78,6 +79,13 @@ def test_promises_and_replicas_of_the_configuration_reach_the_gateway(tmp_path: 
 def external(tmp_path: Path, **changes: str) -> config.SiteConfig:
     model = {"name": "big", "engine": "external", "url": "https://models.example/v1"} | changes
     return site(tmp_path, AIRAN_MODELS=json.dumps([model]))
+
+
+def test_limits_of_adapters_reach_the_gateway(tmp_path: Path) -> None:
+    assert gateway.settings_of(runtime.resolve(site(tmp_path))).adapter_limits == AdapterLimits()
+    asked = {"AIRAN_MARKET__ADAPTERS__MAX_MIB": "32", "AIRAN_MARKET__ADAPTERS__PER_TENANT": "2"}
+    changed = gateway.settings_of(runtime.resolve(site(tmp_path, **asked)))
+    assert changed.adapter_limits == AdapterLimits(32 << 20, per_tenant=2)
 
 
 def test_models_that_others_serve_reach_the_gateway_without_their_key(tmp_path: Path) -> None:
