@@ -35,6 +35,9 @@ class GpuConfig(Section):
     one more outside of MPS for when the daemon dies, which MPS does not hold to it."""
     ai_memory_mib: int = Field(default=55_296, ge=512)
     """GPU memory that the engine may have, for good: its KV cache never takes Layer 1's."""
+    ran_cores: int = Field(default=4, ge=0, le=1024)
+    """The host's cores that Layer 1 has to itself: the site's other processes keep off them. 0, or
+    a host with fewer than twice as many: none."""
     step_limit_us: float = Field(default=10_000.0, gt=0.0)
     """No step of the engine is to take longer, as far as decoding alone allows: a token for each
     sequence that runs is the least."""

@@ -20,6 +20,7 @@ import psutil
 
 from airan.site import runtime as site_runtime
 from airan.site import supervision_log
+from airan.site.cores import keep_to_cores
 from airan.site.processes import ProcessLock, ProcessRecord, sweep
 from airan.site.runtime import SiteRuntime
 from airan.site.services import (
@@ -195,7 +196,7 @@ def stop_file(run_dir: Path) -> Path:
 def spawn(runtime: SiteRuntime, spec: ServiceSpec) -> subprocess.Popen[bytes]:
     """Starts a service in a session of its own, its output appended to its log."""
     with (runtime.log_dir / f"{spec.name}.log").open("ab") as log:
-        return subprocess.Popen(
+        child = subprocess.Popen(
             command(spec, runtime.config.state_dir),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -204,6 +205,8 @@ def spawn(runtime: SiteRuntime, spec: ServiceSpec) -> subprocess.Popen[bytes]:
             cwd=runtime.run_dir,
             start_new_session=True,
         )
+    keep_to_cores(runtime.config, spec.name, child.pid)
+    return child
 
 
 def spawn_detached(runtime: SiteRuntime, module: str, *arguments: str) -> subprocess.Popen[bytes]:

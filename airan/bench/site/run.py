@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -36,6 +37,7 @@ from airan.bench.site.steps import Step, StepResult, result_of
 from airan.bench.site.victims import Victim
 from airan.core.config import SiteConfig
 from airan.core.errors import AiranError, InvalidInputError
+from airan.site.cores import keep_to_cores
 from airan.site.engine import NAME
 from airan.site.gpu_host import on_gpu as gpu_config
 from airan.site.services import journal_file
@@ -193,6 +195,8 @@ async def _measure(
     starting = started(config, on_gpu=options.on_gpu, limit_s=options.start_s, say=say)
     async with starting as site, _Bench.of(site, options, say) as bench:
         report.slots_s, report.ready_s = site.slots_s, site.ready_s
+        # The clients are no part of the site, and none of Layer 1's business.
+        keep_to_cores(site.runtime.config, "clients", os.getpid())
         async with bench.load.running():
             report.quiet = await bench.quiet()
             on_part(report)
