@@ -94,12 +94,12 @@ class InvocationServicer(rpc.InvocationServiceServicer):
     ) -> AsyncIterator[pb.InvokeStreamResponse]:
         async with _as_status(context):
             principal, metadata = await self._admit(context)
-            self._runtime.origin_of(metadata.get(VIA), metadata.get(POLICY))
+            origin = self._runtime.origin_of(metadata.get(VIA), metadata.get(POLICY))
             target = await self._target(principal, request)
             if isinstance(target, Function):
                 events = self._of_container(principal, target, request.body)
             else:
-                events = self._of_model(principal, target, request.body)
+                events = self._of_model(principal, target, request.body, origin)
             try:
                 async for event in events:
                     yield event
@@ -110,9 +110,10 @@ class InvocationServicer(rpc.InvocationServiceServicer):
     # Streams
 
     async def _of_model(
-        self, principal: Principal, model: str, body: bytes
+        self, principal: Principal, model: str, body: bytes, origin: Origin
     ) -> AsyncIterator[pb.InvokeStreamResponse]:
         job = self._invocations.chat_job(principal, model, parse_json(body), "sync")
+        job.origin = origin
         if job.request.n_logprobs is not None:
             raise InvalidInputError("logprobs", "are not supported here; use /v1/chat/completions")
         if job.request.tools is not None and job.request.tools.active:

@@ -14,9 +14,9 @@ import httpx
 from marketplace.dispatch import TtftTargets
 from marketplace.engines.external import ExternalSettings
 from marketplace.federation.peers import Federation, Peer
-from marketplace.gateway import ModelOffer, Price
+from marketplace.gateway import ModelOffer, Price, build_app
 from tests.marketplace.simulated_engine import MODEL, N_CONTEXT, continued, simulated_agent
-from tests.marketplace.site import ADMIN_KEY, eventually, gateway_settings, running_gateway
+from tests.marketplace.site import ADMIN_KEY, eventually, gateway_settings, running_app
 from tests.marketplace.site import new_key as new_key
 
 ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
@@ -41,6 +41,7 @@ class Site:
     url: str
     folder: Path
     http: httpx.AsyncClient
+    grpc_port: int
 
     async def ask(self, key: str, prompt: str, *, n: int = N_ANSWER, **headers: str) -> Any:
         """The answer to a chat of one message."""
@@ -98,9 +99,11 @@ async def site(
             models=(offer,),
             federation=federation,
             ttft_targets=targets,
+            grpc_port=0,
         )
+        app = build_app(settings)
         async with (
-            running_gateway(settings) as url,
+            running_app(app) as url,
             httpx.AsyncClient(base_url=url, timeout=30) as http,
         ):
 
@@ -108,7 +111,7 @@ async def site(
                 return bool((await http.get("/readyz")).json()["status"] == "ready")
 
             await eventually(ready)
-            yield Site(url, folder, http)
+            yield Site(url, folder, http, app.state.grpc_port)
 
 
 def peer(

@@ -7,7 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import grpc
+import pytest
+
 from marketplace.federation.peers import Federation
+from marketplace.federation.travel import POLICY
+from marketplace.grpc_api import invocation_pb2 as pb
+from marketplace.grpc_api import invocation_pb2_grpc as rpc
 from tests.marketplace.federated import (
     N_ANSWER,
     N_LONG,
@@ -64,6 +70,34 @@ async def test_what_overflows_is_answered_by_a_peer_and_billed_once(tmp_path: Pa
             assert (cost["input_tokens"], cost["output_tokens"]) == tokens
             assert (theirs_bill["input_tokens"], theirs_bill["output_tokens"]) == tokens
             assert cost["cost_micro_usd"] == PEERS_PRICE.amount_micro_usd(*tokens)
+
+
+async def test_a_grpc_stream_overflows_too_with_its_policy(tmp_path: Path) -> None:
+    body = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": N_ANSWER}
+    asked = pb.InvokeStreamRequest(function_id=MODEL, body=json.dumps(body).encode())
+    async with site(tmp_path / "b", Federation("site-b", "eu")) as b:
+        key = await peer_key(b, "site-a")
+        theirs = peer(tmp_path, "site-b", f"{b.url}/v1", "eu", key)
+        async with site(tmp_path / "a", Federation("site-a", "eu", (theirs,))) as a:
+            await peers_ready(a)
+            mine = await new_key(a.url)
+            await a.put("tenants/acme/policy", policy="regions=eu")
+            long = await a.fill(mine)
+            authorized = (("authorization", f"Bearer {mine}"),)
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{a.grpc_port}") as channel:
+                stub = rpc.InvocationServiceStub(channel)
+                stays = (*authorized, (POLICY.lower(), "stay"))
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    [event async for event in stub.InvokeStream(asked, metadata=stays)]
+                assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+                events = [event async for event in stub.InvokeStream(asked, metadata=authorized)]
+            assert "".join(event.text for event in events) == answer_to(PROMPT)
+            assert events[-1].HasField("finished")
+            (theirs_bill,) = (await b.get("usage?tenant=site-a"))["data"]
+            assert (theirs_bill["requests"], theirs_bill["output_tokens"]) == (1, N_ANSWER)
+            await gathered(long)
+            (bill,) = (await a.get("usage?tenant=acme"))["data"]
+            assert bill["requests"] == 4
 
 
 async def test_a_request_may_allow_less_than_its_tenant_and_never_more(tmp_path: Path) -> None:
