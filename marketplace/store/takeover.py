@@ -13,6 +13,9 @@ from marketplace.store.billing import release
 from marketplace.store.ledger import OPEN_STATES
 from marketplace.store.schema import batches, gateways, idempotency_keys, jobs, peer_sendings
 
+_ALONE = sa.text(
+    "SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || '/inheritance', 727003))"
+)
 _LOST = {
     "state": "failed",
     "error_code": "gateway_restarted",
@@ -46,7 +49,7 @@ def inherit(
     """Makes what has no gateway any more that one's, within the caller's transaction.
 
     Jobs whose connection died with their gateway end, unbilled; requests under an Idempotency-Key
-    may be repeated. Of two that ask at once each gets a part.
+    may be repeated. Of two that ask at once one waits for the other, and gets what is left.
 
     Args:
         db: in a transaction.
@@ -55,6 +58,10 @@ def inherit(
             gateway that can. None: all.
         now_s: the time.
     """
+    if db.dialect.name == "postgresql":
+        # Whoever waited for a row that another one took would take it too: its statement began
+        # before it could see that the other has a seat.
+        db.execute(_ALONE)
     _end_connected(db, now_s)
     found = _open_jobs(db, gateway_id, models)
     is_function = (jobs.c.state.in_(OPEN_STATES), jobs.c.kind == "function")
