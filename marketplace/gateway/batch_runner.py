@@ -96,7 +96,9 @@ class BatchRunner:
             text = f"A batch that is {document['status']} cannot be cancelled."
             raise ApiError(409, text, code="batch_not_cancellable")
         document = document | {"status": "cancelling", "cancelling_at": self._now()}
-        await self._runtime.db.call(self._runtime.db.batches.save_batch, document)
+        if not await self._runtime.db.call(self._runtime.db.batches.ask_to_cancel, document):
+            text = "The batch has just ended, or is about to."
+            raise ApiError(409, text, code="batch_not_cancellable")
         if (event := self._cancelled.get(document["id"])) is not None:
             event.set()
         return document
