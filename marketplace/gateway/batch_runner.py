@@ -62,9 +62,11 @@ class BatchRunner:
         await self._runtime.company.add_heir(self._go_on_with, self._end_as_asked)
 
     async def _go_on_with(self, left: Inheritance) -> None:
-        for row in left.batches:
+        while left.batches:
+            row = left.batches[0]
             principal = await self._runtime.db.call(self._runtime.db.keys.principal, row["key_id"])
             self.begin(json.loads(row["document"]), principal, _origin(row))
+            del left.batches[0]
 
     async def stop(self) -> None:
         """Leaves the open batches to the next start."""
