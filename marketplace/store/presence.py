@@ -1,5 +1,4 @@
-"""Whether a gateway still has its seat, for what it begins: of what it has begun already each write
-asks for its name. Within the caller's transaction."""
+"""Whether a gateway has its seat still: before it begins something, and for what it has begun."""
 
 from __future__ import annotations
 
@@ -32,6 +31,12 @@ def check_seated(db: sa.Connection, gateway_id: str | None) -> None:
             "this gateway was taken for dead and takes on nothing more",
             remedy="try again in a few seconds",
         )
+
+
+def orphaned(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Whether the gateway of a row is no more, or there never was one."""
+    owner = table.c.gateway_id
+    return sa.or_(owner.is_(None), ~sa.exists().where(gateways.c.id == owner))
 
 
 def runs_batch(db: sa.Connection, gateway_id: str | None, batch_id: str) -> bool:
