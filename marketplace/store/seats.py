@@ -33,6 +33,9 @@ MOST = 64
 GONE_S = 2.0
 """For how long a lock has to be free before its gateway is given up: one that has only lost its
 connection takes the lock again sooner."""
+STALE_S = 3.0
+"""What a gateway reported so long ago holds no longer: the places of one that stands still are not
+kept for it."""
 SILENT_S = 20.0
 """A gateway that says nothing for so long, though its connection is open, is cut off."""
 _SPACE = 727_003
@@ -288,4 +291,6 @@ def _is_free(db: sa.Connection, number: int) -> bool:
 
 
 def _sibling(row: Any) -> Sibling:
-    return Sibling(row.id, row.number, row.url, Report.from_dict(json.loads(row.report)))
+    is_stale = row.silent_s > STALE_S
+    report = Report() if is_stale else Report.from_dict(json.loads(row.report))
+    return Sibling(row.id, row.number, row.url, report)

@@ -100,6 +100,18 @@ def test_gateways_see_each_other_and_what_they_report(engine: sa.Engine) -> None
     second.leave()
 
 
+def test_what_one_that_stands_still_had_under_way_is_not_reckoned_with(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = seated(engine, "a"), seated(engine, "b")
+    first.keep(REPORT, 0.0)
+    monkeypatch.setattr(seats, "STALE_S", -1.0)
+    (seen,) = second.keep(Report(), 0.0).siblings
+    assert (seen.id, seen.report) == ("a", Report())
+    first.leave()
+    second.leave()
+
+
 def test_what_a_gateway_leaves_is_anothers_at_once(engine: sa.Engine) -> None:
     first, second = seated(engine, "a"), seated(engine, "b")
     add_job(engine, "a")
