@@ -26,7 +26,7 @@ again."""
 
 
 class Company:
-    """Runs in one event loop; use take_seat(), then start(), then stop()."""
+    """Runs in one event loop; use take_seat(), start(), rest() and stop()."""
 
     def __init__(
         self,
@@ -85,11 +85,15 @@ class Company:
         if self._seats.are_several:
             self._task = asyncio.create_task(self._run())
 
-    async def stop(self) -> None:
-        """Leaves; what is open is the others' from now on."""
+    async def rest(self) -> None:
+        """Takes nothing over any more: what would go on with it is about to stop. Idempotent."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    async def stop(self) -> None:
+        """Leaves; what is open is the others' from now on."""
+        await self.rest()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._seats.leave)
         self._thread.shutdown()
 

@@ -18,7 +18,7 @@ from marketplace.store.connect import open_database
 from marketplace.store.seats import Seats
 from marketplace.store.takeover import Inheritance
 from tests.marketplace.site import eventually
-from tests.marketplace.test_seats import MODELS, add_job, seated
+from tests.marketplace.test_seats import MODELS, add_job, seated, until_inherited
 
 
 class Figures:
@@ -76,6 +76,19 @@ async def test_what_fails_once_is_gone_on_with_at_the_next_beat(
     await asyncio.to_thread(other.leave)
     await eventually(lambda: later)
     assert (asked, found, later) == (["job"] * 2, ["job"], ["job"])
+
+
+async def test_one_that_is_about_to_stop_takes_nothing_over(
+    engine: sa.Engine, company: tuple[Company, Figures]
+) -> None:
+    other = await asyncio.to_thread(seated, engine, "gone")
+    third = await asyncio.to_thread(seated, engine, "third")
+    add_job(engine, "gone")
+    await company[0].rest()
+    await asyncio.to_thread(other.leave)
+    left = await asyncio.to_thread(until_inherited, third)
+    assert [row["id"] for row in left.jobs] == ["job"]
+    await asyncio.to_thread(third.leave)
 
 
 async def test_an_error_of_its_own_does_not_end_its_beat(
