@@ -92,6 +92,7 @@ def build_app(
             app.state.grpc_port = await server.start()
         runtime.company.start()
         yield
+        await runtime.company.rest()
         await server.stop()
         await background.stop()
         await runner.stop()

@@ -62,9 +62,11 @@ class BatchRunner:
         await self._runtime.company.add_heir(self._go_on_with, self._end_as_asked)
 
     async def _go_on_with(self, left: Inheritance) -> None:
-        for row in left.batches:
+        while left.batches:
+            row = left.batches[0]
             principal = await self._runtime.db.call(self._runtime.db.keys.principal, row["key_id"])
             self.begin(json.loads(row["document"]), principal, _origin(row))
+            del left.batches[0]
 
     async def stop(self) -> None:
         """Leaves the open batches to the next start."""
@@ -96,7 +98,9 @@ class BatchRunner:
             text = f"A batch that is {document['status']} cannot be cancelled."
             raise ApiError(409, text, code="batch_not_cancellable")
         document = document | {"status": "cancelling", "cancelling_at": self._now()}
-        await self._runtime.db.call(self._runtime.db.batches.save_batch, document)
+        if not await self._runtime.db.call(self._runtime.db.batches.ask_to_cancel, document):
+            text = "The batch has just ended, or is about to."
+            raise ApiError(409, text, code="batch_not_cancellable")
         if (event := self._cancelled.get(document["id"])) is not None:
             event.set()
         return document
@@ -213,7 +217,7 @@ class BatchRunner:
     async def _store(
         self, document: Document, line: BatchLine, status: int, body: Document
     ) -> None:
-        job_id = str(_job_id(document["id"], line))
+        job_id = str(line_job_id(document["id"], line))
         answer = {"id": f"batch_req_{job_id.replace('-', '')}", "custom_id": line.custom_id}
         response = {"status_code": status, "request_id": f"req_{job_id}", "body": body}
         text = json.dumps(answer | {"response": response, "error": None})
@@ -228,43 +232,43 @@ class BatchRunner:
         try:
             runtime.check_model(principal, line.body.get("model"))
             if document["endpoint"] == "/v1/embeddings":
-                body, once = line.body | {"service_tier": "flex"}, _job_id(document["id"], line).hex
+                body = line.body | {"service_tier": "flex"}
+                once = line_job_id(document["id"], line).hex
                 ask = partial(answer_embeddings, runtime, principal, body, once)
                 return 200, await _when_there_is_room(ask)
-            return await self._complete(document, principal, line)
+            return await self.complete_line(document, principal, line)
         except ApiError as error:
             return error.status, error.body()
         except AiranError as error:
             refusal = from_airan(error)
             return refusal.status, refusal.body()
 
-    async def _complete(
+    async def complete_line(
         self, document: Document, principal: Principal, line: BatchLine
     ) -> tuple[int, Document]:
-        runtime, job_id = self._runtime, str(_job_id(document["id"], line))
+        """Status and body of a line that asks for text, once its job has ended."""
+        runtime, job_id = self._runtime, str(line_job_id(document["id"], line))
         row = await runtime.db.call(runtime.db.ledger.job, job_id)
         chat = document["endpoint"] == "/v1/chat/completions"
         if row is None:
             await self._submit(self._job(document, principal, line, chat))
         job = runtime.async_jobs.get(job_id)
-        if job is not None:
-            try:
+        try:
+            if job is not None:
                 await job.done.wait()
-            except asyncio.CancelledError:
-                if document["id"] in self._given_up:
+            # Its batch may have come to another gateway than the job.
+            row = await runtime.elsewhere.ended(job_id)
+        except asyncio.CancelledError:
+            if document["id"] in self._given_up:
+                if job is not None:
                     await runtime.dispatcher.cancel(job)
-                raise
-        row = await runtime.db.call(runtime.db.ledger.job, job_id)
-        if row is None or row["state"] != "completed":
-            ended = row or {"state": "failed", "error_code": None, "error_message": None}
+                else:
+                    runtime.db.post(runtime.db.ledger.ask_to_cancel, job_id)
+            raise
+        if row["state"] != "completed":
+            code, message = row["error_code"], row["error_message"]
             error = from_outcome(
-                Outcome(
-                    ended["state"],
-                    0,
-                    0,
-                    error_code=ended["error_code"],
-                    error_message=ended["error_message"],
-                )
+                Outcome(row["state"], 0, 0, error_code=code, error_message=message)
             )
             return error.status, error.body()
         return 200, _answer_body(row, chat)
@@ -280,7 +284,7 @@ class BatchRunner:
         if request.n_logprobs is not None:
             raise InvalidInputError("logprobs", "are not kept for batches")
         job = self._runtime.job_of(request, "async", principal)
-        job.id = str(_job_id(document["id"], line))
+        job.id = str(line_job_id(document["id"], line))
         job.origin = self._origins[document["id"]]
         return job
 
@@ -330,7 +334,7 @@ class BatchRunner:
         code = f"batch_{state}"
         for line in left:
             error = {"code": code, "message": f"The batch was {state} before this line was done."}
-            name = _job_id(document["id"], line).hex
+            name = line_job_id(document["id"], line).hex
             answer = {"id": f"batch_req_{name}", "custom_id": line.custom_id}
             text = json.dumps(answer | {"response": None, "error": error})
             add = self._runtime.db.batches.add_line
@@ -359,7 +363,8 @@ async def _when_there_is_room(ask: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(_FULL_WAIT_S)
 
 
-def _job_id(batch_id: str, line: BatchLine) -> uuid.UUID:
+def line_job_id(batch_id: str, line: BatchLine) -> uuid.UUID:
+    """The name of the line's job."""
     return uuid.uuid5(_LINES, f"{batch_id}/{line.number}")
 
 

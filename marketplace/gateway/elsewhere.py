@@ -15,8 +15,9 @@ from airan.core.clock import Clock
 from marketplace.completions import parse_request
 from marketplace.gateway.errors import ApiError
 from marketplace.jobs import StopMatcher
+from marketplace.money import Price
 from marketplace.store.database import Database
-from marketplace.store.ledger import OPEN_STATES
+from marketplace.store.ledger import OPEN_STATES, Outcome, unpack_ids
 
 _LOOK_S = 0.2
 Row = dict[str, Any]
@@ -51,12 +52,26 @@ class Elsewhere:
     async def cancel(self, job_id: str) -> None:
         """Has the gateway that runs the job end it, if it is another one, and waits until it has.
 
+        One that no gateway runs, because none offers its model any more, is ended here.
+
         Raises:
             ApiError: 404, there is none of that id.
         """
-        if self.has(await self._row(job_id)):
-            await self._db.call(self._db.ledger.ask_to_cancel, job_id)
-            await self.ended(job_id)
+        await self._row(job_id)
+        # One that has just become this gateway's too: it is not known here yet.
+        await self._db.call(self._db.ledger.ask_to_cancel, job_id)
+        while self.has(await self.ended(job_id, _LOOK_S)):
+            row = await self._db.call(self._db.ledger.adopt, job_id)
+            if row is not None:
+                await self._end(row)
+
+    async def _end(self, row: Row) -> None:
+        ledger, now_s = self._db.ledger, self._clock.now_s()
+        n_output = len(unpack_ids(row["generated_ids"]))
+        ended = Outcome("cancelled", row["input_tokens"], n_output, text=row["text"])
+        finish, again = ledger.finish, ledger.finish_again
+        # Its price was quoted when it was accepted.
+        await self._db.insist(finish, again, row["id"], ended, Price(0, 0), now_s)
 
     async def texts(self, job_id: str) -> AsyncIterator[str]:
         """The pieces of the job's answer, in the steps in which they are stored, up to its end; an

@@ -168,6 +168,7 @@ class FunctionRunner:
             open_ones = self._db.functions.open_invocations
             for invocation in await self._db.call(open_ones, left.invocations):
                 self._begin(invocation)
+            left.invocations.clear()
 
     def _waiting(self, version_id: str) -> list[str]:
         return [

@@ -7,6 +7,7 @@ import contextvars
 import hashlib
 import hmac
 import json
+import logging
 import os
 import secrets
 from collections.abc import Coroutine
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fastapi import Request
 
 from airan.core.clock import Clock
-from airan.core.errors import InvalidInputError
+from airan.core.errors import InvalidInputError, UnavailableError
 from marketplace.adapters.adapter import Adapter
 from marketplace.billing.desk import rate_limit
 from marketplace.chat import ChatRequest, parse_chat_request
@@ -51,6 +52,8 @@ from marketplace.store.takeover import Inheritance
 
 if TYPE_CHECKING:
     from marketplace.oidc import OidcVerifier
+
+log = logging.getLogger(__name__)
 
 _KEY_CACHE_S = 5.0
 _MAX_CACHED_KEYS = 10_000
@@ -373,11 +376,21 @@ class Runtime:
     async def _go_on_with(self, left: Inheritance) -> None:
         """Goes on with jobs that an earlier gateway, or another one, has left."""
         sent = await self.db.call(self.db.sendings.open, left.sent) if left.sent else {}
-        for row in left.jobs:
-            principal = await self.db.call(self.db.keys.principal, row["key_id"])
-            await self._go_on(row, principal, sent.pop(row["id"], None))
+        while left.jobs:
+            row = left.jobs[0]
+            try:
+                principal = await self.db.call(self.db.keys.principal, row["key_id"])
+                await self._go_on(row, principal, sent.pop(row["id"], None))
+            except UnavailableError:
+                raise
+            except Exception:
+                # All others would wait for it, here and at whoever tries next.
+                log.exception("job %s cannot be gone on with", row["id"])
+            del left.jobs[0]
+            left.sent[:] = [job_id for job_id in left.sent if job_id != row["id"]]
         for sending in sent.values():
             await self.dispatcher.account_for(sending)
+            left.sent.remove(sending.job_id)
 
     async def _end_as_asked(self) -> None:
         """Ends jobs of this gateway whose clients told another one to."""

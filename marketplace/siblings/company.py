@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from airan.core.clock import Clock
 from airan.core.errors import AiranError
@@ -20,11 +21,12 @@ _BEAT_S = 0.25
 _EXIT_CODE = 70
 
 Heir = Callable[[Inheritance], Awaitable[None]]
-"""Goes on with its part of what a gateway has left."""
+"""Goes on with its part of what a gateway has left, and takes it out of there: what fails is asked
+again."""
 
 
 class Company:
-    """Runs in one event loop; use take_seat(), then start(), then stop()."""
+    """Runs in one event loop; use take_seat(), start(), rest() and stop()."""
 
     def __init__(
         self,
@@ -40,6 +42,9 @@ class Company:
         self._report = report
         self._on_change = on_change
         self._heirs: list[Heir] = []
+        self._left: list[tuple[Heir, Inheritance]] = []
+        # Its own thread: where all others' are busy for long this gateway would be taken for dead.
+        self._thread = ThreadPoolExecutor(1, "seats")
         self._every_beat: list[Callable[[], Awaitable[None]]] = []
         self._task: asyncio.Task[None] | None = None
         self.siblings: tuple[Sibling, ...] = ()
@@ -62,7 +67,8 @@ class Company:
         Raises:
             UnavailableError: there are too many.
         """
-        self.inherited = await asyncio.to_thread(self._seats.take, self._clock.now_s())
+        now_s, loop = self._clock.now_s(), asyncio.get_running_loop()
+        self.inherited = await loop.run_in_executor(self._thread, self._seats.take, now_s)
 
     async def add_heir(
         self, heir: Heir, every_beat: Callable[[], Awaitable[None]] | None = None
@@ -79,12 +85,17 @@ class Company:
         if self._seats.are_several:
             self._task = asyncio.create_task(self._run())
 
-    async def stop(self) -> None:
-        """Leaves; what is open is the others' from now on."""
+    async def rest(self) -> None:
+        """Takes nothing over any more: what would go on with it is about to stop. Idempotent."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await asyncio.to_thread(self._seats.leave)
+
+    async def stop(self) -> None:
+        """Leaves; what is open is the others' from now on."""
+        await self.rest()
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._seats.leave)
+        self._thread.shutdown()
 
     async def _run(self) -> None:
         while True:
@@ -95,14 +106,22 @@ class Company:
                 os._exit(_EXIT_CODE)
             except AiranError as error:
                 log.warning("the other gateways cannot be seen: %s", error)
+            except Exception:
+                # Without a beat this gateway would be taken for dead, and not know.
+                log.exception("the other gateways cannot be seen")
             await asyncio.sleep(_BEAT_S)
 
     async def _beat(self) -> None:
-        seen = await asyncio.to_thread(self._seats.keep, self._report(), self._clock.now_s())
+        keep, report, now_s = self._seats.keep, self._report(), self._clock.now_s()
+        loop = asyncio.get_running_loop()
+        seen = await loop.run_in_executor(self._thread, keep, report, now_s)
+        if (left := seen.inherited) is not None:
+            self._left += [(heir, left) for heir in self._heirs]
         self.siblings = seen.siblings
         self._on_change(seen.siblings, self.number)
-        if seen.inherited is not None:
-            for heir in self._heirs:
-                await heir(seen.inherited)
+        while self._left:
+            heir, left = self._left[0]
+            await heir(left)
+            del self._left[0]
         for each in self._every_beat:
             await each()

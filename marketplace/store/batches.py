@@ -9,17 +9,21 @@ from sqlalchemy import Connection, Engine, Table, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from marketplace.store.connect import reading, writing
+from marketplace.store.presence import check_seated, runs_batch
 from marketplace.store.schema import batch_lines, batches, files, responses
 from marketplace.store.webhooks import enqueue
 
 OPEN = ("validating", "in_progress", "finalizing", "cancelling")
+_BEFORE_THE_END = ("validating", "in_progress", "cancelling")
 
 
 class Batches:
     """Rows of files, batches and the answers of batches' lines."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, gateway_id: str | None = None) -> None:
+        """`gateway_id`: whose batches these are; others' are only cancelled. None: everybody's."""
         self._engine = engine
+        self._gateway_id = gateway_id
 
     def file(self, file_id: str, tenant_id: str) -> dict[str, Any] | None:
         """The tenant's file of that id."""
@@ -32,23 +36,39 @@ class Batches:
         return self._page(files, tenant_id, limit, after, newest_first)
 
     def add_batch(self, row: dict[str, Any]) -> None:
-        """Stores a new batch, unless there is one of its id; `document` is a dict."""
+        """Stores a new batch, unless there is one of its id; `document` is a dict.
+
+        Raises:
+            UnavailableError: this gateway was given up.
+        """
         known = select(batches.c.id).where(batches.c.id == row["id"])
         with writing(self._engine) as db:
+            check_seated(db, self._gateway_id)
             if db.execute(known).first() is None:
                 db.execute(insert(batches).values(row | {"document": json.dumps(row["document"])}))
 
     def save_batch(self, document: dict[str, Any], unless: tuple[str, ...] = ()) -> bool:
-        """Stores what became of a batch, unless it is in one of those states."""
+        """Stores what became of a batch of ours, unless it is in one of those states."""
         query = update(batches).where(
             batches.c.id == document["id"], batches.c.state.not_in(unless)
         )
+        if self._gateway_id is not None:
+            query = query.where(batches.c.gateway_id == self._gateway_id)
         query = query.values(state=document["status"], document=json.dumps(document))
         with writing(self._engine) as db:
             row = db.execute(query.returning(batches.c.tenant_id)).first()
             if row is not None and document["status"] not in OPEN:
                 _announce(db, row.tenant_id, document)
             return row is not None
+
+    def ask_to_cancel(self, document: dict[str, Any]) -> bool:
+        """Stores that a batch, whosever it is, is to end; False if it has, or is about to."""
+        query = update(batches).where(
+            batches.c.id == document["id"], batches.c.state.in_(_BEFORE_THE_END)
+        )
+        query = query.values(state=document["status"], document=json.dumps(document))
+        with writing(self._engine) as db:
+            return db.execute(query).rowcount > 0
 
     def batch(self, batch_id: str, tenant_id: str) -> dict[str, Any] | None:
         """The tenant's batch of that id as its client sees it."""
@@ -67,11 +87,12 @@ class Batches:
             return list(db.execute(select(batches.c.id).where(*mine)).scalars())
 
     def add_line(self, batch_id: str, number: int, failed: bool, answer: str) -> None:
-        """Stores a line's answer; the first one stays."""
+        """Stores a line's answer, of a batch of ours; the first one stays."""
         row = {"batch_id": batch_id, "number": number, "failed": int(failed), "answer": answer}
         try:
             with writing(self._engine) as db:
-                db.execute(insert(batch_lines).values(row))
+                if runs_batch(db, self._gateway_id, batch_id):
+                    db.execute(insert(batch_lines).values(row))
         except IntegrityError:
             return
 

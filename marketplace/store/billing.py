@@ -25,6 +25,7 @@ from marketplace.store.limits import (
     take,
 )
 from marketplace.store.prepared import Prepared
+from marketplace.store.presence import check_seated
 from marketplace.store.schema import (
     budget_periods,
     budgets,
@@ -179,7 +180,9 @@ def reserve(
 
     Raises:
         QuotaExceededError, BudgetExceededError: a limit refuses it.
+        UnavailableError: the job's gateway was given up.
     """
+    check_seated(db, job.get("gateway_id"))
     amount = price.amount_micro_usd(ask.n_prompt, ask.max_tokens)
     held = held_for(ask, amount, now_s)
     row = {

@@ -63,7 +63,7 @@ class Database:
         self.books = Books(self._engine)
         self.statements = Statements(self._engine)
         self.ledger = Ledger(self._engine, gateway_id)
-        self.batches = Batches(self._engine)
+        self.batches = Batches(self._engine, gateway_id)
         self.functions = Functions(self._engine, gateway_id)
         self.secrets = SharedSecrets(self._engine)
         self.webhooks = Webhooks(self._engine)

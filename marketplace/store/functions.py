@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import Engine, Row, func, insert, or_, select, update
+from sqlalchemy import Engine, Row, Select, func, insert, or_, select, update
 
 from airan.core.errors import InvalidInputError
 from marketplace.billing.quotes import Ask
@@ -119,18 +119,25 @@ class Functions:
 
     def begin_attempt(self, job_id: str, now_s: float) -> None:
         """Counts an attempt before it is made."""
-        count = update(invocations).where(invocations.c.job_id == job_id)
-        state = update(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(OPEN_STATES))
+        count = update(invocations).where(invocations.c.job_id.in_(self._open(job_id)))
+        state = update(jobs).where(jobs.c.id.in_(self._open(job_id)))
         with writing(self._engine) as db:
             db.execute(count.values(attempts=invocations.c.attempts + 1))
             db.execute(state.values(state="running", updated_s=now_s))
 
     def keep_result(self, job_id: str, result: InvocationResult) -> None:
         """Stores what the container answered; the job is ended, and billed, by the ledger."""
-        query = update(invocations).where(invocations.c.job_id == job_id)
+        query = update(invocations).where(invocations.c.job_id.in_(self._open(job_id)))
         values = {"status": result.status, "content_type": result.content_type}
         with writing(self._engine) as db:
             db.execute(query.values(**values, result=result.body))
+
+    def _open(self, job_id: str) -> Select[Any]:
+        """The job's id, while it is open and ours: another gateway's is left alone."""
+        query = select(jobs.c.id).where(jobs.c.id == job_id, jobs.c.state.in_(OPEN_STATES))
+        if self._gateway_id is not None:
+            query = query.where(jobs.c.gateway_id == self._gateway_id)
+        return query
 
     def result(self, job_id: str) -> InvocationResult | None:
         """What the container answered, if it has."""

@@ -6,10 +6,11 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Engine, delete, select, update
+from sqlalchemy import ColumnElement, Engine, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from marketplace.store.connect import writing
+from marketplace.store.presence import check_seated
 from marketplace.store.schema import idempotency_keys as table
 
 _ADD: dict[str, Any] = {
@@ -47,14 +48,19 @@ class IdempotencyKeys:
     """A row a key and owner; at most one request runs under it at a time."""
 
     def __init__(self, engine: Engine, gateway_id: str | None = None) -> None:
-        """`gateway_id`: for whom keys are claimed."""
+        """`gateway_id`: for whom keys are claimed; others' are not touched. None: everybody's."""
         self._engine = engine
         self._gateway_id = gateway_id
 
     def claim(self, owner: str, key: str, fingerprint: str, now_s: float) -> Claim:
-        """Takes the key for a request, unless an earlier request under it forbids that."""
+        """Takes the key for a request, unless an earlier request under it forbids that.
+
+        Raises:
+            UnavailableError: this gateway was given up.
+        """
         mine = (table.c.owner == owner, table.c.key == key)
         with writing(self._engine) as db:
+            check_seated(db, self._gateway_id)
             db.execute(delete(table).where(*mine, table.c.created_s <= now_s - KEPT_S))
             values: dict[str, Any] = {"owner": owner, "key": key, "fingerprint": fingerprint}
             values |= {"state": "running", "attempt": 1, "created_s": now_s}
@@ -81,7 +87,7 @@ class IdempotencyKeys:
         """Frees a key whose claim at that time nobody knows the outcome of."""
         mine = (table.c.owner == owner, table.c.key == key, table.c.created_s == now_s)
         with writing(self._engine) as db:
-            query = update(table).where(*mine, table.c.state == "running")
+            query = update(table).where(*mine, *self._running())
             db.execute(query.values(state="open"))
 
     def keep(self, owner: str, key: str, answer: StoredAnswer | None) -> None:
@@ -108,6 +114,13 @@ class IdempotencyKeys:
             db.execute(delete(table).where(table.c.created_s <= now_s - KEPT_S))
 
     def _end(self, owner: str, key: str, **values: object) -> None:
-        mine = (table.c.owner == owner, table.c.key == key, table.c.state == "running")
+        mine = (table.c.owner == owner, table.c.key == key)
         with writing(self._engine) as db:
-            db.execute(update(table).where(*mine).values(values))
+            db.execute(update(table).where(*mine, *self._running()).values(values))
+
+    def _running(self) -> tuple[ColumnElement[bool], ...]:
+        """A claim of ours: one that was given up finds its keys to be another one's."""
+        running = table.c.state == "running"
+        if self._gateway_id is None:
+            return (running,)
+        return running, table.c.gateway_id == self._gateway_id

@@ -24,6 +24,7 @@ from marketplace.money import MICRO_USD_PER_USD, Price
 from marketplace.store.billing import settle
 from marketplace.store.connect import reading, writing
 from marketplace.store.prepared import Prepared
+from marketplace.store.presence import orphaned
 from marketplace.store.schema import events, jobs, tenants, usage
 from marketplace.store.webhooks import enqueue
 
@@ -166,6 +167,14 @@ class Ledger:
     def ask_to_cancel(self, job_id: str) -> None:
         """Has the gateway that runs a job end it soon."""
         self._update_open(job_id, of_all=True, cancel_asked=True)
+
+    def adopt(self, job_id: str) -> dict[str, Any] | None:
+        """Makes an open asynchronous job this gateway's, if its own is no more; its row then."""
+        query = update(jobs).where(jobs.c.id == job_id, jobs.c.kind == "async", _IS_OPEN)
+        query = query.where(orphaned(jobs)).values(gateway_id=self._gateway_id)
+        with writing(self._engine) as connection:
+            row = connection.execute(query.returning(jobs)).mappings().first()
+        return None if row is None else dict(row)
 
     def asked_to_cancel(self) -> list[str]:
         """Ids of this gateway's open jobs that another one was asked to end."""

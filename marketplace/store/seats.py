@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,9 @@ MOST = 64
 GONE_S = 2.0
 """For how long a lock has to be free before its gateway is given up: one that has only lost its
 connection takes the lock again sooner."""
+STALE_S = 3.0
+"""What a gateway reported so long ago holds no longer: the places of one that stands still are not
+kept for it."""
 SILENT_S = 20.0
 """A gateway that says nothing for so long, though its connection is open, is cut off."""
 _SPACE = 727_003
@@ -45,7 +49,12 @@ _HELD = sa.text(
 )
 _TRY = sa.text("SELECT pg_try_advisory_lock(:key)")
 _FREE = sa.text("SELECT pg_advisory_unlock(:key)")
-_CUT_OFF = sa.text("SELECT pg_terminate_backend(:pid)")
+# Not whoever has that number by now: of one that was killed another process may have it.
+_CUT_OFF = sa.text(
+    "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1"
+    " AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    " AND (classid::bigint << 32) | objid::bigint = :key AND pid = :pid"
+)
 _KEEP_ALIVE = ("tcp_keepalives_idle = 5", "tcp_keepalives_interval = 2", "tcp_keepalives_count = 3")
 """So that the server notices a gateway whose host is gone."""
 
@@ -83,6 +92,8 @@ class Seats:
         if engine.dialect.name == "postgresql":
             self._line = _Line(engine.url.render_as_string(hide_password=False))
         self._free_since_s: dict[str, float] = {}
+        self._known: frozenset[str] = frozenset()
+        """Ids of the other gateways, as they were last seen."""
         self._last = Round()
         self.number = 0
         """Of the seat; the lowest of all leads."""
@@ -148,6 +159,8 @@ class Seats:
     def _settle(
         self, db: sa.Connection, key: int | None, pid: int | None, now_s: float
     ) -> Inheritance:
+        # Read before what they left: who goes meanwhile is missed later.
+        self._known = frozenset(db.execute(sa.select(gateways.c.id)).scalars())
         row = {"id": self._id, "number": self.number, "lock_key": key, "pid": pid}
         row |= {"url": self._url, "report": json.dumps(Report().to_dict()), "ended": False}
         seen: Any = now_s if key is None else sa.text(_NOW)
@@ -168,21 +181,35 @@ class Seats:
             line.try_lock(kept.lock_key)
         others = sa.select(gateways, sa.text(f"{_NOW} - seen_s AS silent_s"))
         rows = db.execute(others.where(gateways.c.id != self._id).order_by(gateways.c.number)).all()
+        siblings = {row.id: _sibling(row) for row in rows if not row.ended}
         gone = [row for row in rows if self._is_gone(line, row, row.lock_key in held)]
+        inherited = self._inherit(line, gone, frozenset(row.id for row in rows), now_s)
+        for row in gone:
+            siblings.pop(row.id, None)
+        return Round(tuple(siblings.values()), inherited)
+
+    def _inherit(
+        self, line: _Line, gone: Sequence[Any], ids: frozenset[str], now_s: float
+    ) -> Inheritance | None:
+        """What is this gateway's from now on; `ids`: of all other gateways."""
         inherited = None
         for row in gone:
             inherited = self._take_away(line, row, now_s)
             if inherited is not None:
                 break
-        there = [row for row in rows if not row.ended and row not in gone]
-        return Round(tuple(_sibling(row) for row in there), inherited)
+        if inherited is None and self._known - ids:
+            # Another one has taken its seat away, and may not be able to serve all that it left.
+            with writing(self._engine) as db:
+                inherited = inherit(db, self._id, self._models, now_s) or None
+        self._known = ids
+        return inherited
 
     def _is_gone(self, line: _Line, row: Any, is_held: bool) -> bool:
         if is_held:
             self._free_since_s.pop(row.id, None)
             if row.silent_s > SILENT_S:
                 log.warning("gateway %d has said nothing for %.0f s", row.number, row.silent_s)
-                line.connected().execute(_CUT_OFF, {"pid": row.pid})
+                line.connected().execute(_CUT_OFF, {"key": row.lock_key, "pid": row.pid})
             return False
         now_s = time.monotonic()
         since_s = self._free_since_s.setdefault(row.id, now_s)
@@ -201,7 +228,9 @@ class Seats:
                 log.warning("gateway %d has gone: this one goes on with its work", row.number)
                 return inherit(db, self._id, self._models, now_s)
         finally:
-            line.free(row.lock_key)
+            # What was taken must not be lost with the line.
+            with suppress(sa.exc.SQLAlchemyError):
+                line.free(row.lock_key)
 
 
 class _Line:
@@ -262,4 +291,6 @@ def _is_free(db: sa.Connection, number: int) -> bool:
 
 
 def _sibling(row: Any) -> Sibling:
-    return Sibling(row.id, row.number, row.url, Report.from_dict(json.loads(row.report)))
+    is_stale = row.silent_s > STALE_S
+    report = Report() if is_stale else Report.from_dict(json.loads(row.report))
+    return Sibling(row.id, row.number, row.url, report)

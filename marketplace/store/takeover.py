@@ -11,8 +11,12 @@ import sqlalchemy as sa
 from marketplace.store.batches import OPEN as OPEN_BATCHES
 from marketplace.store.billing import release
 from marketplace.store.ledger import OPEN_STATES
-from marketplace.store.schema import batches, gateways, idempotency_keys, jobs, peer_sendings
+from marketplace.store.presence import orphaned
+from marketplace.store.schema import batches, idempotency_keys, jobs, peer_sendings
 
+_ALONE = sa.text(
+    "SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || '/inheritance', 727003))"
+)
 _LOST = {
     "state": "failed",
     "error_code": "gateway_restarted",
@@ -46,7 +50,7 @@ def inherit(
     """Makes what has no gateway any more that one's, within the caller's transaction.
 
     Jobs whose connection died with their gateway end, unbilled; requests under an Idempotency-Key
-    may be repeated. Of two that ask at once each gets a part.
+    may be repeated. Of two that ask at once one waits for the other, and gets what is left.
 
     Args:
         db: in a transaction.
@@ -55,7 +59,11 @@ def inherit(
             gateway that can. None: all.
         now_s: the time.
     """
-    _end_connected(db, now_s)
+    if db.dialect.name == "postgresql":
+        # Whoever waited for a row that another one took would take it too: its statement began
+        # before it could see that the other has a seat.
+        db.execute(_ALONE)
+    ended = _end_connected(db, now_s)
     found = _open_jobs(db, gateway_id, models)
     is_function = (jobs.c.state.in_(OPEN_STATES), jobs.c.kind == "function")
     sent = sa.select(peer_sendings.c.job_id).where(peer_sendings.c.state == "open")
@@ -64,35 +72,32 @@ def inherit(
     at_peers = _take(db, gateway_id, jobs.c.id.in_(sent), jobs.c.state.not_in(OPEN_STATES))
     own = [row["id"] for row in found]
     at_peers += list(db.execute(sent.where(peer_sendings.c.job_id.in_(own))).scalars())
-    mine = sa.update(batches).where(batches.c.state.in_(OPEN_BATCHES), _orphaned(batches))
+    mine = sa.update(batches).where(batches.c.state.in_(OPEN_BATCHES), orphaned(batches))
     taken = db.execute(mine.values(gateway_id=gateway_id).returning(batches)).mappings()
     of_batches = sorted((dict(row) for row in taken), key=lambda row: row["created_s"])
     repeated = sa.update(idempotency_keys).where(
-        idempotency_keys.c.state == "running", _orphaned(idempotency_keys)
+        idempotency_keys.c.state == "running", orphaned(idempotency_keys)
     )
     db.execute(repeated.values(state="open"))
+    # Tenants are locked last, as by whoever ends a job, and by everybody in the same order.
+    for tenant_id, job_id in sorted(ended):
+        release(db, job_id, tenant_id, now_s)
     return Inheritance(found, invocations, at_peers, of_batches)
 
 
-def _orphaned(table: sa.Table) -> sa.ColumnElement[bool]:
-    owner = table.c.gateway_id
-    return sa.or_(owner.is_(None), ~sa.exists().where(gateways.c.id == owner))
-
-
-def _end_connected(db: sa.Connection, now_s: float) -> None:
+def _end_connected(db: sa.Connection, now_s: float) -> list[tuple[str, str]]:
+    """Tenant and id of the jobs that ended."""
     ended = sa.update(jobs).where(
-        jobs.c.state.in_(OPEN_STATES), jobs.c.kind == "sync", _orphaned(jobs)
+        jobs.c.state.in_(OPEN_STATES), jobs.c.kind == "sync", orphaned(jobs)
     )
-    ended = ended.values(**_LOST, updated_s=now_s).returning(jobs.c.id, jobs.c.tenant_id)
-    # Everybody locks tenants in the same order.
-    for row in sorted(db.execute(ended).all(), key=lambda row: (row.tenant_id, row.id)):
-        release(db, row.id, row.tenant_id, now_s)
+    ended = ended.values(**_LOST, updated_s=now_s).returning(jobs.c.tenant_id, jobs.c.id)
+    return [(row.tenant_id, row.id) for row in db.execute(ended)]
 
 
 def _open_jobs(
     db: sa.Connection, gateway_id: str, models: Collection[str] | None
 ) -> list[dict[str, Any]]:
-    is_left = (jobs.c.state.in_(OPEN_STATES), jobs.c.kind == "async", _orphaned(jobs))
+    is_left = (jobs.c.state.in_(OPEN_STATES), jobs.c.kind == "async", orphaned(jobs))
     names = set(db.execute(sa.select(jobs.c.model).where(*is_left).distinct()).scalars())
     if models is not None:
         bases = tuple(f"{model}:" for model in models)
@@ -103,5 +108,5 @@ def _open_jobs(
 
 
 def _take(db: sa.Connection, gateway_id: str, *which: sa.ColumnElement[bool]) -> list[str]:
-    query = sa.update(jobs).where(*which, _orphaned(jobs)).values(gateway_id=gateway_id)
+    query = sa.update(jobs).where(*which, orphaned(jobs)).values(gateway_id=gateway_id)
     return list(db.execute(query.returning(jobs.c.id)).scalars())

@@ -108,6 +108,14 @@ class Market:
         self._running[name].kill()
         await self._running[name].wait()
 
+    def signal(self, name: str, number: int) -> None:
+        self._running[name].send_signal(number)
+
+    async def ended(self, name: str) -> int:
+        """The exit code of one that ends by itself."""
+        async with asyncio.timeout(30):
+            return await self._running[name].wait()
+
     def http_for(self, number: int) -> httpx.AsyncClient:
         """Of one of the gateways that run."""
         names = [name for name in ("gateway", "second") if self._runs(name)]

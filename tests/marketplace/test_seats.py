@@ -22,6 +22,7 @@ from marketplace.store.keys import Keys, KeySpec
 from marketplace.store.ledger import Ledger, Outcome
 from marketplace.store.schema import gateways, jobs
 from marketplace.store.seats import SeatLostError, Seats
+from marketplace.store.takeover import inherit
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORT = Report({"m": (0, 2, 1)}, {"http://e": EngineUse((1, 0, 0), (3,))}, {"running": 1})
@@ -95,6 +96,18 @@ def test_gateways_see_each_other_and_what_they_report(engine: sa.Engine) -> None
     (seen,) = second.keep(Report(), 0.0).siblings
     assert (seen.id, seen.number, seen.url, seen.report) == ("a", 0, "http://a", REPORT)
     assert [one.id for one in first.keep(Report(), 0.0).siblings] == ["b"]
+    first.leave()
+    second.leave()
+
+
+def test_what_one_that_stands_still_had_under_way_is_not_reckoned_with(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = seated(engine, "a"), seated(engine, "b")
+    first.keep(REPORT, 0.0)
+    monkeypatch.setattr(seats, "STALE_S", -1.0)
+    (seen,) = second.keep(Report(), 0.0).siblings
+    assert (seen.id, seen.report) == ("a", Report())
     first.leave()
     second.leave()
 
@@ -243,6 +256,75 @@ def test_of_many_that_want_what_one_left_each_job_is_one_gateways(engine: sa.Eng
     assert sorted(found) == sorted(f"job-{n}" for n in range(20))
     for one in heirs:
         one.leave()
+
+
+def until_one_waits(engine: sa.Engine, timeout_s: float = 10.0) -> None:
+    """Until a session waits for what another one has locked."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    until_s = time.monotonic() + timeout_s
+    while time.monotonic() < until_s:
+        with engine.connect() as db:
+            if db.exec_driver_sql(query).scalar_one():
+                return
+        time.sleep(0.02)
+    raise AssertionError("nobody waits")
+
+
+def test_of_two_that_come_at_once_one_goes_on_with_a_job(engine: sa.Engine) -> None:
+    for n in range(3):
+        add_job(engine, "long-gone", f"job-{n}")
+    other = Seats(engine, "b", "", MODELS)
+    found: list[str] = []
+
+    def come() -> None:
+        found.extend(row["id"] for row in other.take(0.0).jobs)
+
+    coming = threading.Thread(target=come)
+    with writing(engine) as db:
+        row = {"id": "a", "number": 7, "url": "", "report": "{}", "seen_s": 0.0, "ended": False}
+        db.execute(sa.insert(gateways).values(row))
+        found.extend(row["id"] for row in inherit(db, "a", MODELS, 0.0).jobs)
+        coming.start()
+        until_one_waits(engine)
+    coming.join()
+    assert sorted(found) == ["job-0", "job-1", "job-2"]
+    assert owner(engine, "job-0") == "a"
+    other.leave()
+
+
+def test_what_the_heir_cannot_serve_is_a_third_ones_that_can(engine: sa.Engine) -> None:
+    gone = seated(engine, "gone")
+    heir = Seats(engine, "heir", "", ("another",))
+    heir.take(0.0)
+    third = Seats(engine, "third", "", MODELS)
+    third.take(0.0)
+    add_job(engine, "gone")
+    gone.leave()
+    heir.keep(Report(), 0.0)
+    assert owner(engine) == "gone"
+    left = third.keep(Report(), 0.0).inherited
+    assert left is not None
+    assert [row["id"] for row in left.jobs] == ["job"]
+    assert owner(engine) == "third"
+    assert heir.keep(Report(), 0.0).inherited is None
+    assert third.keep(Report(), 0.0).inherited is None
+    heir.leave()
+    third.leave()
+
+
+def test_who_has_the_number_of_a_killed_ones_session_is_not_cut_off(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = seated(engine, "a"), seated(engine, "b")
+    monkeypatch.setattr(seats, "SILENT_S", -1.0)
+    with engine.connect() as stranger:
+        pid = stranger.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        with writing(engine) as db:
+            db.execute(sa.update(gateways).where(gateways.c.id == "b").values(pid=pid))
+        one.keep(Report(), 0.0)
+        stranger.exec_driver_sql("SELECT pg_sleep(0.2)")
+    one.leave()
+    other.leave()
 
 
 def test_on_sqlite_there_is_one_and_the_next_goes_on(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from marketplace.gateway import ModelOffer, Price, build_app
 from marketplace.gateway.runtime import Runtime
-from marketplace.store.connect import open_database, reading
+from marketplace.store.connect import open_database, reading, writing
 from marketplace.store.schema import events, jobs, usage
 from tests.marketplace.simulated_engine import (
     MODEL,
@@ -243,3 +243,16 @@ async def test_one_of_them_tells_of_the_engines(pair: Pair) -> None:
     assert kinds.count("engine.ready") <= 2
     await pair.stop(0)
     await eventually(lambda: pair.runtime(1).company.leads)
+
+
+async def test_a_job_that_cannot_be_read_holds_up_no_other(pair: Pair) -> None:
+    first, second = pair.http
+    made = (await first.post("/v1/responses", json=response("Handed over."))).json()
+    engine = open_database(pair.database_url)
+    with writing(engine) as db:
+        row = dict(db.execute(sa.select(jobs)).mappings().one())
+        strange = {"id": "strange", "request": "from the future", "created_s": 0.0}
+        db.execute(sa.insert(jobs).values(row | strange))
+    engine.dispose()
+    await pair.stop(0)
+    assert text_of(await streamed(second, made["id"])) == expected("Handed over.")
