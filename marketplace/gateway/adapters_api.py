@@ -44,9 +44,8 @@ def build_router(runtime: Runtime) -> APIRouter:
     """The routes under /v1/adapters and /admin/v1/adapters."""
     router = APIRouter()
     tenants = APIRouter(prefix="/v1/adapters", tags=["adapters"])
-    admin = APIRouter(
-        prefix="/admin/v1/adapters", tags=["admin"], dependencies=[Depends(runtime.check_admin)]
-    )
+    checked = [Depends(runtime.door.check_admin)]
+    admin = APIRouter(prefix="/admin/v1/adapters", tags=["admin"], dependencies=checked)
     _add_tenant_routes(tenants, runtime)
     _add_admin_routes(admin, runtime)
     router.include_router(tenants)
@@ -56,18 +55,18 @@ def build_router(runtime: Runtime) -> APIRouter:
 
 def _add_tenant_routes(router: APIRouter, runtime: Runtime) -> None:
     async def own(request: Request, adapter_id: str) -> Adapter:
-        tenant_id = (await runtime.authenticate(request, "files")).tenant_id
+        tenant_id = (await runtime.door.authenticate(request, "files")).tenant_id
         return await runtime.db.call(runtime.db.adapters.get, adapter_id, tenant_id)
 
     @router.post("")
     async def create(request: Request) -> Response:
-        tenant_id = (await runtime.authenticate(request, "files")).tenant_id
+        tenant_id = (await runtime.door.authenticate(request, "files")).tenant_id
         body = await read_as(runtime, request, NewAdapter)
         return JSONResponse(_shown(runtime, await _create(runtime, body, tenant_id)), 201)
 
     @router.get("")
     async def list_adapters(request: Request) -> dict[str, Any]:
-        tenant_id = (await runtime.authenticate(request, "files")).tenant_id
+        tenant_id = (await runtime.door.authenticate(request, "files")).tenant_id
         await runtime.adapters.refresh()
         mine = [one for one in runtime.adapters if one.tenant_id == tenant_id]
         return {"object": "list", "data": _list(runtime, mine)}

@@ -53,7 +53,7 @@ class NewKey(KeyBody):
 def build_router(runtime: Runtime) -> APIRouter:
     """The routes under /admin/v1; all want the admin key."""
     router = APIRouter(
-        prefix="/admin/v1", tags=["admin"], dependencies=[Depends(runtime.check_admin)]
+        prefix="/admin/v1", tags=["admin"], dependencies=[Depends(runtime.door.check_admin)]
     )
     _add_tenant_routes(router, runtime)
     _add_user_routes(router, runtime)
@@ -97,7 +97,7 @@ def _add_tenant_routes(router: APIRouter, runtime: Runtime) -> None:
     async def archive_project(project_id: str) -> dict[str, Any]:
         archive = runtime.db.accounts.archive_project
         await runtime.db.call(archive, project_id, runtime.clock.now_s())
-        runtime.forget_keys()
+        runtime.door.forget_keys()
         return {"id": project_id, "archived": True}
 
 
@@ -116,7 +116,7 @@ def _add_user_routes(router: APIRouter, runtime: Runtime) -> None:
     @router.delete("/users/{user_id}")
     async def disable_user(user_id: str) -> dict[str, Any]:
         await runtime.db.call(runtime.db.users.disable, user_id, runtime.clock.now_s())
-        runtime.forget_keys()
+        runtime.door.forget_keys()
         return {"id": user_id, "disabled": True}
 
 
@@ -136,13 +136,13 @@ def _add_key_routes(router: APIRouter, runtime: Runtime) -> None:
         body = await read_as(runtime, request, Rotation)
         rotate, now_s = runtime.db.keys.rotate, runtime.clock.now_s()
         row = await runtime.db.call(rotate, key_id, body.grace_s, now_s)
-        runtime.forget_keys()
+        runtime.door.forget_keys()
         return JSONResponse(row, 201)
 
     @router.delete("/keys/{key_id}")
     async def revoke_key(key_id: str) -> dict[str, Any]:
         await runtime.db.call(runtime.db.keys.revoke, key_id, runtime.clock.now_s())
-        runtime.forget_keys()
+        runtime.door.forget_keys()
         return {"id": key_id, "revoked": True}
 
 

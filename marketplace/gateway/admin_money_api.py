@@ -73,7 +73,7 @@ class Refund(Body):
 def build_router(runtime: Runtime) -> APIRouter:
     """The routes under /admin/v1 that deal with money; all want the admin key."""
     router = APIRouter(
-        prefix="/admin/v1", tags=["admin"], dependencies=[Depends(runtime.check_admin)]
+        prefix="/admin/v1", tags=["admin"], dependencies=[Depends(runtime.door.check_admin)]
     )
     _add_price_routes(router, runtime)
     _add_limit_routes(router, runtime)

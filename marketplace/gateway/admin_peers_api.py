@@ -28,7 +28,7 @@ class PeerFlag(Body):
 def build_router(runtime: Runtime) -> APIRouter:
     """Further routes under /admin/v1; all want the admin key."""
     router = APIRouter(
-        prefix="/admin/v1", tags=["admin"], dependencies=[Depends(runtime.check_admin)]
+        prefix="/admin/v1", tags=["admin"], dependencies=[Depends(runtime.door.check_admin)]
     )
 
     @router.put("/tenants/{tenant}/policy")
@@ -40,7 +40,7 @@ def build_router(runtime: Runtime) -> APIRouter:
     async def set_peer(tenant: str, request: Request) -> dict[str, Any]:
         body = await read_as(runtime, request, PeerFlag)
         row = await runtime.db.call(runtime.db.peering.set_peer, tenant, body.peer)
-        runtime.forget_keys()
+        runtime.door.forget_keys()
         return row
 
     @router.get("/peers")

@@ -82,7 +82,7 @@ def build_router(runtime: Runtime) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         after: str | None = None,
     ) -> dict[str, Any]:
-        principal = await runtime.authenticate(request)
+        principal = await runtime.door.authenticate(request)
         store = runtime.db.batches
         data = await runtime.db.call(store.list_batches, principal.tenant_id, limit + 1, after)
         return page(data, limit)
@@ -96,7 +96,7 @@ def build_router(runtime: Runtime) -> APIRouter:
         return await _runner(request).cancel(await find(request, batch_id))
 
     async def find(request: Request, batch_id: str) -> dict[str, Any]:
-        principal = await runtime.authenticate(request)
+        principal = await runtime.door.authenticate(request)
         found = await runtime.db.call(runtime.db.batches.batch, batch_id, principal.tenant_id)
         if found is None:
             raise ApiError(404, f"No such batch: {batch_id!r}.", param="batch_id")

@@ -36,14 +36,14 @@ def _add_money_routes(router: APIRouter, runtime: Runtime) -> None:
     @router.get("/usage")
     async def get_usage(request: Request, format: Table = "json") -> Response:
         """Query: start_time, end_time, bucket, group_by (repeated or with commas), format."""
-        principal = await runtime.authenticate(request, "billing:read")
+        principal = await runtime.door.authenticate(request, "billing:read")
         who = (principal.tenant_id, principal.project_id)
         return await usage_response(runtime, request, who, format)
 
     @router.get("/prices")
     async def get_prices(request: Request) -> dict[str, Any]:
         """What a request would be quoted now, per 1,000 tokens."""
-        principal = await runtime.authenticate(request, "billing:read")
+        principal = await runtime.door.authenticate(request, "billing:read")
         data = []
         for model in runtime.models_of(principal.tenant_id):
             for tier in TIERS:
@@ -60,7 +60,7 @@ def _add_money_routes(router: APIRouter, runtime: Runtime) -> None:
     @router.get("/account")
     async def get_account(request: Request) -> dict[str, Any]:
         """What is owed and prepaid, and how full the budgets and quotas are."""
-        principal = _whole_tenant(await runtime.authenticate(request, "billing:read"))
+        principal = _whole_tenant(await runtime.door.authenticate(request, "billing:read"))
         db, tenant_id = runtime.db, principal.tenant_id
         return {
             "object": "account",
@@ -71,26 +71,26 @@ def _add_money_routes(router: APIRouter, runtime: Runtime) -> None:
 
     @router.get("/invoices/{month}")
     async def get_invoice(month: str, request: Request, format: Format = "json") -> Response:
-        principal = _whole_tenant(await runtime.authenticate(request, "billing:read"))
+        principal = _whole_tenant(await runtime.door.authenticate(request, "billing:read"))
         return await invoice_response(runtime, principal.tenant_id, month, format)
 
 
 def _add_key_routes(router: APIRouter, runtime: Runtime) -> None:
     @router.get("/projects")
     async def list_projects(request: Request) -> dict[str, Any]:
-        principal = _whole_tenant(await runtime.authenticate(request, "keys:write"))
+        principal = _whole_tenant(await runtime.door.authenticate(request, "keys:write"))
         rows = await runtime.db.call(runtime.db.accounts.list_projects, principal.tenant_id)
         return {"object": "list", "data": rows}
 
     @router.get("/keys")
     async def list_keys(request: Request) -> dict[str, Any]:
-        principal = _whole_tenant(await runtime.authenticate(request, "keys:write"))
+        principal = _whole_tenant(await runtime.door.authenticate(request, "keys:write"))
         rows = await runtime.db.call(runtime.db.keys.list, principal.tenant_id)
         return {"object": "list", "data": rows}
 
     @router.post("/keys")
     async def create_key(request: Request) -> Response:
-        principal = _whole_tenant(await runtime.authenticate(request, "keys:write"))
+        principal = _whole_tenant(await runtime.door.authenticate(request, "keys:write"))
         spec = (await read_as(runtime, request, KeyBody)).spec()
         if "keys:write" in spec.scopes and principal.user_id is None:
             # Else one that leaked could outlive its own end through its children.
@@ -101,19 +101,19 @@ def _add_key_routes(router: APIRouter, runtime: Runtime) -> None:
 
     @router.post("/keys/{key_id}/rotate")
     async def rotate_key(key_id: str, request: Request) -> Response:
-        principal = _whole_tenant(await runtime.authenticate(request, "keys:write"))
+        principal = _whole_tenant(await runtime.door.authenticate(request, "keys:write"))
         body = await read_as(runtime, request, Rotation)
         rotate, now_s = runtime.db.keys.rotate, runtime.clock.now_s()
         row = await runtime.db.call(rotate, key_id, body.grace_s, now_s, principal.tenant_id)
-        runtime.forget_keys()
+        runtime.door.forget_keys()
         return JSONResponse(row, 201)
 
     @router.delete("/keys/{key_id}")
     async def revoke_key(key_id: str, request: Request) -> dict[str, Any]:
-        principal = _whole_tenant(await runtime.authenticate(request, "keys:write"))
+        principal = _whole_tenant(await runtime.door.authenticate(request, "keys:write"))
         revoke, now_s = runtime.db.keys.revoke, runtime.clock.now_s()
         await runtime.db.call(revoke, key_id, now_s, principal.tenant_id)
-        runtime.forget_keys()
+        runtime.door.forget_keys()
         return {"id": key_id, "revoked": True}
 
 

@@ -18,7 +18,7 @@ def build_router(runtime: Runtime) -> APIRouter:
     sources = {source.name: source for source in settings.catalogue}
     external = {model.name for model in settings.external}
     router = APIRouter(
-        prefix="/admin/v1", tags=["admin"], dependencies=[Depends(runtime.check_admin)]
+        prefix="/admin/v1", tags=["admin"], dependencies=[Depends(runtime.door.check_admin)]
     )
 
     def caching(name: str) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ def build_router(runtime: Runtime) -> APIRouter:
 
     @router.post("")
     async def upload(request: Request) -> dict[str, Any]:
-        principal = await runtime.authenticate(request, "files")
+        principal = await runtime.door.authenticate(request, "files")
         parts = await _read_form(request, runtime.settings.max_file_bytes)
         purpose = bytes(parts.get("purpose", (None, b""))[1][:_MAX_NAME]).decode(errors="replace")
         if purpose != "batch":
@@ -49,7 +49,7 @@ def build_router(runtime: Runtime) -> APIRouter:
         order: Literal["asc", "desc"] = "desc",
         purpose: str | None = None,
     ) -> dict[str, Any]:
-        principal = await runtime.authenticate(request, "files")
+        principal = await runtime.door.authenticate(request, "files")
         store = runtime.db.batches
         rows = await runtime.db.call(
             store.list_files, principal.tenant_id, limit + 1, after, order == "desc"
@@ -60,19 +60,19 @@ def build_router(runtime: Runtime) -> APIRouter:
     @router.get("/{file_id}")
     async def retrieve(file_id: str, request: Request) -> dict[str, Any]:
         return file_object(
-            await _find(runtime, await runtime.authenticate(request, "files"), file_id)
+            await _find(runtime, await runtime.door.authenticate(request, "files"), file_id)
         )
 
     @router.get("/{file_id}/content")
     async def content(file_id: str, request: Request) -> Response:
-        row = await _find(runtime, await runtime.authenticate(request, "files"), file_id)
+        row = await _find(runtime, await runtime.door.authenticate(request, "files"), file_id)
         pieces = await runtime.db.aside(runtime.contents.pieces, row["id"])
         headers = {"Content-Length": str(row["size_bytes"])}
         return StreamingResponse(pieces, headers=headers, media_type="application/octet-stream")
 
     @router.delete("/{file_id}")
     async def delete(file_id: str, request: Request) -> dict[str, Any]:
-        principal = await runtime.authenticate(request, "files")
+        principal = await runtime.door.authenticate(request, "files")
         await _find(runtime, principal, file_id)
         await runtime.db.aside(runtime.contents.delete, file_id, principal.tenant_id)
         return {"id": file_id, "object": "file", "deleted": True}

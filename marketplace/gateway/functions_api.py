@@ -23,9 +23,8 @@ def build_router(runtime: Runtime) -> APIRouter:
     """The routes under /v2/nvcf/functions and /admin/v1/functions."""
     router = APIRouter()
     tenants = APIRouter(prefix="/v2/nvcf/functions", tags=["nvcf"])
-    admin = APIRouter(
-        prefix="/admin/v1/functions", tags=["admin"], dependencies=[Depends(runtime.check_admin)]
-    )
+    checked = [Depends(runtime.door.check_admin)]
+    admin = APIRouter(prefix="/admin/v1/functions", tags=["admin"], dependencies=checked)
     _add_tenant_routes(tenants, runtime)
     _add_admin_routes(admin, runtime)
     router.include_router(tenants)
@@ -36,25 +35,25 @@ def build_router(runtime: Runtime) -> APIRouter:
 def _add_tenant_routes(router: APIRouter, runtime: Runtime) -> None:
     @router.post("")
     async def create(request: Request) -> Response:
-        tenant_id = (await runtime.authenticate(request)).tenant_id
+        tenant_id = (await runtime.door.authenticate(request)).tenant_id
         return await _create(runtime, request, tenant_id, _new_id(request))
 
     @router.post("/{function_id}/versions")
     async def create_version(function_id: str, request: Request) -> Response:
-        tenant_id = (await runtime.authenticate(request)).tenant_id
+        tenant_id = (await runtime.door.authenticate(request)).tenant_id
         await _own(runtime, tenant_id, function_id)
         return await _create(runtime, request, tenant_id, function_id)
 
     @router.get("")
     async def list_functions(request: Request) -> dict[str, Any]:
-        tenant_id = (await runtime.authenticate(request)).tenant_id
+        tenant_id = (await runtime.door.authenticate(request)).tenant_id
         found = await runtime.db.call(runtime.db.functions.versions, None, tenant_id)
         shown = await asyncio.gather(*(_shown(runtime, one) for one in found))
         return {"functions": [*map(_of_model, runtime.models_of(tenant_id)), *shown]}
 
     @router.get("/{function_id}/versions")
     async def list_versions(function_id: str, request: Request) -> dict[str, Any]:
-        tenant_id = (await runtime.authenticate(request)).tenant_id
+        tenant_id = (await runtime.door.authenticate(request)).tenant_id
         found = await runtime.db.call(runtime.db.functions.versions, function_id, tenant_id)
         if not found:
             raise not_found(function_id)
@@ -62,13 +61,13 @@ def _add_tenant_routes(router: APIRouter, runtime: Runtime) -> None:
 
     @router.get("/{function_id}/versions/{version_id}")
     async def get_version(function_id: str, version_id: str, request: Request) -> dict[str, Any]:
-        tenant_id = (await runtime.authenticate(request)).tenant_id
+        tenant_id = (await runtime.door.authenticate(request)).tenant_id
         function = await find_function(runtime, tenant_id, function_id, version_id)
         return {"function": await _shown(runtime, function)}
 
     @router.delete("/{function_id}/versions/{version_id}")
     async def delete_version(function_id: str, version_id: str, request: Request) -> Response:
-        tenant_id = (await runtime.authenticate(request)).tenant_id
+        tenant_id = (await runtime.door.authenticate(request)).tenant_id
         function = await _own(runtime, tenant_id, function_id, version_id)
         return await _delete(runtime, function)
 

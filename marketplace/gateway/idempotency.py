@@ -86,9 +86,9 @@ class IdempotencyMiddleware:
 
     async def _owner(self, request: Request) -> str:
         if request.url.path.startswith(_ADMIN_PATH):
-            self._runtime.check_admin(request)
+            self._runtime.door.check_admin(request)
             return _ADMIN
-        return (await self._runtime.authenticate(request)).tenant_id
+        return (await self._runtime.door.authenticate(request)).tenant_id
 
     def _limit(self, path: str) -> int:
         settings = self._runtime.settings

@@ -72,7 +72,7 @@ def build_router(runtime: Runtime) -> APIRouter:
     ) -> Response:
         await links.check(job_id, tenant, expires, signature, runtime.clock.now_s())
         # The address alone opens it; a key that comes with it must be the tenant's all the same.
-        if bearer_key(request) and (await runtime.authenticate(request)).tenant_id != tenant:
+        if bearer_key(request) and (await runtime.door.authenticate(request)).tenant_id != tenant:
             raise ApiError(403, "This result is another tenant's.", code="permission_denied")
         row = await runtime.db.call(runtime.db.ledger.job, job_id)
         if row is None or row["tenant_id"] != tenant or row["state"] != "completed":
@@ -98,7 +98,7 @@ def _add_queue_routes(router: APIRouter, runtime: Runtime) -> None:
     async def depth(
         function_id: str, request: Request, version: Annotated[str | None, Query()] = None
     ) -> dict[str, Any]:
-        tenant_id = (await runtime.authenticate(request)).tenant_id
+        tenant_id = (await runtime.door.authenticate(request)).tenant_id
         found = await runtime.db.call(runtime.db.functions.versions, function_id, tenant_id)
         queues = [
             _queue(one.version_id, one.name, await Invocations(runtime).depth(one))
@@ -123,7 +123,7 @@ async def _invoke(
     poll_s = _poll_seconds(request)
     if "nvcf-input-asset-references" in request.headers:
         raise InvalidInputError("NVCF-INPUT-ASSET-REFERENCES", "assets are not supported here")
-    principal = await runtime.authenticate(request)
+    principal = await runtime.door.authenticate(request)
     origin = runtime.origin(request)
     known = stable_id(request, "job")
     made = None if known is None else await runtime.db.call(runtime.db.ledger.job, str(known))
@@ -143,7 +143,7 @@ async def _invoke(
 
 
 async def _find(runtime: Runtime, request: Request, job_id: str) -> Row:
-    return await Invocations(runtime).find(await runtime.authenticate(request), job_id)
+    return await Invocations(runtime).find(await runtime.door.authenticate(request), job_id)
 
 
 async def _answer(

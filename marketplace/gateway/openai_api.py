@@ -21,14 +21,14 @@ def build_router(runtime: Runtime) -> APIRouter:
 
     @router.get("/models")
     async def list_models(request: Request) -> dict[str, Any]:
-        tenant_id = (await runtime.authenticate(request)).tenant_id
+        tenant_id = (await runtime.door.authenticate(request)).tenant_id
         models = [_model(runtime, name) for name in runtime.offers]
         adapters = map(partial(_adapter, runtime), runtime.adapters.of_tenant(tenant_id))
         return {"object": "list", "data": [*models, *adapters]}
 
     @router.get("/models/{name:path}")
     async def get_model(name: str, request: Request) -> dict[str, Any]:
-        adapter = runtime.adapter_of(await runtime.authenticate(request), name)
+        adapter = runtime.adapter_of(await runtime.door.authenticate(request), name)
         return _model(runtime, name) if adapter is None else _adapter(runtime, adapter)
 
     @router.post("/chat/completions")

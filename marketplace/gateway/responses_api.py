@@ -93,7 +93,7 @@ def build_router(runtime: Runtime) -> APIRouter:
         stream: bool = False,
         starting_after: Annotated[int, Query(ge=-1)] = -1,
     ) -> Response:
-        row = await _find(runtime, await runtime.authenticate(request), response_id)
+        row = await _find(runtime, await runtime.door.authenticate(request), response_id)
         job = runtime.async_jobs.get(row["job_id"])
         if stream:
             events = _events(runtime, feeds, row["document"], job or row["job_id"], starting_after)
@@ -102,7 +102,7 @@ def build_router(runtime: Runtime) -> APIRouter:
 
     @router.post("/{response_id}/cancel")
     async def cancel(response_id: str, request: Request) -> dict[str, Any]:
-        row = await _find(runtime, await runtime.authenticate(request), response_id)
+        row = await _find(runtime, await runtime.door.authenticate(request), response_id)
         if not row["document"]["background"]:
             raise ApiError(400, "Only a background response can be cancelled.")
         await _cancel(runtime, row["job_id"])
@@ -110,7 +110,7 @@ def build_router(runtime: Runtime) -> APIRouter:
 
     @router.delete("/{response_id}")
     async def delete(response_id: str, request: Request) -> dict[str, Any]:
-        principal = await runtime.authenticate(request)
+        principal = await runtime.door.authenticate(request)
         row = await _find(runtime, principal, response_id)
         await _cancel(runtime, row["job_id"])
         await runtime.db.call(runtime.db.batches.delete_response, response_id, principal.tenant_id)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import hashlib
-import hmac
 import json
 import logging
 import os
 import secrets
 from collections.abc import Coroutine
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from fastapi import Request
 
@@ -27,36 +25,28 @@ from marketplace.dispatch.scaling import ReplicaScaler
 from marketplace.federation.travel import POLICY, VIA, Origin, Sending, origin_of
 from marketplace.gateway.adapter_book import AdapterBook
 from marketplace.gateway.alone import lock_folder, take_hold
+from marketplace.gateway.door import Door
 from marketplace.gateway.elsewhere import Elsewhere
 from marketplace.gateway.errors import (
-    ApiError,
-    invalid_api_key,
     model_not_found,
     not_allowed,
     not_ready,
 )
 from marketplace.gateway.function_runner import FunctionRunner
-from marketplace.gateway.reading import bearer_key, read_json
+from marketplace.gateway.reading import read_json
 from marketplace.gateway.settings import GatewaySettings
 from marketplace.gateway.webhook_sender import WebhookSender
 from marketplace.jobs import Job
-from marketplace.keys import KEY_PREFIX, key_hash
 from marketplace.meter import Meter
 from marketplace.outbound import AllowedHosts
-from marketplace.principal import Principal, Scope
+from marketplace.principal import Principal
 from marketplace.siblings.company import Company
 from marketplace.siblings.sibling import Report, Sibling
 from marketplace.store.database import Database
 from marketplace.store.ledger import unpack_ids
 from marketplace.store.takeover import Inheritance
 
-if TYPE_CHECKING:
-    from marketplace.oidc import OidcVerifier
-
 log = logging.getLogger(__name__)
-
-_KEY_CACHE_S = 5.0
-_MAX_CACHED_KEYS = 10_000
 
 
 class Runtime:
@@ -81,13 +71,10 @@ class Runtime:
         self.webhooks = WebhookSender(
             self.webhook_hosts, clock, settings.webhook_schedule_s, lambda: self.company.leads
         )
-        self._keys: dict[str, tuple[float, Principal]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._watchers: set[asyncio.Task[None]] = set()
         self._lock_fd = -1
-        self._admin_key = hashlib.sha256(settings.read_admin_key().encode()).digest()
-        self._oidc = _verifier(settings, clock)
-        self._admin_open = bool(settings.read_admin_key())
+        self.door = Door(settings, clock)
 
     async def start(self) -> None:
         """Opens the database, follows the engines, and goes on with the stored jobs that nobody
@@ -104,6 +91,7 @@ class Runtime:
         self._lock_fd = await lock_folder(self.settings.state_dir, shared=shared)
         self._hold = await take_hold(url)
         self.db = Database(url, self.id)
+        self.door.open(self.db)
         self.contents = self.db.contents(self.settings.state_dir / "files")
         await self.db.aside(self.contents.settle)
         self.elsewhere = Elsewhere(self.db, self.clock)
@@ -155,70 +143,6 @@ class Runtime:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def authenticate(self, request: Request, scope: Scope = "inference") -> Principal:
-        """Whom the request's key, or a person's login token, speaks for.
-
-        Raises:
-            ApiError: 401, or 403 where it may not do what `scope` says.
-            UnavailableError: the identity provider cannot be asked.
-        """
-        return await self.authenticate_key(bearer_key(request), scope)
-
-    async def authenticate_key(self, key: str, scope: Scope = "inference") -> Principal:
-        """The same for a key that did not come in an HTTP header.
-
-        Raises:
-            ApiError: 401, or 403 where it may not do what `scope` says.
-            UnavailableError: the identity provider cannot be asked.
-        """
-        if not key:
-            raise invalid_api_key()
-        hashed, now_s = key_hash(key), self.clock.monotonic_s()
-        cached = self._keys.get(hashed)
-        if cached is None or cached[0] <= now_s:
-            cached = self._keys[hashed] = (now_s + _KEY_CACHE_S, await self._look_up(key, hashed))
-        principal = cached[1]
-        if principal.expires_s is not None and self.clock.now_s() >= principal.expires_s:
-            raise invalid_api_key()
-        if not principal.may(scope):
-            raise not_allowed(f"do what needs the scope {scope!r}")
-        return principal
-
-    async def _look_up(self, key: str, hashed: str) -> Principal:
-        # Of keys that nobody uses any more none is kept.
-        self._keys = {one: kept for one, kept in self._keys.items() if one != hashed}
-        if len(self._keys) > _MAX_CACHED_KEYS:
-            self._keys.clear()
-        now_s = self.clock.now_s()
-        if self._oidc is not None and not key.startswith(KEY_PREFIX):
-            identity = await self._oidc.verify(key)
-            principal = await self.db.call(self.db.users.login, identity, now_s)
-        else:
-            principal = await self.db.call(self.db.keys.authenticate, key, now_s)
-        if principal is None:
-            raise invalid_api_key()
-        return principal
-
-    def forget_keys(self) -> None:
-        """Has every key looked up again; called when one was revoked."""
-        self._keys.clear()
-
-    def check_admin(self, request: Request) -> None:
-        """Lets the admin key through.
-
-        Raises:
-            ApiError: 401 for a wrong key, 403 where there is no admin key.
-        """
-        if not self._admin_open:
-            raise ApiError(403, "This gateway has no admin key, so /admin/v1 is closed.")
-        given = hashlib.sha256(bearer_key(request).encode()).digest()
-        if not hmac.compare_digest(given, self._admin_key):
-            raise ApiError(
-                401,
-                "No valid admin key: send it in the header `Authorization: Bearer <key>`.",
-                code="invalid_admin_key",
-            )
-
     async def submit(self, job: Job) -> None:
         """Has the dispatcher take the job; if whoever asked leaves meanwhile, cancels it.
 
@@ -250,7 +174,7 @@ class Runtime:
             InvalidInputError: a parameter is wrong or not supported.
         """
         started_s = self.clock.monotonic_s()
-        principal = await self.authenticate(request)
+        principal = await self.door.authenticate(request)
         values = await read_json(request, self.settings.max_body_bytes)
         name = values.get("model") if isinstance(values, dict) else None
         self.check_model(principal, name)
@@ -287,7 +211,7 @@ class Runtime:
         Raises:
             ApiError: 400, 401, 403, 404 (unknown model) or 413.
         """
-        principal = await self.authenticate(request)
+        principal = await self.door.authenticate(request)
         self.origin(request)
         values = await read_json(request, self.settings.max_body_bytes)
         if not isinstance(values, dict):
@@ -426,12 +350,3 @@ class Runtime:
     async def _forget_when_done(self, job: Job) -> None:
         await job.done.wait()
         self.async_jobs.pop(job.id, None)
-
-
-def _verifier(settings: GatewaySettings, clock: Clock) -> OidcVerifier | None:
-    if settings.oidc is None:
-        return None
-    # A site without logins does without the library for them.
-    from marketplace.oidc import OidcVerifier
-
-    return OidcVerifier(settings.oidc, clock)

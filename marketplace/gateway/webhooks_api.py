@@ -25,7 +25,7 @@ def build_router(runtime: Runtime) -> APIRouter:
     """The routes under /v1/webhooks and /admin/v1/tenants/{tenant}/webhooks."""
 
     async def own(request: Request) -> str:
-        return (await runtime.authenticate(request)).tenant_id
+        return (await runtime.door.authenticate(request)).tenant_id
 
     async def named(request: Request) -> str:
         tenant = str(request.path_params["tenant"])
@@ -34,7 +34,7 @@ def build_router(runtime: Runtime) -> APIRouter:
     router = APIRouter(tags=["webhooks"])
     for prefix, tenant_of, checks in (
         ("/v1/webhooks", own, []),
-        ("/admin/v1/tenants/{tenant}/webhooks", named, [Depends(runtime.check_admin)]),
+        ("/admin/v1/tenants/{tenant}/webhooks", named, [Depends(runtime.door.check_admin)]),
     ):
         part = APIRouter(prefix=prefix, dependencies=checks)
         _add_endpoint_routes(part, runtime, tenant_of)

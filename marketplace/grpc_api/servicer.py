@@ -174,7 +174,7 @@ class InvocationServicer(rpc.InvocationServiceServicer):
         }
         scheme, _, key = metadata.get("authorization", "").partition(" ")
         key = key.strip() if scheme.lower() == "bearer" else ""
-        return await self._runtime.authenticate_key(key), metadata
+        return await self._runtime.door.authenticate_key(key), metadata
 
     async def _target(self, principal: Principal, request: Any) -> Function | str:
         if not request.function_id:

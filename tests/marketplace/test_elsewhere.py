@@ -68,7 +68,7 @@ async def test_a_batchs_line_whose_job_is_at_another_gateway_is_waited_for(pair:
     """As when a batch goes on at one gateway, and its jobs at one that has their model."""
     here, there = pair.runtime(0), pair.runtime(1)
     body = {"model": MODEL, "messages": asked("Line."), "max_tokens": N_TOKENS}
-    principal = await there.authenticate_key(
+    principal = await there.door.authenticate_key(
         pair.http[0].headers["Authorization"].removeprefix("Bearer ")
     )
     line = BatchLine(0, "0", body)
