@@ -11,8 +11,8 @@ from airan.core.errors import UnavailableError
 from marketplace.federation.travel import Sending, SendingState
 from marketplace.store.connect import reading, writing
 from marketplace.store.peering import PeerCost, keep_cost
-from marketplace.store.presence import runs_job
-from marketplace.store.schema import peer_sendings
+from marketplace.store.presence import runs
+from marketplace.store.schema import jobs, peer_sendings
 
 
 class Sendings:
@@ -31,7 +31,7 @@ class Sendings:
         """
         known = sa.select(peer_sendings.c.job_id).where(*_mine(sending.job_id, sending.peer))
         with writing(self._engine) as db:
-            if not runs_job(db, self._gateway_id, sending.job_id):
+            if not runs(db, jobs, self._gateway_id, sending.job_id):
                 text = f"request {sending.job_id} is another gateway's"
                 raise UnavailableError(text, remedy="ask for it there")
             if db.execute(known).first() is None:
@@ -41,7 +41,7 @@ class Sendings:
         """The peer has it, and calls it so."""
         query = sa.update(peer_sendings).where(*_mine(job_id, peer))
         with writing(self._engine) as db:
-            if runs_job(db, self._gateway_id, job_id):
+            if runs(db, jobs, self._gateway_id, job_id):
                 db.execute(query.values(remote_id=remote_id))
 
     def end(self, job_id: str, peer: str, state: SendingState, cost: PeerCost | None) -> None:
@@ -50,7 +50,7 @@ class Sendings:
             *_mine(job_id, peer), peer_sendings.c.state == "open"
         )
         with writing(self._engine) as db:
-            if not runs_job(db, self._gateway_id, job_id):
+            if not runs(db, jobs, self._gateway_id, job_id):
                 return
             db.execute(query.values(state=state))
             if cost is not None:
