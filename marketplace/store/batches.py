@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, Table, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from marketplace.store.connect import reading, writing
-from marketplace.store.presence import check_seated, runs_batch
+from marketplace.store.presence import check_seated, runs
 from marketplace.store.schema import batch_lines, batches, files, responses
 from marketplace.store.webhooks import enqueue
 
@@ -91,7 +91,7 @@ class Batches:
         row = {"batch_id": batch_id, "number": number, "failed": int(failed), "answer": answer}
         try:
             with writing(self._engine) as db:
-                if runs_batch(db, self._gateway_id, batch_id):
+                if runs(db, batches, self._gateway_id, batch_id):
                     db.execute(insert(batch_lines).values(row))
         except IntegrityError:
             return

@@ -57,7 +57,7 @@ class Database:
         self.adapters = AdapterRows(self._engine, gateway_id)
         self.users = Users(self._engine)
         self.peering = Peering(self._engine)
-        self.sendings = Sendings(self._engine)
+        self.sendings = Sendings(self._engine, gateway_id)
         self.prices = Prices(self._engine)
         self.billing = Billing(self._engine)
         self.books = Books(self._engine)

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from airan.core.errors import UnavailableError
 from marketplace.store.prepared import Prepared
-from marketplace.store.schema import batches, gateways
+from marketplace.store.schema import gateways
 
 # Whoever takes the seat away waits for the transaction, and then sees what it wrote.
 _SEATED = Prepared(
@@ -39,10 +39,11 @@ def orphaned(table: sa.Table) -> sa.ColumnElement[bool]:
     return sa.or_(owner.is_(None), ~sa.exists().where(gateways.c.id == owner))
 
 
-def runs_batch(db: sa.Connection, gateway_id: str | None, batch_id: str) -> bool:
-    """Whether the batch is that gateway's, which it stays until the transaction ends."""
+def runs(db: sa.Connection, table: sa.Table, gateway_id: str | None, row_id: str) -> bool:
+    """Whether the job or batch of that table, ended or not, is that gateway's, which it stays until
+    the transaction ends; `gateway_id` None: everything is."""
     if gateway_id is None:
         return True
-    mine = (batches.c.id == batch_id, batches.c.gateway_id == gateway_id)
-    query = sa.select(batches.c.id).where(*mine).with_for_update(read=True)
+    mine = (table.c.id == row_id, table.c.gateway_id == gateway_id)
+    query = sa.select(table.c.id).where(*mine).with_for_update(read=True)
     return db.execute(query).first() is not None

@@ -7,22 +7,33 @@ from dataclasses import asdict
 
 import sqlalchemy as sa
 
+from airan.core.errors import UnavailableError
 from marketplace.federation.travel import Sending, SendingState
 from marketplace.store.connect import reading, writing
 from marketplace.store.peering import PeerCost, keep_cost
-from marketplace.store.schema import peer_sendings
+from marketplace.store.presence import runs
+from marketplace.store.schema import jobs, peer_sendings
 
 
 class Sendings:
     """All calls are blocking and safe from several threads."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, gateway_id: str | None = None) -> None:
+        """`gateway_id`: whose jobs these are; others' are not touched. None: everybody's."""
         self._engine = engine
+        self._gateway_id = gateway_id
 
     def begin(self, sending: Sending) -> None:
-        """Keeps what is about to be sent. Idempotent: the first one counts."""
+        """Keeps what is about to be sent. Idempotent: the first one counts.
+
+        Raises:
+            UnavailableError: the job is another gateway's by now.
+        """
         known = sa.select(peer_sendings.c.job_id).where(*_mine(sending.job_id, sending.peer))
         with writing(self._engine) as db:
+            if not runs(db, jobs, self._gateway_id, sending.job_id):
+                text = f"request {sending.job_id} is another gateway's"
+                raise UnavailableError(text, remedy="ask for it there")
             if db.execute(known).first() is None:
                 db.execute(sa.insert(peer_sendings).values(asdict(sending)))
 
@@ -30,7 +41,8 @@ class Sendings:
         """The peer has it, and calls it so."""
         query = sa.update(peer_sendings).where(*_mine(job_id, peer))
         with writing(self._engine) as db:
-            db.execute(query.values(remote_id=remote_id))
+            if runs(db, jobs, self._gateway_id, job_id):
+                db.execute(query.values(remote_id=remote_id))
 
     def end(self, job_id: str, peer: str, state: SendingState, cost: PeerCost | None) -> None:
         """What became of it, and what it cost. Idempotent: the first end counts."""
@@ -38,6 +50,8 @@ class Sendings:
             *_mine(job_id, peer), peer_sendings.c.state == "open"
         )
         with writing(self._engine) as db:
+            if not runs(db, jobs, self._gateway_id, job_id):
+                return
             db.execute(query.values(state=state))
             if cost is not None:
                 keep_cost(db, cost)

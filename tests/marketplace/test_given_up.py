@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from airan.core.errors import UnavailableError
 from marketplace.billing.quotes import Ask
+from marketplace.federation.travel import Sending
 from marketplace.functions import Function
 from marketplace.money import Price
 from marketplace.principal import Principal
@@ -23,7 +24,14 @@ from marketplace.store.database import Database
 from marketplace.store.functions import InvocationResult
 from marketplace.store.idempotency import StoredAnswer
 from marketplace.store.keys import Keys, KeySpec
-from marketplace.store.schema import batch_lines, batches, gateways, idempotency_keys, jobs
+from marketplace.store.schema import (
+    batch_lines,
+    batches,
+    gateways,
+    idempotency_keys,
+    jobs,
+    peer_sendings,
+)
 from marketplace.store.takeover import inherit
 from tests.marketplace.test_seats import until_one_waits
 
@@ -175,3 +183,18 @@ def test_an_invocation_that_is_anothers_keeps_that_ones_result(site: Site) -> No
     assert result is not None
     assert result.body == b"new"
     assert [one.attempts for one in site.new.functions.open_invocations(["call"])] == [1]
+
+
+def test_what_is_at_a_peer_is_its_heirs_to_account_for(site: Site) -> None:
+    site.accept("job")
+    sending = Sending("job", "peer", "invocation", "via", "policy", 0.0)
+    site.old.sendings.begin(sending)
+    assert site.give_up().sent == ["job"]
+    site.new.sendings.accepted("job", "peer", "there")
+    site.old.sendings.accepted("job", "peer", "elsewhere")
+    site.old.sendings.end("job", "peer", "unheard", None)
+    assert site.new.sendings.open(["job"])["job"].remote_id == "there"
+    with pytest.raises(UnavailableError, match="another gateway's"):
+        site.old.sendings.begin(Sending("job", "other", "invocation", "via", "policy", 1.0))
+    site.new.sendings.end("job", "peer", "answered", None)
+    assert site.column(peer_sendings.c.state) == ["answered"]
