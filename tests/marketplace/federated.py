@@ -41,7 +41,7 @@ class Site:
     url: str
     folder: Path
     http: httpx.AsyncClient
-    grpc_port: int
+    grpc_port: int = 0
 
     async def ask(self, key: str, prompt: str, *, n: int = N_ANSWER, **headers: str) -> Any:
         """The answer to a chat of one message."""
