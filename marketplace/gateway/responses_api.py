@@ -280,7 +280,9 @@ async def _texts(feeds: _Feeds, job: Job) -> AsyncIterator[str]:
 
 def _of_job(document: Document, job: Job) -> dict[str, Any]:
     if job.outcome is None:
-        return response_object(document, job.state, job.text, {})
+        # While its end is being stored its client must not hear of it yet.
+        state = job.state if job.state in OPEN_STATES else "running"
+        return response_object(document, state, job.text, {})
     return response_object(document, job.outcome.state, job.text, asdict(job.outcome))
 
 

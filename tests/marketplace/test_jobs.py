@@ -218,3 +218,14 @@ def test_a_json_answer_starts_over_after_a_pause_and_is_delivered_whole() -> Non
     assert job.tokens_lost() == 2
     while not job.feed.empty():
         assert not isinstance(job.feed.get_nowait(), str)
+
+
+def test_a_response_whose_end_is_being_stored_is_not_done_yet() -> None:
+    job = new_job()
+    job.state, job.text = "completed", "All of it."
+    document: dict[str, Any] = {"id": "resp_1", "created_s": 0.0, "background": True}
+    document |= {"store": True, "service_tier": "default", "values": {"model": "m"}}
+    shown = _of_job(document, job)
+    assert (shown["status"], shown["usage"]) == ("in_progress", None)
+    job.outcome = Outcome("completed", 3, 4)
+    assert _of_job(document, job)["status"] == "completed"
