@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from airan.core.errors import InvalidInputError
 from marketplace.chat import parse_chat_request
 from marketplace.engines.base import TokenChunk, TokenLogprob, allowed_streams
+from marketplace.gateway.responses_api import _of_job
 from marketplace.jobs import Job, StopMatcher
 from marketplace.store.accounts import Principal
+from marketplace.store.ledger import Outcome
 
 REQUEST: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
