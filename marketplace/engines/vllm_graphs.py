@@ -131,7 +131,6 @@ class GearGraphs:
         del first
         self._plans.use(part.total_sms, part.total_sms)
         torch.cuda.synchronize()
-        self._is_running = [gear.ai_sms > 0 for gear in board.gears]
         self._stream = self._entered = part.stream
         self._gear = -1
         self._left = torch.cuda.Event(blocking=True)
@@ -142,7 +141,7 @@ class GearGraphs:
         before = self._stream
         self._left = torch.cuda.Event(blocking=True)
         self._left.record(before)
-        if self._is_running[gear]:
+        if self._gears[gear].ai_sms:
             # In a pause the next step, should one come, stays where the last one was.
             self._stream, self._gear = self._streams[gear], gear
             self._stream.wait_event(self._left)

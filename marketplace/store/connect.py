@@ -117,13 +117,22 @@ def _driver(db: sa.Connection) -> Any:
     return db.connection.driver_connection
 
 
+_DIALECTS = (("sqlite", sqlite), ("postgresql", postgresql))
+
+
+def inserts_once(table: sa.Table) -> dict[str, Any]:
+    """Statements that insert a row unless there is one with its key, by dialect. Of two that
+    insert the same one, the later waits for the other."""
+    return {name: dialect.insert(table).on_conflict_do_nothing() for name, dialect in _DIALECTS}
+
+
 def upserts(table: sa.Table, add: str = "") -> dict[str, Any]:
     """Statements that insert a row or replace the one with its primary key, by dialect.
 
     `add`: the column whose value is added to the present one, instead of replacing it.
     """
     found = {}
-    for name, dialect in (("sqlite", sqlite), ("postgresql", postgresql)):
+    for name, dialect in _DIALECTS:
         insert: Any = dialect.insert(table)
         keys = [column.name for column in table.primary_key]
         changes = {

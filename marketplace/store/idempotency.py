@@ -7,16 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Engine, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
-from marketplace.store.connect import writing
+from marketplace.store.connect import inserts_once, writing
 from marketplace.store.presence import check_seated
 from marketplace.store.schema import idempotency_keys as table
 
-_ADD: dict[str, Any] = {
-    name: dialect.insert(table).on_conflict_do_nothing().returning(table.c.key)
-    for name, dialect in (("sqlite", sqlite), ("postgresql", postgresql))
-}
+_ADD = {name: query.returning(table.c.key) for name, query in inserts_once(table).items()}
 KEPT_S = 24 * 3600.0
 """How long an answer is kept, from when its request came in."""
 

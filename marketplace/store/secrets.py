@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
-from marketplace.store.connect import writing
+from marketplace.store.connect import inserts_once, writing
 from marketplace.store.schema import shared_secrets
 
 _BYTES = 32
-_INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+_ADD = inserts_once(shared_secrets)
 
 
 class SharedSecrets:
@@ -25,8 +23,7 @@ class SharedSecrets:
         """The secret of that name, the same to all; made now if there is none."""
         query = sa.select(shared_secrets.c.secret).where(shared_secrets.c.name == name)
         with writing(self._engine) as db:
-            insert = _INSERTS[db.dialect.name](shared_secrets)
             row = {"name": name, "secret": secrets.token_bytes(_BYTES)}
             # Of several that come first at once, one waits for the other's.
-            db.execute(insert.values(row).on_conflict_do_nothing())
+            db.execute(_ADD[db.dialect.name], row)
             return bytes(db.execute(query).scalar_one())

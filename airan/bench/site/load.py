@@ -135,8 +135,8 @@ class SteadyLoad:
         lines = [json.dumps(self._line(number)) for number in range(options.batch_lines)]
         content = "\n".join(lines).encode()
         with self._counting_refusals():
-            form = {"purpose": (None, "batch"), "file": (_FILE, content, "application/jsonl")}
-            made = await self._http.post("/files", files=form)  # type: ignore[arg-type]
+            file = {"file": (_FILE, content, "application/jsonl")}
+            made = await self._http.post("/files", data={"purpose": "batch"}, files=file)
             body = {
                 "input_file_id": made.raise_for_status().json()["id"],
                 "endpoint": "/v1/chat/completions",
