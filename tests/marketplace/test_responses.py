@@ -89,7 +89,11 @@ async def test_what_is_not_to_be_stored_cannot_be_retrieved(client: openai.Async
 
 async def test_a_background_response_is_cancelled(client: openai.AsyncOpenAI) -> None:
     begun = await client.responses.create(
-        model=MODEL, input="Tell a very long story.", max_output_tokens=1900, background=True
+        model=MODEL,
+        input="Write a very long story.",
+        temperature=0,
+        max_output_tokens=1900,
+        background=True,
     )
     assert begun.status in ("queued", "in_progress")
     assert (await client.responses.cancel(begun.id)).status == "cancelled"
