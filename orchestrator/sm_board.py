@@ -16,6 +16,8 @@ from pathlib import Path
 
 from airan.core.errors import InvalidInputError, NotFoundError
 
+NO_ORDER = 0
+"""The generation that a side has acknowledged which follows no orders, or not yet."""
 _MAGIC = 0x31_4453_4E41_5241
 """Says that the file is a board of this form."""
 _MAX_GEARS = 16
@@ -173,7 +175,8 @@ class SmBoard:
         return self.current
 
     def acknowledge(self, side: str, generation: int) -> None:
-        """Says that a side, "ran" or "ai", is in the gear of that order, and out of the last."""
+        """Says that a side, "ran" or "ai", is in the gear of that order, and out of the last; with
+        NO_ORDER that it follows none."""
         self._words[_ACKED_NS[side]] = time.monotonic_ns()
         self._words[_ACKS[side]] = generation
 

@@ -20,7 +20,7 @@ from airan.site.gpu_window import DownlinkCounts, GpuWindow
 from airan.site.slot_journal import Fate, SlotJournal
 from orchestrator.fast_path import FastOrder, FastPath, SlotExpected, SlotSeen
 from orchestrator.gear_costs import GearCosts
-from orchestrator.sm_board import SmBoard
+from orchestrator.sm_board import NO_ORDER, SmBoard
 from phy.gpu.cell_group import CellGroup
 from phy.gpu.downlink_group import PDSCH_BUDGET_US
 from phy.gpu.faults import GpuFaultError
@@ -36,7 +36,7 @@ HOST_US = 600.0
 """Assumed: what copies and the host may take besides where slots are judged by the GPU's time."""
 SLOT_S = 0.0005
 ANSWER_NS = 1_000_000_000
-"""An engine that has not left a gear for so long after the order is none."""
+"""An engine that has had an order before it for so long, and taken none, is none."""
 MOST_BEHIND = 10
 """Slots; when the host comes later than that to a slot, those before it are given up."""
 
@@ -94,6 +94,9 @@ class SlotLoop:
         self._under_way: dict[tuple[str, int], _UnderWay] = {}
         self._copies_us = dict.fromkeys(BUDGET_US, math.inf)
         self._n_steps = board.last_beat.n_steps
+        self._taken = board.acknowledged("ai")
+        self._answered_ns = -math.inf
+        """When the engine was seen to answer last; `_taken` is the order that it had taken then."""
         self._index = 0
         self._start_s = 0.0
         self._next: Slot | None = None
@@ -158,10 +161,14 @@ class SlotLoop:
         self._follow(self._fast.bound(min(least, most), most, self._now_s()))
 
     def _engine_answers(self) -> bool:
-        board = self._board
-        if board.acknowledged("ai") == board.current.generation:
-            return True
-        return time.monotonic_ns() - board.ordered_ns < ANSWER_NS
+        """It has the newest order, or has taken another one, or did a short while ago. When the
+        newest was given says nothing: many may come while an engine is loaded, which takes none."""
+        before, self._taken = self._taken, self._board.acknowledged("ai")
+        now_ns = time.monotonic_ns()
+        has_newest = self._taken == self._board.current.generation
+        if has_newest or self._taken not in (before, NO_ORDER):
+            self._answered_ns = now_ns
+        return now_ns - self._answered_ns <= ANSWER_NS
 
     def close_window(self) -> tuple[SlotWindow, DownlinkCounts]:
         """What slots came to since the last call."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from orchestrator.sm_board import GearOrder, SmBoard
+from orchestrator.sm_board import NO_ORDER, GearOrder, SmBoard
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +63,11 @@ class Gearbox:
         self._watcher.start()
 
     def close(self) -> None:
-        """Ends the watching; what is ordered from now on is not followed."""
+        """Ends the watching, and says so; what is ordered from now on is not followed."""
         self._ended.set()
         if self._watcher.is_alive():
             self._watcher.join()
+            self.board.acknowledge("ai", NO_ORDER)
 
     @contextmanager
     def scheduling(self, own_tokens: int) -> Iterator[int]:

@@ -24,7 +24,7 @@ from vllm.v1.worker.gpu_worker import Worker
 from airan.core.errors import UnavailableError
 from marketplace.engines.gearbox import BOARD_VARIABLE, Gearbox
 from marketplace.engines.vllm_graphs import GearGraphs, StartPart, recorded
-from orchestrator.sm_board import SmBoard
+from orchestrator.sm_board import NO_ORDER, SmBoard
 
 _PAUSE_S = 0.0005
 _MOST_ROWS = 256
@@ -73,6 +73,8 @@ class GearWorker(Worker):  # type: ignore[misc]
         _check(self.vllm_config)
         super().init_device()
         self._board = SmBoard.open(Path(path))
+        # What an engine before this one has acknowledged is not followed until all is loaded.
+        self._board.acknowledge("ai", NO_ORDER)
         self._part = StartPart(self._board.gears, self.device)
 
     def compile_or_warm_up_model(self) -> Any:

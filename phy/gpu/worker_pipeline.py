@@ -121,11 +121,12 @@ class WorkerProcess:
             raise GpuFaultError(FaultKind(kind), answer, doing)
 
     def close(self) -> None:
-        """Ends the process; again is no error. One that has failed is waited for by a thread of its
-        own: the driver may take its time to clear up, and slots would wait with us."""
-        has_failed, self.has_ended = self.has_ended, True
+        """Ends the process; again is no error. One that has failed, or was killed, is waited for by
+        a thread of its own: the driver may take its time to clear up, and slots would wait with
+        us."""
+        is_over, self.has_ended = self.has_ended or self._is_killed, True
         self._connection.close()
-        if has_failed:
+        if is_over:
             threading.Thread(target=self._await_end, daemon=True).start()
         else:
             self._await_end()

@@ -271,30 +271,43 @@ def test_vllms_engine_process_is_found_below_the_engines_service(tmp_path: Path)
     runtime = site_runtime.resolve(config.load(None, PORTS | given))
     runtime.save()
     SlotJournal(journal_file(runtime), 8)
-    # As vLLM: who watches over the server, the server, and the process that computes.
+    # As vLLM: who watches over the server, the server, and the process that computes, which comes
+    # and goes.
     code = (
         "import subprocess, sys\n"
-        "wait = 'input()'\n"
-        "names = ('lifeline vllm', 'vllm server', 'VLLM::EngineCore')\n"
-        "children = [subprocess.Popen([sys.executable, '-c', wait, name], stdin=subprocess.PIPE)"
-        " for name in names]\n"
-        "print(children[2].pid, flush=True)\n"
-        "sys.stdin.read()\n"
-        "for child in children: child.communicate(b'x\\n')\n"
+        "def start(name):\n"
+        "    command = [sys.executable, '-c', 'import sys; sys.stdin.read()', name]\n"
+        "    return subprocess.Popen(command, stdin=subprocess.PIPE)\n"
+        "others = [start('lifeline vllm'), start('vllm server')]\n"
+        "for _ in sys.stdin:\n"
+        "    computes = start('VLLM::EngineCore')\n"
+        "    print(computes.pid, flush=True)\n"
+        "    computes.wait()\n"
+        "    print('ended', flush=True)\n"
     )
     service = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
     )
     assert service.stdin is not None
     assert service.stdout is not None
     try:
-        computes = int(service.stdout.readline())
         ProcessRecord.of(service.pid).save(runtime.run_dir / "services" / "engine.json")
         _, engine = victims.victims(runtime, JournalReader(journal_file(runtime)))
-        assert engine.pid() == computes
+        service.stdin.write(b"start\n")
+        computes = int(service.stdout.readline())
+        assert victims.kill(engine) == computes
+        assert service.stdout.readline() == b"ended\n"
+        # The server that is left computes nothing: nobody has taken the place yet.
+        assert engine.pid() == 0
+        service.stdin.write(b"start\n")
+        another = int(service.stdout.readline())
+        assert another != computes
+        assert victims.kill(engine) == another
     finally:
-        service.stdin.close()
+        # What it has started ends with its pipes.
+        service.kill()
         service.wait(10)
+        service.stdin.close()
         service.stdout.close()
 
 

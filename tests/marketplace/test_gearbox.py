@@ -11,7 +11,7 @@ import pytest
 
 from marketplace.engines import gearbox
 from marketplace.engines.gearbox import Gearbox
-from orchestrator.sm_board import Gear, GearOrder, SmBoard
+from orchestrator.sm_board import NO_ORDER, Gear, GearOrder, SmBoard
 
 GEARS = (Gear(16, 116), Gear(64, 68), Gear(96, 36), Gear(96, 0))
 PAUSED = 3
@@ -110,6 +110,8 @@ def test_leaving_a_gear_is_acknowledged_when_the_gpu_has_left_it_though_no_step_
     assert bench.board.acknowledged("ai") == first
     bench.shifter.is_done.set()
     until(lambda: bench.board.acknowledged("ai") == second)
+    bench.gearbox.close()
+    assert bench.board.acknowledged("ai") == NO_ORDER
 
 
 def test_an_engine_grows_only_into_what_the_slots_have_left(bench: Bench) -> None:

@@ -21,7 +21,7 @@ from airan.site.slot_journal import Fate, JournalReader, SlotJournal
 from orchestrator.cell_demand import CellConfig, CellDemand
 from orchestrator.fast_path import FastPath, FastPathSettings
 from orchestrator.gear_costs import GearCosts
-from orchestrator.sm_board import Gear, SmBoard
+from orchestrator.sm_board import NO_ORDER, Gear, SmBoard
 from orchestrator.views import GpuView, PartitionView, SlotReport
 from phy.gpu.faults import FaultKind, GpuFaultError
 from tests.site.paced_pipeline import PacedGroup
@@ -230,6 +230,28 @@ def test_slots_keep_to_a_part_of_the_gpu_until_an_engine_answers(rig: Rig, monke
     rig.loop.bound(0)
     rig.run(50)
     assert rig.loop.gear == TOP
+
+
+def test_an_engine_that_is_loaded_answers_none_of_many_orders(rig: Rig, monkeypatch) -> None:
+    monkeypatch.setattr(gpu_slots, "ANSWER_NS", 10**18)
+    # However new the newest order is.
+    rig.work["pusch"] = 200_000.0
+    for tokens in range(1, 4):
+        rig.board.order(TOP, tokens)
+        rig.loop.bound(TOP)
+        rig.run(5)
+        assert rig.loop.gear == TOP - 1
+    # One that runs may be behind the newest.
+    first = rig.board.order(0, 7).generation
+    rig.board.order(1, 8)
+    rig.board.acknowledge("ai", first)
+    rig.loop.bound(TOP)
+    assert rig.loop.gear == TOP
+    # Its successor follows none yet.
+    monkeypatch.setattr(gpu_slots, "ANSWER_NS", 0)
+    rig.board.acknowledge("ai", NO_ORDER)
+    rig.loop.bound(TOP)
+    assert rig.loop.gear == TOP - 1
 
 
 # --- the board, the plan, the process

@@ -14,8 +14,9 @@ from airan.site.runtime import SiteRuntime
 from airan.site.services import daemon_record, ready_file, runs_mps
 from airan.site.slot_journal import JournalReader
 
-_ENGINE_CORE = "EngineCore"
-"""In the name of the process in which vLLM computes."""
+_COMPUTES = ("EngineCore", "vllm")
+"""In the name of the process in which vLLM computes: of its own one, or, where it has none, of its
+server."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def victims(runtime: SiteRuntime, journal: JournalReader) -> list[Victim]:
         layer1 = Victim("layer1", "layer1-worker", lambda: journal.worker_pid, False)
     engine = Victim("engine", "engine", lambda: _service(runtime, "engine"), True)
     if runtime.config.model.vllm is not None:
-        engine = Victim("engine", "vllm-engine", lambda: _engine_core(runtime), True)
+        engine = Victim("engine", "vllm-engine", _EngineCore(runtime), True)
     found = [layer1, engine]
     if runs_mps(runtime.config):
         ready = ready_file(runtime, "l1")
@@ -88,14 +89,32 @@ def _daemon(runtime: SiteRuntime) -> Callable[[], int]:
     return pid
 
 
-def _engine_core(runtime: SiteRuntime) -> int:
-    """vLLM's own process for its engine, or, where it has none, its server."""
-    service = _service(runtime, "engine")
-    with contextlib.suppress(psutil.Error):
-        below = psutil.Process(service).children(recursive=True) if service else []
-        named = [(one.pid, f"{one.name()} {' '.join(one.cmdline())}") for one in below]
-        for pattern in (_ENGINE_CORE, "vllm"):
+class _EngineCore:
+    """The process in which vLLM computes; 0: there is none.
+
+    Once one has been found, only one like it counts: a server without the process of its engine,
+    which is about to end or to start one, computes nothing.
+    """
+
+    def __init__(self, runtime: SiteRuntime) -> None:
+        self._runtime = runtime
+        self._patterns = _COMPUTES
+
+    def __call__(self) -> int:
+        named = self._below_the_engine()
+        for pattern in self._patterns:
             for pid, name in named:
                 if pattern in name and "lifeline" not in name:
+                    self._patterns = (pattern,)
                     return pid
-    return 0
+        return 0
+
+    def _below_the_engine(self) -> list[tuple[int, str]]:
+        service = _service(self._runtime, "engine")
+        named = []
+        with contextlib.suppress(psutil.Error):
+            for one in psutil.Process(service).children(recursive=True) if service else []:
+                # One that has ended is there until it is waited for, and has no command line.
+                with contextlib.suppress(psutil.Error):
+                    named.append((one.pid, f"{one.name()} {' '.join(one.cmdline())}"))
+        return named

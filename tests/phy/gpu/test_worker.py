@@ -325,31 +325,65 @@ def test_one_that_fails_while_it_stands_by_at_home_is_started_again_after_a_whil
     gpu.close()
 
 
+class SlowEnd:
+    """A process that is not cleared up until it may be."""
+
+    def __init__(self, monkeypatch, process) -> None:
+        self.may_be, self.is_over = threading.Event(), threading.Event()
+        self._really_wait = process.wait
+        monkeypatch.setattr(process, "wait", self._wait)
+
+    def _wait(self, _timeout_s: float | None = None) -> None:
+        self.may_be.wait(10)
+        self._really_wait()
+        self.is_over.set()
+
+    def let(self) -> None:
+        """Nobody has waited for it so far."""
+        assert not self.may_be.is_set()
+        assert not self.is_over.is_set()
+        self.may_be.set()
+        assert self.is_over.wait(10)
+
+
 def test_a_killed_process_is_a_fault_at_the_next_look_and_nobody_waits_for_its_end(
     monkeypatch,
 ) -> None:
-    program = Program({"x": Buffer((4,), np.int32)}, (), ("x",), ("x",))
-    gpu = GpuWorker([LaneOrder(program, write_nothing)], [None])
+    gpu = a_worker()
     pipeline = gpu.pipeline(0)
-    ended = threading.Event()
-    process = pipeline._process._process
-    really_wait = process.wait
-
-    def wait(_timeout_s: float | None = None) -> None:
-        ended.wait(10)
-        really_wait()
-        done.set()
-
-    done = threading.Event()
-    monkeypatch.setattr(process, "wait", wait)
+    end = SlowEnd(monkeypatch, pipeline._process._process)
     pipeline.start(0)
     gpu.leave(0)
     with pytest.raises(GpuFaultError, match="its process ended"):
         pipeline.is_done(0)
     pipeline.close()  # returns though the process may not have ended
-    assert not ended.is_set()
-    ended.set()
     again = gpu.pipeline(0)
     assert again.pid != pipeline.pid
     again.close()
-    assert done.wait(10)
+    end.let()
+
+
+def test_nobody_waits_for_the_end_of_one_that_stood_by_in_a_place_that_has_ended(
+    monkeypatch,
+) -> None:
+    gpu = a_worker(has_standby=True)
+    pipeline = gpu.pipeline(0)
+    until(lambda: 0 in gpu._standby)
+    end = SlowEnd(monkeypatch, gpu._standby[0]._process)
+    gpu.leave(0)
+    assert 0 not in gpu._standby
+    end.let()
+    gpu.close()
+    pipeline.close()
+
+
+def test_nobody_waits_for_the_end_of_one_that_hangs(monkeypatch) -> None:
+    monkeypatch.setattr(worker_pipeline, "_SLOT_TIMEOUT_S", 0.0)
+    pipeline = a_worker().pipeline(0)
+    end = SlowEnd(monkeypatch, pipeline._process._process)
+    monkeypatch.setattr(pipeline._process, "read", lambda: None)
+    pipeline.start(0)
+    with pytest.raises(GpuFaultError, match="no answer"):
+        until(lambda: pipeline.is_done(0))
+    pipeline.close()
+    end.let()
