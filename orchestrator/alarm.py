@@ -22,6 +22,8 @@ class AlarmSettings:
     has answered the first already."""
     p99_fraction: float = 0.95
     """Of the slot budget: a p99 above it is an alarm."""
+    p99_slots: int = 1
+    """That a report must have received for its p99 to count: of few it is the longest one's."""
     near_misses: int = 3
     """So many near misses within `near_miss_s` are an alarm."""
     near_miss_s: float = 3.0
@@ -61,7 +63,7 @@ class AlarmGate:
         lost = report.slots_late + report.slots_dropped
         if lost >= self._settings.lost_slots:
             return f"{lost} of {report.slots} slots late or dropped on {report.cell_id}"
-        if report.budget_us > 0 and report.p99_us > self._settings.p99_fraction * report.budget_us:
+        if self._is_p99_near(report):
             return (
                 f"slot p99 {report.p99_us:.0f} us of {report.budget_us:.0f} us on"
                 f" {report.cell_id} (slot clock slowed {report.slowdown:g}x)"
@@ -74,3 +76,9 @@ class AlarmGate:
         if len(self._near_misses_s) < self._settings.near_misses:
             return ""
         return f"{len(self._near_misses_s)} near misses within {self._settings.near_miss_s:g} s"
+
+    def _is_p99_near(self, report: SlotReport) -> bool:
+        n_received = sum(report.histogram_counts) or report.slots
+        if report.budget_us <= 0 or n_received < self._settings.p99_slots:
+            return False
+        return report.p99_us > self._settings.p99_fraction * report.budget_us

@@ -22,7 +22,10 @@ from orchestrator.service import (
 )
 
 LOST_SLOTS_ON_GPU = 20
-"""Of the 1,000 in half a second, or the 40 in the 20 ms between two reports of an alarm."""
+"""Of the 1,000 in half a second, or the 40 in the 20 ms between two reports of an alarm; or so many
+such reports within the time in which near misses count."""
+P99_SLOTS_ON_GPU = 100
+"""Of the 200 that the uplink has in half a second: between two reports of an alarm it has eight."""
 
 
 def settings_of(runtime: SiteRuntime) -> ControlSettings:
@@ -62,7 +65,8 @@ def _alarm(config: SiteConfig) -> AlarmSettings:
     """Layer 1 on the GPU has answered single slots by its gears before they are reported: leases
     are taken back when that does not help."""
     if config.gpu.layer1 == "gpu":
-        return AlarmSettings(lost_slots=LOST_SLOTS_ON_GPU)
+        n_lost = LOST_SLOTS_ON_GPU
+        return AlarmSettings(lost_slots=n_lost, near_misses=n_lost, p99_slots=P99_SLOTS_ON_GPU)
     return AlarmSettings()
 
 

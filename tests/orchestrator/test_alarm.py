@@ -31,6 +31,13 @@ def test_a_p99_near_the_budget_raises_the_alarm() -> None:
     assert "slot p99 960 us of 1000 us" in gate.take(report(p99_us=960.0), 10.0)
 
 
+def test_a_p99_of_few_slots_is_that_of_the_longest_and_may_be_let_pass() -> None:
+    gate = AlarmGate(AlarmSettings(p99_slots=100))
+    counts = {"histogram_edges_us": (1000.0,), "slots": 1000, "p99_us": 2000.0}
+    assert gate.take(report(histogram_counts=(98, 1), **counts), 10.0) == ""
+    assert "slot p99" in gate.take(report(histogram_counts=(98, 2), **counts), 10.5)
+
+
 def test_single_near_misses_are_let_pass() -> None:
     gate = AlarmGate()
     assert [gate.take(report(alarm=True), time_s) for time_s in (0.0, 2.0, 4.0, 6.0)] == [""] * 4

@@ -18,8 +18,10 @@ from airan.site import runtime as site_runtime
 from airan.site.gpu_host import Host, on_gpu, this_host
 from airan.site.launch import describe
 from airan.site.services import services_of
+from orchestrator.alarm import AlarmGate
 from orchestrator.drivers.base import GpuInfo
 from orchestrator.drivers.nvml import NvmlNode
+from orchestrator.views import SlotReport
 from tests.orchestrator.recorded_nvml import GPU_UUID, RecordedNvml
 from tests.site.no_gpu import skip_where_there_is_a_gpu
 
@@ -165,6 +167,22 @@ def test_single_lost_slots_are_the_fast_paths_own_business() -> None:
     runtime = site_runtime.resolve(on_gpu(site(), host()))
     settings = control.settings_of(runtime)
     assert settings.alarm.lost_slots == control.LOST_SLOTS_ON_GPU
+    # A few reports in a row, each of 20 ms and one lost slot of the uplink's eight.
+    gate = AlarmGate(settings.alarm)
+    of_one = SlotReport(
+        cell_id="cell-00",
+        time_s=0.0,
+        slots=40,
+        slots_late=1,
+        p99_us=2661.0,
+        budget_us=1850.0,
+        alarm=True,
+        histogram_counts=(7, 1),
+        histogram_edges_us=(1850.0,),
+    )
+    causes = [gate.take(of_one, 0.02 * number) for number in range(control.LOST_SLOTS_ON_GPU)]
+    assert set(causes[:-1]) == {""}
+    assert "20 near misses" in causes[-1]
     assert settings.partition == "green"
     text = "\n".join(describe(runtime))
     assert "18 cells' slots and vLLM" in text
