@@ -19,8 +19,8 @@ from airan.bench.replay.trace import Planned
 from airan.bench.site import report, victims
 from airan.bench.site.account import balance
 from airan.bench.site.load import STREAMS, BackgroundEnd, LoadOptions
-from airan.bench.site.run import SiteOptions, SiteReport
-from airan.bench.site.slots import channel_times, slots_a_second, slots_after
+from airan.bench.site.run import Quiet, SiteOptions, SiteReport
+from airan.bench.site.slots import channel_times, gear_shares, slots_a_second, slots_after
 from airan.bench.site.steps import silence, tokens_lost
 from airan.bench.site.victims import Victim
 from airan.cli.main import app
@@ -122,6 +122,17 @@ def test_times_are_of_slots_that_had_something_in_them() -> None:
     assert (lost.slots, lost.p999_us) == (1, None)
     assert slots_a_second(rows) == pytest.approx(10.0)
     assert slots_a_second(rows[:1]) == 0.0
+
+
+def test_the_gears_of_the_slots_add_up_to_all_of_them() -> None:
+    rows = records(*regular(0.0, 0.01))
+    rows["gear"][:5] = 3
+    assert gear_shares(rows) == {0: 0.75, 3: 0.25}
+    assert gear_shares(rows[:0]) == {}
+    quiet = Quiet(0.01, channel_times(rows), 12.0, gear_shares(rows))
+    told = report.rows(SiteReport("here", "now", SiteOptions(), quiet=quiet))
+    shares = {one.name: one.value for one in told if "gear" in one.name}
+    assert shares == {"quiet_gear_0": 0.75, "quiet_gear_3": 0.25}
 
 
 def test_the_longest_silence_tells_when_the_engine_answers_again() -> None:

@@ -37,6 +37,8 @@ def _quiet(quiet: Quiet, where: str) -> Iterator[Row]:
         yield row(f"{name}_max", one.max_us, "us", where)
         yield row(f"{name}_late", float(one.late), f"of {one.slots}", where)
         yield row(f"{name}_dropped", float(one.dropped), f"of {one.slots}", where)
+    for gear, share in quiet.gears.items():
+        yield row(f"quiet_gear_{gear}", share, "of slots", where)
     yield row("quiet_tokens", quiet.tokens_per_s, "tokens/s", where)
 
 

@@ -29,6 +29,7 @@ from airan.bench.site.slots import (
     ChannelTimes,
     Records,
     channel_times,
+    gear_shares,
     slots_a_second,
     slots_after,
 )
@@ -108,11 +109,13 @@ class Quiet:
         length_s: of it.
         channels: the slots of both directions.
         tokens_per_s: that reached the clients.
+        gears: by gear the part of the slots that ran in it; none where there are no gears.
     """
 
     length_s: float
     channels: list[ChannelTimes]
     tokens_per_s: float
+    gears: dict[int, float]
 
 
 @dataclass
@@ -278,7 +281,9 @@ class _Bench:
         inside = records[(records["end_s"] > from_s) & (records["end_s"] <= until_s)]
         self.pace = slots_a_second(inside)
         n_tokens = sum(from_s < at_s <= until_s for at_s in self.load.token_times_s())
-        return Quiet(until_s - from_s, channel_times(inside), n_tokens / (until_s - from_s))
+        length_s = until_s - from_s
+        gears = gear_shares(inside) if self.options.on_gpu else {}
+        return Quiet(length_s, channel_times(inside), n_tokens / length_s, gears)
 
     async def step(self, name: str, work: Callable[[], Awaitable[_Done]]) -> None:
         """Has something done to the site, with a batch under way, and looks until it is over."""

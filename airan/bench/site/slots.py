@@ -80,6 +80,12 @@ def channel_times(records: Records) -> list[ChannelTimes]:
     return out
 
 
+def gear_shares(records: Records) -> dict[int, float]:
+    """The part of the slots in each gear that any of them ran in."""
+    gears, counts = np.unique(records["gear"], return_counts=True)
+    return {int(gear): float(n) / len(records) for gear, n in zip(gears, counts, strict=True)}
+
+
 def slots_a_second(records: Records) -> float:
     """The pace of slots that have records; 0 with fewer than two."""
     if len(records) < 2:
