@@ -2,8 +2,9 @@
 
 One thread does it all: it starts the slot that is due, prepares the next, collects what has ended,
 and tells the fast path of each. A new gear is ordered on the board, where the engine sees it, and
-holds from the next slot on; when the last slot of the former gear has ended, that is acknowledged,
-and the engine may grow into what it had.
+holds from the next slot on, but for the last one, which is all of the GPU: the engine has to be out
+of its part first. When the last slot of the former gear has ended, that is acknowledged, and the
+engine may grow into what it had.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from airan.site.gpu_window import DownlinkCounts, GpuWindow
 from airan.site.slot_journal import Fate, SlotJournal
 from orchestrator.fast_path import FastOrder, FastPath, SlotExpected, SlotSeen
 from orchestrator.gear_costs import GearCosts
-from orchestrator.sm_board import NO_ORDER, SmBoard
+from orchestrator.sm_board import NO_ORDER, GearOrder, SmBoard
 from phy.gpu.cell_group import CellGroup
 from phy.gpu.downlink_group import PDSCH_BUDGET_US
 from phy.gpu.faults import GpuFaultError
@@ -105,9 +106,9 @@ class SlotLoop:
 
     def begin(self) -> None:
         """Fills the GPU's memory; the first slot is due a slot's time later."""
+        self._follow(self._fast.order(self._now_s()))
         self._group.shift(self.gear)
         self._fill()
-        self._follow(self._fast.order(self._now_s()))
         self._prepare()
         self.resume()
 
@@ -248,13 +249,23 @@ class SlotLoop:
 
     def _follow(self, order: FastOrder) -> None:
         ordered = self._board.order(order.gear, order.step_tokens)
-        if order.gear != self.gear:
-            self.gear = order.gear
-            self._group.shift(order.gear)
+        gear = self._part_now(ordered)
+        if gear != self.gear:
+            self.gear = gear
+            self._group.shift(gear)
         if self._board.acknowledged("ran") != ordered.generation and all(
-            ran.gear == order.gear for ran in self._under_way.values()
+            ran.gear == gear for ran in self._under_way.values()
         ):
             self._board.acknowledge("ran", ordered.generation)
+
+    def _part_now(self, ordered: GearOrder) -> int:
+        """The gear of whose part slots are. All of the GPU they take only when the engine has left
+        its own part: until then, or while one is loaded that hears of no pause, its kernels would
+        be in the way on any of it. Parts of a lower gear are divided from the engine's."""
+        is_paused = self._board.gears[ordered.gear].ai_sms == 0
+        if is_paused and self._board.acknowledged("ai") != ordered.generation:
+            return max(0, ordered.gear - 1)
+        return ordered.gear
 
     def _expected_us(self, slot: Slot) -> tuple[float, ...]:
         return self._costs.us_by_gear(slot.channel, slot.n_cells)

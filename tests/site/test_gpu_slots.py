@@ -209,7 +209,7 @@ def test_judged_by_the_gpu_a_slow_host_moves_no_gear(tmp_path: Path, costs) -> N
         for _ in range(300):
             rig.loop.step()
             rig.paced.clock.now_s += 0.0004
-        gears[judged_by] = rig.loop.gear
+        gears[judged_by] = rig.fast.gear
         # What reports hold the latency against is what makes a slot late: an operator that took
         # leases back at a p99 near the kernels' own budget would do so for the host's time.
         window, _ = rig.loop.close_window()
@@ -225,11 +225,20 @@ def test_slots_keep_to_a_part_of_the_gpu_until_an_engine_answers(rig: Rig, monke
     rig.work["pusch"] = 200_000.0
     rig.loop.bound(TOP)
     rig.run(50)
-    assert rig.loop.gear == TOP - 1
+    assert rig.fast.gear == rig.loop.gear == TOP - 1
     rig.board.acknowledge("ai", rig.board.current.generation)
     rig.loop.bound(0)
     rig.run(50)
-    assert rig.loop.gear == TOP
+    assert rig.fast.gear == rig.board.current.gear == TOP
+    # Its steps under way are in a part of the GPU: slots on all of it would be among them.
+    assert rig.loop.gear == TOP - 1
+    rig.board.acknowledge("ai", rig.board.current.generation)
+    rig.run(2)
+    assert rig.loop.gear == rig.started_in()[-1] == TOP
+    # An engine that is loaded in the place of one that has died hears of no pause.
+    rig.board.acknowledge("ai", NO_ORDER)
+    rig.run(2)
+    assert rig.loop.gear == rig.started_in()[-1] == TOP - 1
 
 
 def test_an_engine_that_is_loaded_answers_none_of_many_orders(rig: Rig, monkeypatch) -> None:
@@ -240,18 +249,18 @@ def test_an_engine_that_is_loaded_answers_none_of_many_orders(rig: Rig, monkeypa
         rig.board.order(TOP, tokens)
         rig.loop.bound(TOP)
         rig.run(5)
-        assert rig.loop.gear == TOP - 1
+        assert rig.fast.gear == TOP - 1
     # One that runs may be behind the newest.
     first = rig.board.order(0, 7).generation
     rig.board.order(1, 8)
     rig.board.acknowledge("ai", first)
     rig.loop.bound(TOP)
-    assert rig.loop.gear == TOP
+    assert rig.fast.gear == TOP
     # Its successor follows none yet.
     monkeypatch.setattr(gpu_slots, "ANSWER_NS", 0)
     rig.board.acknowledge("ai", NO_ORDER)
     rig.loop.bound(TOP)
-    assert rig.loop.gear == TOP - 1
+    assert rig.fast.gear == TOP - 1
 
 
 # --- the board, the plan, the process
