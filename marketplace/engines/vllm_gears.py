@@ -71,10 +71,10 @@ class GearWorker(Worker):  # type: ignore[misc]
         if not path:
             raise UnavailableError(f"{BOARD_VARIABLE} is not set", remedy="name the GPU's board")
         _check(self.vllm_config)
-        super().init_device()
         self._board = SmBoard.open(Path(path))
         # What an engine before this one has acknowledged is not followed until all is loaded.
         self._board.acknowledge("ai", NO_ORDER)
+        super().init_device()
         self._part = StartPart(self._board.gears, self.device)
 
     def compile_or_warm_up_model(self) -> Any:

@@ -233,11 +233,11 @@ def test_slots_keep_to_a_part_of_the_gpu_until_an_engine_answers(rig: Rig, monke
     # Its steps under way are in a part of the GPU: slots on all of it would be among them.
     assert rig.loop.gear == TOP - 1
     rig.board.acknowledge("ai", rig.board.current.generation)
-    rig.run(2)
+    rig.run(3)
     assert rig.loop.gear == rig.started_in()[-1] == TOP
     # An engine that is loaded in the place of one that has died hears of no pause.
     rig.board.acknowledge("ai", NO_ORDER)
-    rig.run(2)
+    rig.run(3)
     assert rig.loop.gear == rig.started_in()[-1] == TOP - 1
 
 
