@@ -110,7 +110,7 @@ class CellDemand:
         kinds = Counter(kind for cell in cells if (kind := self._kind(cell)) is not None)
         if not kinds:
             return 0
-        for n_sms in self._offered():
+        for n_sms in self.offered_sms():
             if self._fits(kinds, n_sms):
                 return n_sms
         raise CapacityError(
@@ -134,7 +134,8 @@ class CellDemand:
         n_prb = max(round(cell.config.n_prb * steps / _LOAD_STEPS), min(least, cell.config.n_prb))
         return _Kind(cell.config, n_prb)
 
-    def _offered(self) -> Iterable[int]:
+    def offered_sms(self) -> Iterable[int]:
+        """The parts of the GPU that were measured, ascending; all of it is the last one."""
         least = max(channel.ranges["n_sms"][0] for channel in self.model.channels.values())
         yield from range(-(-least // SM_STEP) * SM_STEP, self.sm_count, SM_STEP)
         yield self.sm_count

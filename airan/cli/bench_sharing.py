@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from airan.cli import context as cli_context
 from airan.cli.bench import JsonFlag
+from airan.cli.bench_gears import LimitsOption, slot_limits_of
 from airan.cli.bench_sharing_tables import print_day, print_ways
 from airan.cli.output import emit_json, errors
 from airan.core.errors import InvalidInputError
@@ -59,6 +60,7 @@ def sharing(
         typer.Option(help="Play a day at so many times its speed instead; --gpu: 100."),
     ] = None,
     pauses: Annotated[int, typer.Option(help="Revocations after the day.")] = 1000,
+    limits: LimitsOption = None,
     report_file: Annotated[
         Path | None,
         typer.Option("--report", help="Write everything to this file after each run."),
@@ -83,10 +85,18 @@ def sharing(
 
     _check_goes_together(gpu=gpu, day=day, ways=way, cells=cells, average=average, engine=engine)
     if gpu:
-        options = ProofOptions.whole(slots, 100.0 if day is None else day, pauses)
+        options = ProofOptions.whole(
+            slots, 100.0 if day is None else day, pauses, slot_limits_of(limits)
+        )
     elif day is not None:
         played = DayOptions(
-            cells, day, n_pauses=pauses, batch=batch, engine=engine, step_tokens=step_tokens
+            cells,
+            day,
+            n_pauses=pauses,
+            batch=batch,
+            engine=engine,
+            step_tokens=step_tokens,
+            slot_limits=slot_limits_of(limits),
         )
         options = ProofOptions((), played)
     else:

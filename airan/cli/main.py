@@ -12,6 +12,7 @@ import yaml
 from airan.cli import (
     bench,
     bench_gateway,
+    bench_gears,
     bench_link,
     bench_orchestrator,
     bench_replay,
@@ -65,6 +66,7 @@ bench_orchestrator.register(bench.bench_app)
 bench_gateway.register(bench.bench_app)
 bench_replay.register(bench.bench_app)
 bench_sharing.register(bench.bench_app)
+bench_gears.register(bench.bench_app)
 bench_site.register(bench.bench_app)
 
 

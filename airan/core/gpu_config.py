@@ -12,6 +12,10 @@ from airan.core.sections import Section
 
 _GROUP_SMS = 8
 """What GPUs from compute capability 9.0 on can be divided in."""
+GEARS = ("16+116", "24+108", "40+88", "64+64", "80+48", "96+32")
+SLOT_LIMITS = (0.85, 0.75, 0.6)
+"""Of a slot's budget: above the first the gear goes up, to the smallest below the second; down it
+goes while every slot is expected below the third."""
 
 
 class GpuConfig(Section):
@@ -20,7 +24,7 @@ class GpuConfig(Section):
     layer1: Literal["cpu", "gpu"] = "cpu"
     """Where slots are decoded. `gpu`: all cells' slots, at the radio's pace, on this host's GPU;
     `airan up --gpu` sets it."""
-    gears: tuple[str, ...] = ("16+116", "24+108", "40+88", "64+64", "80+48", "96+32")
+    gears: tuple[str, ...] = GEARS
     """SMs of Layer 1's part and of the engine's in each gear, Layer 1's in eights and ascending.
     Memory is shared: an engine on fewer SMs than are left asks less of it, and slots are shorter
     beside it. Gears beyond the GPU's SMs are left out; all of its SMs for Layer 1, which lets the
@@ -30,6 +34,10 @@ class GpuConfig(Section):
     until the host has its results. `gpu`: its kernels on the GPU and what they waited for,
     as cuPHY states its budgets; copies and the host, which no gear shortens, may take 600 us more
     before a result counts as late."""
+    slot_limits: tuple[float, float, float] = SLOT_LIMITS
+    """Of a slot's budget. One that takes more than the first part moves the gear up, to the
+    smallest in which it is expected below the second; down it moves while every slot is expected
+    below the third. Higher ones leave the engine more SMs, and slots less to spare."""
     ran_memory_mib: int = Field(default=8_192, ge=512)
     """GPU memory that each of Layer 1's processes may have, for good: one works, one stands by, and
     one more outside of MPS for when the daemon dies, which MPS does not hold to it."""
@@ -54,10 +62,27 @@ class GpuConfig(Section):
             raise ValueError("must ascend by Layer 1's SMs")
         return gears
 
+    @field_validator("slot_limits")
+    @classmethod
+    def _descend(cls, limits: tuple[float, float, float]) -> tuple[float, float, float]:
+        return check_slot_limits(limits)
+
     def gears_of(self, sm_count: int) -> tuple[tuple[int, int], ...]:
         """The gears of a GPU with so many SMs: Layer 1's, the engine's."""
         fitting = [(ran, ai) for ran, ai in map(_pair, self.gears) if ran < sm_count]
         return (*((ran, min(ai, sm_count - ran)) for ran, ai in fitting), (sm_count, 0))
+
+
+def check_slot_limits(limits: tuple[float, float, float]) -> tuple[float, float, float]:
+    """They themselves.
+
+    Raises:
+        ValueError: out of order.
+    """
+    raise_at, aim_at, lower_at = limits
+    if not 0 < lower_at < aim_at <= raise_at <= 1:
+        raise ValueError("must descend from at most 1, the last two not alike")
+    return limits
 
 
 def _pair(gear: str) -> tuple[int, int]:

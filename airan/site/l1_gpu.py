@@ -77,7 +77,7 @@ def fast_path_settings(config: SiteConfig, total_sms: int) -> FastPathSettings:
     step = StepLimits(gpu.step_limit_us, decode_tokens, gpu.max_step_tokens)
     gears = gpu.gears_of(total_sms)
     ran_sms, ai_sms = tuple(ran for ran, _ in gears), tuple(ai for _, ai in gears)
-    return FastPathSettings(ran_sms, total_sms, ai_sms, step=step)
+    return FastPathSettings(ran_sms, total_sms, ai_sms, *gpu.slot_limits, step=step)
 
 
 class GpuLayer1:

@@ -155,10 +155,6 @@ class EngineState:
     refused: tuple[tuple[str, str], ...] = ()
     """Ids of those that it cannot load, and why."""
 
-    def why_refused(self, adapter: str) -> str | None:
-        """Why it cannot load that adapter; None: it can, or has not tried."""
-        return dict(self.refused).get(adapter)
-
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
         return asdict(self)

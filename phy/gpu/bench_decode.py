@@ -50,11 +50,6 @@ class DecodeShape:
         ]
         return [*layer * self.n_layers, (self.hidden, self.vocabulary)]
 
-    @property
-    def weight_bytes(self) -> int:
-        """Of all matrices, in binary16."""
-        return 2 * sum(n_in * n_out for n_in, n_out in self.matrices())
-
 
 LLAMA_8B = DecodeShape()
 

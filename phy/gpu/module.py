@@ -15,6 +15,7 @@ from typing import Any
 
 from airan.core.errors import UnavailableError
 
+_REMEDY = "see whether `nvidia-smi` lists a GPU, or leave the option for a GPU out"
 _OPTIONS = ("-std=c++17", "--ftz=true")
 
 
@@ -31,13 +32,15 @@ def require_cupy() -> ModuleType:
     try:
         import cupy
     except ImportError as error:
-        raise GpuUnavailableError(f"CuPy cannot be imported: {error}") from error
+        raise GpuUnavailableError(
+            f"CuPy cannot be imported: {error}", remedy="install airan with its extra `gpu`"
+        ) from error
     try:
         n_devices = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise GpuUnavailableError(f"no usable NVIDIA GPU: {error}") from error
+        raise GpuUnavailableError(f"no usable NVIDIA GPU: {error}", remedy=_REMEDY) from error
     if n_devices == 0:
-        raise GpuUnavailableError("this machine has no NVIDIA GPU")
+        raise GpuUnavailableError("this machine has no NVIDIA GPU", remedy=_REMEDY)
     module: ModuleType = cupy
     return module
 

@@ -33,6 +33,7 @@ from airan.bench.sharing.run import (
 from airan.bench.sharing.side import SideOrder
 from airan.bench.sharing.ways import Setup
 from airan.core.errors import InvalidInputError
+from airan.core.gpu_config import SLOT_LIMITS
 from orchestrator.sm_board import Gear, SmBoard
 from phy.gpu.bench_slots import Times
 
@@ -59,6 +60,7 @@ class DayOptions:
         batch: sequences of the AI.
         engine: "stand-in" or "vllm".
         step_tokens: most tokens of one step of vLLM; None: its own.
+        slot_limits: of the fast path, as `gpu.slot_limits`.
 
     Raises:
         InvalidInputError: out of range.
@@ -73,6 +75,7 @@ class DayOptions:
     batch: int = 128
     engine: str = "stand-in"
     step_tokens: int | None = None
+    slot_limits: tuple[float, float, float] = SLOT_LIMITS
 
     def __post_init__(self) -> None:
         if self.engine not in AI:
@@ -242,6 +245,7 @@ class _Sides:
                 n_gears=n,
                 batch=options.batch,
                 step_tokens=options.step_tokens,
+                slot_limits=options.slot_limits,
             )
             out[name] = SideProcess(order, both[name], folder)
             stack.callback(out[name].close)

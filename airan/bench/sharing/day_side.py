@@ -78,7 +78,7 @@ def run(order: SideOrder, channel: Channel) -> None:
     costs = GearCosts(model, carrier, order.n_cells, gears)
     step = StepLimits(decode_tokens=order.batch, most_tokens=order.step_tokens or 8192)
     ai_sms = tuple(gear.ai_sms for gear in board.gears[: order.n_gears])
-    settings = FastPathSettings(gears, _sm_count(), ai_sms, step=step)
+    settings = FastPathSettings(gears, _sm_count(), ai_sms, *order.slot_limits, step=step)
     limits_us = latency_limits_us(_JUDGED_BY)
     options = GroupOptions(
         gears,

@@ -10,6 +10,7 @@ from airan.bench.rows import Row, row
 from airan.bench.sharing.day import DayOptions, DayReport, measure_day
 from airan.bench.sharing.run import SharingOptions, SharingReport, measure
 from airan.core.errors import AiranError
+from airan.core.gpu_config import SLOT_LIMITS
 
 AVERAGE_CELLS = 4
 PEAK_WAYS = (
@@ -32,13 +33,25 @@ class ProofOptions:
     day: DayOptions | None = None
 
     @classmethod
-    def whole(cls, n_slots: int, speed: float, n_pauses: int) -> ProofOptions:
+    def whole(
+        cls,
+        n_slots: int,
+        speed: float,
+        n_pauses: int,
+        slot_limits: tuple[float, float, float] = SLOT_LIMITS,
+    ) -> ProofOptions:
         """20 peak cells and 4 average ones beside vLLM in every way, and a day of 20 cells."""
         peak = SharingOptions(PEAK_WAYS, n_slots, engine="vllm", step_tokens=512)
         average = SharingOptions(
             AVERAGE_WAYS, n_slots, AVERAGE_CELLS, is_average=True, engine="vllm", step_tokens=512
         )
-        day = DayOptions(speed=speed, n_pauses=n_pauses, engine="vllm", step_tokens=512)
+        day = DayOptions(
+            speed=speed,
+            n_pauses=n_pauses,
+            engine="vllm",
+            step_tokens=512,
+            slot_limits=slot_limits,
+        )
         return cls((peak, average), day)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from airan.core.errors import AiranError
+from airan.core.gpu_config import SLOT_LIMITS
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class SideOrder:
         n_gears: of the board's, how many the fast path may use.
         batch: sequences of the AI.
         step_tokens: most tokens of one step of vLLM; None: its own.
+        slot_limits: of the fast path, as `gpu.slot_limits`.
     """
 
     side: str
@@ -44,6 +46,7 @@ class SideOrder:
     n_gears: int = 0
     batch: int = 128
     step_tokens: int | None = None
+    slot_limits: tuple[float, float, float] = SLOT_LIMITS
 
 
 class Channel:

@@ -89,7 +89,9 @@ class SiteOptions:
         load = self.load
         if unknown := set(self.kills) - set(victims.NAMES):
             known = ", ".join(victims.NAMES)
-            raise InvalidInputError("kill", f"must be of {known}, got {min(unknown)!r}")
+            raise InvalidInputError(
+                "kill", f"{min(unknown)!r} is none of its victims", remedy=f"use {known}"
+            )
         for name, value, least in (
             ("streams", load.n_streams, 1),
             ("answer-tokens", load.answer_tokens, 16),

@@ -67,7 +67,7 @@ function drawAxis(drawing, { slots, edges, from, to, x, step, width, height }) {
     if ((bucket - from) % every) continue;
     drawing.append(svg("text", { x: Math.min(x(bucket + 1), width - 8), y: height - BOTTOM + 14, "text-anchor": "middle" }, milliseconds(edges[bucket])));
   }
-  drawing.append(svg("text", { x: (LEFT + width) / 2, y: height - 3, "text-anchor": "middle" }, slots.slowdown > 1 ? `slot latency, ms (slowed slot clock, ${slots.slowdown}×)` : "slot latency, ms"));
+  drawing.append(svg("text", { x: (LEFT + width) / 2, y: height - 3, "text-anchor": "middle" }, slots.slowdown > 1 ? `slot latency, ms (clock slowed ${slots.slowdown}×)` : "slot latency, ms"));
 }
 
 function drawBudget(drawing, { edges, slots, x, height, width }) {
