@@ -26,6 +26,7 @@ from phy.gpu.cell_group import CellGroup
 from phy.gpu.downlink_group import PDSCH_BUDGET_US
 from phy.gpu.faults import GpuFaultError
 from phy.gpu.outcome import SentSlot, SlotOutcome
+from phy.gpu.pipeline import N_SIDES
 from phy.gpu.uplink_options import PUSCH_BUDGET_US
 from phy.runtime.slot import SlotWindow
 
@@ -38,6 +39,8 @@ HOST_US = 600.0
 SLOT_S = 0.0005
 ANSWER_NS = 1_000_000_000
 """An engine that has had an order before it for so long, and taken none, is none."""
+SLOTS_UNDER_WAY = N_SIDES + 1
+"""In so many slots a direction begins as many as may be under way: one of five is the other's."""
 MOST_BEHIND = 10
 """Slots; when the host comes later than that to a slot, those before it are given up."""
 
@@ -61,6 +64,8 @@ class _UnderWay:
     gear: int
     n_cells: int
     us_by_gear: tuple[float, ...]
+    is_behind: bool
+    """The host came to it, or to one just before it, more than a slot's time too late."""
 
 
 class SlotLoop:
@@ -99,6 +104,7 @@ class SlotLoop:
         self._answered_ns = -math.inf
         """When the engine was seen to answer last; `_taken` is the order that it had taken then."""
         self._index = 0
+        self._behind_until = -1
         self._start_s = 0.0
         self._next: Slot | None = None
         self.is_empty = True
@@ -137,8 +143,11 @@ class SlotLoop:
             self._collect()
         slot = self._next
         if slot is not None:
+            if self._now_s() > due_s + SLOT_S:
+                self._behind_until = self._index + SLOTS_UNDER_WAY
+            is_behind = self._index <= self._behind_until
             self._under_way[slot.channel, slot.number] = _UnderWay(
-                self.gear, slot.n_cells, self._expected_us(slot)
+                self.gear, slot.n_cells, self._expected_us(slot), is_behind
             )
             if slot.channel == "pusch":
                 self._group.uplink.start(due_s)
@@ -213,6 +222,10 @@ class SlotLoop:
         budget_us = BUDGET_US[channel]
         latency_us = self._gpu_us(channel, ended) if self._by_gpu else ended.latency_us
         is_lost = not latency_us <= budget_us
+        if self._by_gpu and ran.is_behind and math.isnan(latency_us):
+            # It found the slots before it under way, which were begun as late: no gear helps.
+            self.alarm = True
+            return
         order = self._fast.see(
             SlotSeen(
                 time_s=self._now_s(),

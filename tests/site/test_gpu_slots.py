@@ -219,6 +219,27 @@ def test_judged_by_the_gpu_a_slow_host_moves_no_gear(tmp_path: Path, costs) -> N
     assert limits_us == [(1250.0, True), (1850.0, True)]
 
 
+def test_judged_by_the_gpu_slots_dropped_by_a_host_that_was_away_move_no_gear(
+    tmp_path: Path, costs
+) -> None:
+    gears = {}
+    for judged_by in ("latency", "gpu"):
+        rig = Rig(tmp_path / judged_by, costs, judged_by=judged_by)
+        rig.run(400)
+        assert rig.fast.gear == 0
+        # 200 us of 375: those after an absence are begun one after the other.
+        rig.work["pdsch"] = 3200.0
+        rig.run(5)
+        rig.loop.close_window()
+        rig.paced.clock.now_s += (MOST_BEHIND - 2) * SLOT_S
+        rig.run(MOST_BEHIND)
+        _, downlink = rig.loop.close_window()
+        assert downlink.dropped > 0
+        assert rig.loop.alarm
+        gears[judged_by] = rig.fast.gear
+    assert gears == {"latency": TOP, "gpu": 0}
+
+
 def test_slots_keep_to_a_part_of_the_gpu_until_an_engine_answers(rig: Rig, monkeypatch) -> None:
     monkeypatch.setattr(gpu_slots, "ANSWER_NS", 0)
     # The plan gives the radio everything, and slots stay late: no pause helps where none is heard.

@@ -98,7 +98,7 @@ class _EngineCore:
 
     def __init__(self, runtime: SiteRuntime) -> None:
         self._runtime = runtime
-        self._patterns = _COMPUTES
+        self._patterns: tuple[str, ...] = _COMPUTES
 
     def __call__(self) -> int:
         named = self._below_the_engine()
