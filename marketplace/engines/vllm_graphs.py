@@ -22,7 +22,8 @@ from marketplace.engines.vllm_plans import SmPlans
 from orchestrator.sm_board import Gear, SmBoard
 from phy.gpu.green import GreenContext, count_sms, take_second
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"vllm.{__name__}")
+"""Among vLLM's own: no other has a place to write to in its process."""
 
 _LOWEST = 1 << 16
 """Steps below the highest stream priority: the driver gives its lowest."""
@@ -131,6 +132,8 @@ class GearGraphs:
         del first
         self._plans.use(part.total_sms, part.total_sms)
         torch.cuda.synchronize()
+        planned = dict(zip(map(str, self._gears), self._planned_sms, strict=True))
+        log.info("graphs are captured; by gear, SMs that products are planned for: %s", planned)
         self._stream = self._entered = part.stream
         self._gear = -1
         self._left = torch.cuda.Event(blocking=True)
