@@ -2,7 +2,8 @@
 
 Learnt from measured steps, for each gear by itself: the same tokens take longer on fewer SMs. A
 step that was too long lowers the budget at once; it grows by small parts while steps that used it
-up stay short. With the least budget only decoding fits.
+up stay short. Beside decoding the least budget lets prompts go on, slowly: with none for them, and
+steps that decoding alone makes too long, a prompt would wait until answers have ended.
 """
 
 from __future__ import annotations
@@ -22,8 +23,13 @@ class StepLimits:
     limit_us: float = 10_000.0
     """No step is to be longer: what has to wait for one waits no longer than this."""
     decode_tokens: int = 128
-    """The least budget: one token for each sequence that the engine runs at once."""
+    """What decoding takes: one token for each sequence that the engine runs at once."""
     most_tokens: int = 8192
+
+    @property
+    def least_tokens(self) -> int:
+        """The least budget, but for an alarm: decoding, and a quarter of it for prompts."""
+        return min(self.most_tokens, self.decode_tokens + -(-self.decode_tokens // 4))
 
 
 class StepBudget:
@@ -49,12 +55,12 @@ class StepBudget:
             budget = min(budget, int(tokens * limits.limit_us / step_us))
         elif step_us <= _SHORT * limits.limit_us and tokens >= _USED_UP * budget:
             budget = int(budget * _GROWTH) + 1
-        self._found[gear] = min(limits.most_tokens, max(limits.decode_tokens, budget))
+        self._found[gear] = min(limits.most_tokens, max(limits.least_tokens, budget))
 
     def _guess(self, gear: int) -> int:
         """Of a gear without steps: by the nearest one that has some, in proportion to SMs."""
         if not self._found:
-            return self._limits.decode_tokens
+            return self._limits.least_tokens
         nearest = min(self._found, key=lambda one: (abs(one - gear), one))
         share = min(1.0, self._ai_sms[gear] / self._ai_sms[nearest])
-        return max(self._limits.decode_tokens, int(self._found[nearest] * share))
+        return max(self._limits.least_tokens, int(self._found[nearest] * share))

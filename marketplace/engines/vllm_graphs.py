@@ -29,6 +29,9 @@ _LOWEST = 1 << 16
 """Steps below the highest stream priority: the driver gives its lowest."""
 _FEWER_SMS = (0, 4, 8)
 """Than a gear has: what cuBLAS is told to plan for."""
+_UNTIMED_FEWER_SMS, _UNTIMED_FROM_SMS = 8, 48
+"""Likewise where it cannot be timed, in gears with as many; with less it is not told. So it was
+fastest on an H200 in the four that were timed: 124, 116, 48 and 32 SMs."""
 _N_WEIGHTS = 4
 """Of one shape that are tried in turn, so that they do not all lie in the cache."""
 _N_TIMES = 3
@@ -181,11 +184,13 @@ class GearGraphs:
     def _fastest_plan(self, stream: Any, gear: Gear, board: SmBoard) -> int:
         """For how many multiprocessors cuBLAS plans best in a gear: on many of a GPU's it is
         faster when it is told the number, or somewhat less, whose kernels fit better; on few it
-        may be slower. Where slots are on the gear's part it is not told."""
+        may be slower. While slots are on the gear's part that cannot be timed."""
         total_sms, n_sms = self._part.total_sms, self._sms_of(gear)
         slots_sms = board.gears[board.current.gear].ran_sms
-        if n_sms >= total_sms or slots_sms > gear.ran_sms:
+        if n_sms >= total_sms:
             return total_sms
+        if slots_sms > gear.ran_sms:
+            return n_sms - _UNTIMED_FEWER_SMS if n_sms >= _UNTIMED_FROM_SMS else total_sms
         took_us: dict[int, float] = {}
         for planned_sms in (total_sms, *(n_sms - fewer for fewer in _FEWER_SMS)):
             if planned_sms > 0:

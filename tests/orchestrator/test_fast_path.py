@@ -213,7 +213,7 @@ def test_a_slot_that_the_model_says_is_hardly_longer_there_lets_the_gear_down() 
 
 def test_a_step_over_the_limit_lowers_the_budget_at_once_and_short_ones_raise_it_slowly() -> None:
     steps = StepBudget([116, 100, 0], StepLimits(10_000.0, 64, 2048))
-    assert steps.tokens(0, alarm=False) == 64
+    assert steps.tokens(0, alarm=False) == 80
     for _ in range(60):
         steps.learn(0, 5000.0, steps.tokens(0, alarm=False))
     assert steps.tokens(0, alarm=False) == 2048
@@ -244,8 +244,17 @@ def test_the_step_budget_keeps_its_bounds_for_any_beats(
     steps = StepBudget([116, 64, 0], StepLimits(10_000.0, 64, 2048))
     for beat in beats:
         steps.learn(*beat)
-        assert all(64 <= steps.tokens(gear, alarm=False) <= 2048 for gear in (0, 1))
+        assert all(80 <= steps.tokens(gear, alarm=False) <= 2048 for gear in (0, 1))
         assert steps.tokens(2, alarm=False) == 0
+
+
+def test_prompts_go_on_though_decoding_alone_takes_longer_than_a_step_may() -> None:
+    steps = StepBudget([32], StepLimits(10_000.0, 128, 2048))
+    for _ in range(20):
+        steps.learn(0, 41_000.0, steps.tokens(0, alarm=False))
+    assert steps.tokens(0, alarm=False) == 128 + 32
+    assert steps.tokens(0, alarm=True) == 128
+    assert StepLimits(decode_tokens=128, most_tokens=128).least_tokens == 128
 
 
 @settings(deadline=None)
@@ -259,7 +268,7 @@ def test_steps_end_below_the_limit_for_any_engine_that_can(
         tokens = steps.tokens(0, alarm=False)
         took_us.append(base_us + per_token_us * tokens)
         steps.learn(0, took_us[-1], tokens)
-    # Growing is by a tenth, from below 85% of the limit.
+    # Growing is by a tenth, from below 85% of the limit; the least are two tokens.
     assert max(took_us[200:]) <= max(1.1 * limits.limit_us, base_us + 3 * per_token_us)
 
 

@@ -99,7 +99,7 @@ def test_quiet_slots_give_the_engine_its_part_and_the_board_says_so(rig: Rig) ->
     assert rig.loop.gear == 0
     assert set(rig.started_in()[-20:]) == {0}
     order = rig.board.current
-    assert (order.gear, order.step_tokens) == (0, SETTINGS.step.decode_tokens)
+    assert (order.gear, order.step_tokens) == (0, SETTINGS.step.least_tokens)
     assert rig.board.acknowledged("ran") == order.generation
 
 
