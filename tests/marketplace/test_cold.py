@@ -125,7 +125,7 @@ async def test_without_work_the_lease_goes_back_and_the_model_is_unloaded(cold: 
     await asyncio.sleep(0.3)
     assert not cold.control.held
     assert cold.host.n_starts == 1
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=30) as http:
         assert (await http.get(f"{cold.url}/readyz")).json()["status"] == "ready"
 
 
@@ -135,7 +135,7 @@ async def test_the_next_request_waits_for_it_and_the_time_is_measured(cold: Cold
     engine = await cold.engine()
     assert (engine["phase"], engine["cold_starts"]) == ("ready", 1)
     assert LOAD_S <= engine["cold_start_s"] < LOAD_S + 2
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=30) as http:
         metrics = (await http.get(f"{cold.url}/metrics")).text
     assert f'airan_marketplace_cold_start_seconds_count{{model="{MODEL}"}} 1.0' in metrics
     # And again: to zero and back.

@@ -94,7 +94,7 @@ class Site:
 
     async def busy_slots(self) -> int:
         """Requests that llama.cpp itself works on."""
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(timeout=30) as http:
             engine = (await http.get(f"{self.agent_url}/state")).json()["url"]
             slots = (await http.get(f"{engine}/slots")).json()
         return sum(bool(slot["is_processing"]) for slot in slots)
