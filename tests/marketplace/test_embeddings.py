@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -69,9 +70,12 @@ class Market:
     client: openai.AsyncOpenAI
     agents: tuple[str, str]
 
-    async def phases(self) -> list[str]:
+    async def states(self, value: str) -> list[Any]:
         async with httpx.AsyncClient(timeout=30) as http:
-            return [(await http.get(f"{url}/state")).json()["phase"] for url in self.agents]
+            return [(await http.get(f"{url}/state")).json()[value] for url in self.agents]
+
+    async def phases(self) -> list[str]:
+        return await self.states("phase")
 
 
 @asynccontextmanager
@@ -320,14 +324,14 @@ async def test_both_models_go_cold_the_lease_goes_back_and_each_comes_when_it_is
             control.offer()
             answer = await market.client.embeddings.create(model=WORDS, input="Hi")
             assert len(answer.data[0].embedding) > 100
-            assert await market.phases() == ["cold", "ready"]
+            assert await market.states("n_cold_starts") == [0, 1]
             await eventually(cold, 30)
             control.offer()
             chat = await market.client.chat.completions.create(
                 model=MODEL, messages=[{"role": "user", "content": "Hi"}], max_tokens=3
             )
             assert chat.usage is not None
-            assert await market.phases() == ["ready", "cold"]
+            assert await market.states("n_cold_starts") == [1, 1]
             for engine in (await admin_get(market.url, "stats"))["engines"]:
                 assert engine["cold_starts"] == 1
-                assert 0 < engine["cold_start_s"] < 20
+                assert 0 < engine["cold_start_s"] < 60
