@@ -97,7 +97,7 @@ class Host:
 
 async def until(true: Callable[[], bool], what: str) -> None:
     """Lets other tasks run until it is so."""
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(30.0):
         while not true():
             await asyncio.sleep(0)
     assert true(), what

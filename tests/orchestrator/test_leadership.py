@@ -26,6 +26,7 @@ from orchestrator.store.leadership import Leadership, leadership_of, while_leadi
 
 ROOT = Path(__file__).resolve().parents[2]
 TAKEOVER_S = 10.0
+PATIENCE_S = 60.0
 CONTENDER = """
 import asyncio, sys
 from orchestrator.store import Store
@@ -131,7 +132,7 @@ def test_a_leader_that_stops_amid_a_write_is_cut_off_and_does_no_harm_when_it_wa
 async def leading(url: str) -> AsyncIterator[tuple[Leadership, int]]:
     leadership = leadership_of(url)
     try:
-        yield leadership, await asyncio.wait_for(leadership.lead(), TAKEOVER_S)
+        yield leadership, await asyncio.wait_for(leadership.lead(), PATIENCE_S)
     finally:
         await leadership.close()
 
@@ -145,7 +146,7 @@ async def test_only_one_leads_and_the_next_has_a_higher_epoch(database_url: str)
         assert not done
         with pytest.raises(NotLeaderError):
             other.require()
-    assert await asyncio.wait_for(waiting, TAKEOVER_S) == first + 1
+    assert await asyncio.wait_for(waiting, PATIENCE_S) == first + 1
     other.require()
     await other.close()
 
@@ -164,7 +165,7 @@ async def test_a_leader_without_its_connection_stops(postgres_url: str) -> None:
                 )
             )
         engine.dispose()
-        why = await asyncio.wait_for(while_leading(leadership, asyncio.Event()), 5.0)
+        why = await asyncio.wait_for(while_leading(leadership, asyncio.Event()), PATIENCE_S)
         assert "connection" in why
         with pytest.raises(NotLeaderError):
             leadership.require()
@@ -210,7 +211,7 @@ async def test_a_follower_refuses_calls_and_takes_over_on_its_port(
     stops = [asyncio.Event(), asyncio.Event()]
     ports: list[asyncio.Future[int]] = [asyncio.get_running_loop().create_future() for _ in stops]
     leader = asyncio.create_task(serve(settings("a"), stops[0], ports[0].set_result))
-    first = await asyncio.wait_for(ports[0], TAKEOVER_S)
+    first = await asyncio.wait_for(ports[0], PATIENCE_S)
     follower = asyncio.create_task(serve(settings("b"), stops[1], ports[1].set_result))
     async with ControlClient(f"127.0.0.1:{first}") as client:
         assert (await client.status()).site == "edge-1"
@@ -218,7 +219,7 @@ async def test_a_follower_refuses_calls_and_takes_over_on_its_port(
     assert not ports[1].done()
     stops[0].set()
     await leader
-    second = await asyncio.wait_for(ports[1], TAKEOVER_S)
+    second = await asyncio.wait_for(ports[1], PATIENCE_S)
     async with ControlClient(f"127.0.0.1:{second}") as client:
         assert (await client.status()).plan.generation >= 1
     stops[1].set()
