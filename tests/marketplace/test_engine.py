@@ -113,13 +113,18 @@ async def test_closing_a_stream_frees_its_slot_within_moments(
 async def test_a_long_prompt_can_be_stopped_between_two_pieces(
     host: LlamaHost, engine: Engine
 ) -> None:
-    ids = await engine.tokenize("the sea was wide and green " * 250, parse_special=False)
+    ids = await engine.tokenize("the sea was wide and green " * 200, parse_special=False)
     started_s = time.monotonic()
     await collect(engine, ids, SamplingParams(1), slot=0)
     whole_s = time.monotonic() - started_s
-    # Whole, it is some seconds that nothing can cut short. Each slot has the prompt to itself once;
-    # one of a few stops counts, as the machine may stand still for a moment.
-    assert min([await stopped_after_s(host, engine, ids, slot) for slot in (1, 2, 3)]) < whole_s / 4
+    # Whole, it is some seconds that nothing can cut short. Each slot has the prompt for the first
+    # time; one of a few stops counts, as the machine may stand still for a moment.
+    stops_s: list[float] = []
+    for slot in (1, 2, 3):
+        stops_s.append(await stopped_after_s(host, engine, ids, slot))
+        if stops_s[-1] < whole_s / 4:
+            return
+    pytest.fail(f"it goes on for {stops_s} s, and takes {whole_s} s for the whole")
 
 
 async def stopped_after_s(host: LlamaHost, engine: Engine, ids: list[int], slot: int) -> float:
