@@ -15,7 +15,7 @@ from orchestrator.geometry import Geometry
 
 GPU = "GH200-96GB"
 LOST_AFTER_S = 3.0
-SETTINGS = PoolSettings(read_limit_s=0.05, lost_after_s=LOST_AFTER_S, probe_s=0.001)
+SETTINGS = PoolSettings(read_limit_s=0.25, lost_after_s=LOST_AFTER_S, probe_s=0.001)
 
 
 class Host:
