@@ -136,8 +136,8 @@ async def test_watchers_hear_of_a_revocation_at_once(agent_url: str, control: Fa
 async def test_a_client_that_does_not_yield_is_cut_off_before_the_deadline(
     agent_url: str, control: FakeControl
 ) -> None:
-    # The cut comes a fifth of a second before the deadline: a machine that is busy with other things
-    # may need more than that, and rarely does so three times in a row.
+    # The cut comes a fifth of a second before the deadline: a busy machine may need more than that,
+    # and rarely does so three times in a row.
     for _ in range(3):
         before = await wait_for_phase(agent_url, "ready")
         busy = await occupy(before["url"])
