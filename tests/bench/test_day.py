@@ -15,24 +15,37 @@ from orchestrator.sm_board import Gear, SmBoard
 GEARS = (Gear(16, 116), Gear(64, 68))
 
 
+def until(is_true) -> None:
+    deadline_s = time.monotonic() + 30
+    while not is_true():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.001)
+
+
 def test_a_board_is_watched(tmp_path) -> None:
     board = SmBoard.create(tmp_path / "board", GEARS)
+    begun_s = time.monotonic()
     with BoardWatch(board) as watch:
+        watching_s = time.monotonic()
         order = board.order(0)
         time.sleep(0.02)
         board.acknowledge("ran", order.generation)
         time.sleep(0.02)
         board.acknowledge("ai", order.generation)
+        until(lambda: watch.changes and "ai" in watch.changes[0].followed_ns)
         board.beat(8000, 128, 0)
-        time.sleep(0.02)
+        until(lambda: any(watch.step_s))
         board.order(0, 512)  # the same gear
+        ordered_s = time.monotonic()
         board.order(1)
-        time.sleep(0.02)
+        until(lambda: len(watch.changes) == 2)
+    ended_s = time.monotonic()
     assert [(one.before, one.after) for one in watch.changes] == [(1, 0), (0, 1)]
     first, second = watch.changes
     assert 15 < first.took_ms("ran") < first.took_ms("ai")
     assert second.took_ms("ai") is None
-    assert sum(watch.gear_s) == pytest.approx(0.08, abs=0.06)
+    assert ordered_s - watching_s <= sum(watch.gear_s) <= ended_s - begun_s
+    assert min(watch.gear_s) > 0.0
     assert watch.step_s == [0.008, 0]
 
 
@@ -43,7 +56,8 @@ def test_how_soon_orders_are_followed_leaves_out_those_that_were_overtaken() -> 
 
 
 def test_a_whole_day_with_simulated_sides(simulated_sides) -> None:
-    options = DayOptions(speed=10_000, hours=2, n_pauses=5, gears=GEARS)
+    # As long as a machine that stands still for a moment needs to come out even.
+    options = DayOptions(speed=10_000, hours=6, n_pauses=5, gears=GEARS)
     parts = []
     report = measure_day(options, lambda so_far, series: parts.append(series))
     assert report.alone_tokens_per_s == pytest.approx(12_800, rel=0.2)

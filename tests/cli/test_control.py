@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import socket
@@ -177,16 +178,22 @@ async def test_plans_are_listed_and_shown(cli: Cli) -> None:
 
 
 async def test_a_lease_is_revoked(cli: Cli) -> None:
-    for number in range(100):
-        report = SlotReport("cell-1", float(number + 1), slots=1, demand_share=0.1)
-        await cli.control.take_report(report)
-        if cli.control.leases.free():
-            break
-        await asyncio.sleep(0.05)
-    lease = await cli.control.leases.acquire("engine", os.getpid(), 0, 60_000)
+    leases = cli.control.leases
+    async with asyncio.timeout(60):
+        for number in itertools.count(1):
+            report = SlotReport("cell-1", float(number), slots=1, demand_share=0.1)
+            await cli.control.take_report(report)
+            if leases.free():
+                break
+            await asyncio.sleep(0.05)
+    # A holder without a watch loses its lease after a while, however long the commands take.
+    watch = leases.watch("engine")
+    await anext(watch)
+    lease = await leases.acquire("engine", os.getpid(), 0, 60_000)
     revoked = await cli("lease", "revoke", lease.id, "--reason", "a test")
     assert f"{lease.id} is revoking" in revoked
-    await cli.control.leases.release(lease.id)
+    await leases.release(lease.id)
+    await watch.aclose()
     assert "has ended: revoked" in await cli("lease", "revoke", lease.id, "--reason", "again")
     assert (await cli.json("lease", "list", "--ended"))[0]["id"] == lease.id
     with pytest.raises(NotFoundError):

@@ -82,7 +82,7 @@ class RunningDashboard:
     async def stop(self) -> None:
         self.stop_event.set()
         if self.task is not None:
-            await asyncio.wait_for(self.task, 10)
+            await asyncio.wait_for(self.task, 30)
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ async def open_page() -> AsyncIterator[Callable[[str, int, int], Awaitable[Any]]
 
         async def open_(url: str, width: int = 1440, height: int = 900) -> Any:
             page = await browser.new_page(viewport={"width": width, "height": height})
-            page.set_default_timeout(15_000)
+            page.set_default_timeout(45_000)
             page.complaints = []
             page.requested = []
             page.on("console", lambda m: page.complaints.append(m.text) if m.type == "error" else 0)

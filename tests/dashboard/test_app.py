@@ -87,7 +87,7 @@ async def test_stopping_does_not_wait_for_open_pages(dashboard: RunningDashboard
     ):
         lines = response.aiter_lines()
         await anext(lines)
-        await asyncio.wait_for(dashboard.stop(), 5)
+        await asyncio.wait_for(dashboard.stop(), 20)
         assert [line async for line in lines][-1] == ""
 
 
@@ -102,4 +102,4 @@ class BrokenSource:
 async def test_a_defect_in_the_poller_ends_the_process_instead_of_freezing_the_page() -> None:
     settings = settings_for(ScriptedSite())
     with pytest.raises(RuntimeError, match="a defect in the poller"):
-        await asyncio.wait_for(serve(settings, asyncio.Event(), source=BrokenSource()), 10)
+        await asyncio.wait_for(serve(settings, asyncio.Event(), source=BrokenSource()), 30)

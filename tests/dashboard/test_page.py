@@ -1,5 +1,7 @@
 """The page in headless Chromium, over the scripted site."""
 
+import asyncio
+
 import pytest
 
 from tests.dashboard.conftest import RunningDashboard
@@ -11,7 +13,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(90)]
 def expect():
     from playwright.async_api import expect
 
-    expect.set_options(timeout=15_000)
+    expect.set_options(timeout=45_000)
     return expect
 
 
@@ -44,10 +46,13 @@ async def test_the_page_follows_the_site_live(dashboard, open_page, expect) -> N
     await expect(page.locator("#connection")).to_have_text("Live")
     before = await page.locator("#revenue").text_content()
     await expect(page.locator("#revenue")).not_to_have_text(before)
-    # The morning peak: the RAN takes the whole GPU.
+    # The morning peak: the RAN takes the whole GPU. It stays until the page has shown it.
+    async with asyncio.timeout(30):
+        while not (dashboard.site.layout == "peak" and dashboard.site.settled):
+            await asyncio.sleep(0.01)
+    dashboard.source.step_s = 0.001
     whole = page.locator('.partition[data-role="ran"]', has_text="7g.96gb")
     await expect(whole).to_be_visible()
-    dashboard.source.step_s = 0.001
     await expect(page.locator(".partition:not(.leaving)")).to_have_count(1)
     await expect(page.locator("#events")).to_contain_text("lease.revoked")
     for chart in ("shares", "latency", "tokens"):

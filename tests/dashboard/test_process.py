@@ -43,7 +43,7 @@ def test_it_serves_while_every_other_service_is_away_and_says_so(process) -> Non
 def test_it_ends_in_order_on_sigterm(process) -> None:
     running, _ = process
     running.terminate()
-    assert running.wait(10) == 0
+    assert running.wait(30) == 0
 
 
 def test_a_folder_without_a_site_is_named(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ class Site:
 
     def ready(self) -> bool:
         try:
-            answer = httpx.get(f"{self.gateway_url}/readyz", timeout=2)
+            answer = httpx.get(f"{self.gateway_url}/readyz", timeout=10)
             return answer.status_code == 200 and answer.json()["status"] == "ready"
         except (httpx.HTTPError, ValueError):
             return False
@@ -134,7 +134,7 @@ def start_site(state_dir: Path, **environ: str) -> Site:
     eventually(
         lambda: front.poll() is not None or (state_dir / "run" / "site.json").exists(),
         "site.json",
-        30,
+        90,
     )
     eventually(lambda: front.poll() is not None or site.ready(), "the gateway is ready", 120)
     assert front.poll() is None, (state_dir.parent / f"{state_dir.name}.out").read_text()

@@ -18,7 +18,10 @@ def test_the_model_is_listed(site: Site) -> None:
 def test_a_completion_is_answered_and_metered(site: Site) -> None:
     before = site.stats()
     answer = site.client().chat.completions.create(
-        model=MODEL, messages=[{"role": "user", "content": "Say hello."}], max_tokens=12
+        model=MODEL,
+        messages=[{"role": "user", "content": "Say hello."}],
+        max_tokens=12,
+        temperature=0,
     )
     assert answer.choices[0].message.content
     assert answer.usage is not None
@@ -89,7 +92,9 @@ def test_bad_requests_get_openais_error_object(
     site: Site, method: str, path: str, body: bytes | None, status: int
 ) -> None:
     headers = {"Authorization": f"Bearer {site.key}", "Content-Type": "application/json"}
-    answer = httpx.request(method, site.gateway_url + path, content=body, headers=headers)
+    answer = httpx.request(
+        method, site.gateway_url + path, content=body, headers=headers, timeout=30
+    )
     assert answer.status_code == status
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}

@@ -144,9 +144,9 @@ def test_one_is_killed_under_load_and_the_other_goes_on_until_it_is_back(two: Si
         eventually(lambda: len(load.ended) > 8, "the load has begun", 60)
         victim = replicas(two)[0]
         os.kill(victim.pid, signal.SIGKILL)
-        victim.wait(10)
+        victim.wait(60)
         dead_s = time.monotonic()
-        eventually(lambda: n_answering(two) == 1, "one is left", 10)
+        eventually(lambda: n_answering(two) == 1, "one is left", 60)
         eventually(lambda: n_answering(two) == N, "the killed one is back", 120)
         back_s = time.monotonic()
         print(f"two gateways again {back_s - dead_s:.1f} s after the kill")

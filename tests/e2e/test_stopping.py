@@ -25,7 +25,7 @@ def test_a_site_outlives_its_terminal_and_airan_down_ends_it(tmp_path: Path) -> 
     eventually(
         lambda: any("airan.site.warden" in p.cmdline() for p in second.processes()),
         "a new warden",
-        20,
+        60,
     )
     assert second.airan_json("status")["problems"] == []
     done = second.airan("down")

@@ -168,7 +168,10 @@ async def simulated_market(
     async with simulated_agent(token_s, control=control) as agent:
         offer = ModelOffer(MODEL, N_CONTEXT, Price.from_usd(0.01, 0.03))
         settings = replace(gateway_settings(folder, agent), models=(offer,))
-        async with running_gateway(settings) as url, httpx.AsyncClient(base_url=url) as http:
+        async with (
+            running_gateway(settings) as url,
+            httpx.AsyncClient(base_url=url, timeout=30) as http,
+        ):
 
             async def ready() -> bool:
                 return bool((await http.get("/readyz")).json()["status"] == "ready")

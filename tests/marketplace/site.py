@@ -109,8 +109,9 @@ class FakeControl:
             raise NotFoundError(f"lease {lease_id} does not exist")
         self.reports.append((lease_id, interval_s, busy_s))
 
-    async def revoke(self, notice_s: float = 0.8) -> None:
-        """Revokes whatever is held and waits until it was released."""
+    async def revoke(self, notice_s: float = 5.0) -> None:
+        """Revokes whatever is held and waits until it was released. The notice is long: who gives
+        way does so at once, and a machine that stands still for a moment is no reason to fail."""
         for lease in list(self.held.values()):
             revoking = replace(lease, state="revoking")
             self.held[lease.id] = revoking
@@ -214,7 +215,7 @@ async def running_app(app: Starlette, listener: socket.socket | None = None) -> 
 async def new_key(base_url: str, tenant: str = "acme") -> str:
     """A key of a tenant, which is made if need be."""
     headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
-    async with httpx.AsyncClient(base_url=base_url, headers=headers) as http:
+    async with httpx.AsyncClient(base_url=base_url, headers=headers, timeout=30) as http:
         await http.post("/admin/v1/tenants", json={"name": tenant})
         made = await http.post("/admin/v1/keys", json={"tenant": tenant})
         return str(made.json()["key"])
@@ -222,7 +223,7 @@ async def new_key(base_url: str, tenant: str = "acme") -> str:
 
 async def admin_get(base_url: str, path: str) -> dict:
     headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
-    async with httpx.AsyncClient(base_url=base_url, headers=headers) as http:
+    async with httpx.AsyncClient(base_url=base_url, headers=headers, timeout=30) as http:
         answer = await http.get(f"/admin/v1/{path}")
         answer.raise_for_status()
         return answer.json()

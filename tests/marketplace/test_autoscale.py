@@ -195,7 +195,7 @@ async def test_replicas_come_with_the_load_and_go_with_the_lease(
     async with running_replicas(model_path, control, 3, 16) as engine_url:
         urls = [f"{engine_url}/replicas/{number}" for number in range(3)]
         settings = gateway_settings(tmp_path, *urls, replica_urls=(engine_url,))
-        async with running_gateway(settings) as url, httpx.AsyncClient() as http:
+        async with running_gateway(settings) as url, httpx.AsyncClient(timeout=30) as http:
 
             async def replicas() -> dict[str, int]:
                 return dict((await http.get(f"{engine_url}/replicas")).json())
@@ -235,7 +235,10 @@ async def test_replicas_come_with_the_load_and_go_with_the_lease(
 
 async def test_a_wrong_number_of_replicas_is_refused_by_name(model_path: Path) -> None:
     control = FakeControl()
-    async with running_replicas(model_path, control, 2, 16) as url, httpx.AsyncClient() as http:
+    async with (
+        running_replicas(model_path, control, 2, 16) as url,
+        httpx.AsyncClient(timeout=30) as http,
+    ):
         for body in ('{"wanted": 3}', '{"wanted": true}', "{}", "no json"):
             answer = await http.put(f"{url}/replicas", content=body)
             assert answer.status_code == 400
@@ -246,7 +249,10 @@ async def test_an_engine_that_does_not_answer_is_passed_over(
     model_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     control, clock = FakeControl(), ManualClock(time.monotonic())
-    async with running_replicas(model_path, control, 2, 16) as url, httpx.AsyncClient() as http:
+    async with (
+        running_replicas(model_path, control, 2, 16) as url,
+        httpx.AsyncClient(timeout=30) as http,
+    ):
         await eventually(lambda: control.held)
         scaler = ReplicaScaler(["http://127.0.0.1:9", url], lambda _: 3, clock)
         await scaler.look(http)

@@ -198,7 +198,7 @@ async def test_a_file_wants_a_form_and_the_purpose_batch(
         await client.files.create(file=b"x", purpose="fine-tune")
     assert refused.value.param == "purpose"
     headers = {"Authorization": f"Bearer {client.api_key}"}
-    async with httpx.AsyncClient(base_url=url, headers=headers) as http:
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as http:
         for path in ("/v1/files", "/v1/completions"):
             answer = await http.post(path, content=b"x", headers={"content-type": "text/plain"})
             assert answer.status_code == 415

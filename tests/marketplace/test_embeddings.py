@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -69,9 +70,12 @@ class Market:
     client: openai.AsyncOpenAI
     agents: tuple[str, str]
 
+    async def states(self, value: str) -> list[Any]:
+        async with httpx.AsyncClient(timeout=30) as http:
+            return [(await http.get(f"{url}/state")).json()[value] for url in self.agents]
+
     async def phases(self) -> list[str]:
-        async with httpx.AsyncClient() as http:
-            return [(await http.get(f"{url}/state")).json()["phase"] for url in self.agents]
+        return await self.states("phase")
 
 
 @asynccontextmanager
@@ -141,7 +145,7 @@ async def test_each_tier_has_its_price(market: Market) -> None:
     headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
     dearer = {"model": WORDS, "tier": "priority", "input_micro_usd_per_1k": 30_000}
     cheaper = {"model": WORDS, "tier": "flex", "input_micro_usd_per_1k": 5_000}
-    async with httpx.AsyncClient(base_url=market.url, headers=headers) as http:
+    async with httpx.AsyncClient(base_url=market.url, headers=headers, timeout=30) as http:
         for price in (dearer, cheaper):
             body = price | {"output_micro_usd_per_1k": 0}
             (await http.post("/admin/v1/prices", json=body)).raise_for_status()
@@ -166,9 +170,10 @@ async def test_a_tier_that_cannot_be_kept_is_refused_at_once(
         running_shelf(model_path, control, tmp_path) as shelf,
         running_market((shelf, f"{shelf}/models/{WORDS}"), tmp_path, targets) as market,
     ):
-        body = {"tenant": "acme", "requests_per_minute": 50}
+        # A minute is over every now and then while a test runs; a day hardly ever.
+        body = {"tenant": "acme", "requests_per_day": 50}
         headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
-        async with httpx.AsyncClient(base_url=market.url, headers=headers) as http:
+        async with httpx.AsyncClient(base_url=market.url, headers=headers, timeout=30) as http:
             (await http.put("/admin/v1/quotas", json=body)).raise_for_status()
         await market.client.embeddings.create(model=WORDS, input="Hi")
         with pytest.raises(openai.RateLimitError, match="tier priority") as refused:
@@ -247,7 +252,7 @@ async def test_the_site_s_own_model_has_what_the_other_does_not(
     market: Market, control: FakeControl
 ) -> None:
     async def parts() -> list[int]:
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(timeout=30) as http:
             return [(await http.get(f"{url}/state")).json()["sm_count"] for url in market.agents]
 
     assert await parts() == [48, 16]
@@ -296,7 +301,7 @@ async def test_a_batch_of_embeddings_is_answered_and_billed(market: Market) -> N
 
 async def test_a_quota_on_tokens_counts_embeddings(market: Market) -> None:
     headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
-    async with httpx.AsyncClient(base_url=market.url, headers=headers) as http:
+    async with httpx.AsyncClient(base_url=market.url, headers=headers, timeout=30) as http:
         body = {"tenant": "acme", "tokens_per_minute": 10}
         answer = await http.put("/admin/v1/quotas", json=body)
         assert answer.status_code < 300, answer.text
@@ -319,14 +324,14 @@ async def test_both_models_go_cold_the_lease_goes_back_and_each_comes_when_it_is
             control.offer()
             answer = await market.client.embeddings.create(model=WORDS, input="Hi")
             assert len(answer.data[0].embedding) > 100
-            assert await market.phases() == ["cold", "ready"]
+            assert await market.states("n_cold_starts") == [0, 1]
             await eventually(cold, 30)
             control.offer()
             chat = await market.client.chat.completions.create(
                 model=MODEL, messages=[{"role": "user", "content": "Hi"}], max_tokens=3
             )
             assert chat.usage is not None
-            assert await market.phases() == ["ready", "cold"]
+            assert await market.states("n_cold_starts") == [1, 1]
             for engine in (await admin_get(market.url, "stats"))["engines"]:
                 assert engine["cold_starts"] == 1
-                assert 0 < engine["cold_start_s"] < 20
+                assert 0 < engine["cold_start_s"] < 60

@@ -226,7 +226,7 @@ class Relay:
             for name in ("airan-via", "airan-data-policy", "idempotency-key")
         }
         headers = kept | {"authorization": f"Bearer {self.key}"}
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(timeout=30) as http:
             url = f"{self.url}/chat/completions"
             answer = await http.post(url, content=await request.body(), headers=headers)
         await Response(answer.content, answer.status_code)(scope, receive, send)

@@ -186,7 +186,7 @@ async def test_a_large_result_is_fetched_from_a_signed_address(
         moved = await tenant.invoke(function, "y" * 5000)
         assert (moved.status_code, moved.headers["nvcf-status"]) == (302, "fulfilled")
         location = moved.headers["location"]
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(timeout=30) as http:
             assert (await http.get(location)).json() == "y" * 5000
             for wrong in ("tenant=ten_", "expires=9", "signature=0"):
                 name = wrong.partition("=")[0]

@@ -29,6 +29,13 @@ HELLO = [{"role": "user", "content": "Say hello."}]
 CHAT = {"model": MODEL, "messages": HELLO, "max_tokens": 5}
 TOO_MUCH = CHAT | {"max_tokens": 4000}
 TOO_LARGE = CHAT | {"user": "x" * (1 << 20)}
+# A greedy answer to this does not end by itself before its client leaves.
+LONG = {
+    "model": MODEL,
+    "messages": [{"role": "user", "content": "Write a very long story."}],
+    "max_tokens": 1900,
+    "temperature": 0,
+}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -40,7 +47,13 @@ async def served(
     async with (
         running_agent(model_path, FakeControl()) as agent_url,
         running_gateway(gateway_settings(folder, agent_url)) as url,
+        httpx.AsyncClient(base_url=url, timeout=30) as http,
     ):
+
+        async def ready() -> bool:
+            return bool((await http.get("/readyz")).json()["status"] == "ready")
+
+        await eventually(ready)
         yield url, await new_key(url)
 
 
@@ -101,7 +114,9 @@ async def test_a_stop_sequence_ends_the_answer_before_itself(client: openai.Asyn
 
 async def test_without_a_limit_the_answer_may_fill_the_context(client: openai.AsyncOpenAI) -> None:
     answer = await client.chat.completions.create(
-        model=MODEL, messages=[{"role": "user", "content": "Answer with one word: yes or no?"}]
+        model=MODEL,
+        messages=[{"role": "user", "content": "Answer with one word: yes or no?"}],
+        temperature=0,
     )
     assert answer.choices[0].finish_reason == "stop"
 
@@ -232,8 +247,8 @@ async def test_a_client_that_goes_away_stops_the_engine_and_pays_for_what_it_got
 ) -> None:
     url, key = served
     before = await admin_get(url, "stats")
-    body = CHAT | {"max_tokens": 500, "stream": True, "temperature": 0}
-    async with httpx.AsyncClient(base_url=url, timeout=20) as http:
+    body = LONG | {"stream": True}
+    async with httpx.AsyncClient(base_url=url, timeout=30) as http:
         headers = {"Authorization": f"Bearer {key}"}
         async with http.stream(
             "POST", "/v1/chat/completions", json=body, headers=headers
@@ -244,13 +259,13 @@ async def test_a_client_that_goes_away_stops_the_engine_and_pays_for_what_it_got
 
     async def cancelled() -> dict[str, Any] | None:
         stats = await admin_get(url, "stats")
-        done = stats["requests"]["cancelled"] > before["requests"]["cancelled"]
+        requests = stats["requests"]
+        done = requests["cancelled"] > before["requests"]["cancelled"] and not requests["running"]
         return stats if done else None
 
     after = await eventually(cancelled)
     generated = after["tokens"]["output"] - before["tokens"]["output"]
-    assert 0 < generated < 200
-    assert after["requests"]["running"] == 0
+    assert 0 < generated < 1000
     assert after["revenue_usd"] > before["revenue_usd"]
 
 
@@ -259,16 +274,13 @@ async def test_a_plain_request_whose_client_goes_away_is_cancelled_too(
 ) -> None:
     url, key = served
     before = (await admin_get(url, "stats"))["requests"]
-    # A greedy answer to this does not end by itself before the client leaves.
-    story = [{"role": "user", "content": "Write a very long story."}]
-    body = CHAT | {"messages": story, "max_tokens": 1900, "temperature": 0}
     headers = {"Authorization": f"Bearer {key}"}
 
     async def runs() -> bool:
         return bool((await admin_get(url, "stats"))["requests"]["running"] == 1)
 
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=20) as http:
-        asking = asyncio.create_task(http.post("/v1/chat/completions", json=body))
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as http:
+        asking = asyncio.create_task(http.post("/v1/chat/completions", json=LONG))
         await eventually(runs)
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -33,6 +33,8 @@ CHAT = {
     "temperature": 0.0,
     "max_tokens": 6,
 }
+# A greedy answer to this is as long as it may be: it runs until somebody has looked.
+LONG = {"messages": [{"role": "user", "content": "Write a very long story."}], "max_tokens": 150}
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -96,7 +98,7 @@ async def test_a_repetition_while_the_first_runs_is_not_retried_blindly(
     served: tuple[str, str],
 ) -> None:
     url, key = served
-    long = CHAT | {"max_tokens": 60}
+    long = CHAT | LONG
     first = asyncio.create_task(post(served, "busy", json=long))
 
     async def running() -> bool:
@@ -146,9 +148,10 @@ async def test_a_file_is_uploaded_once_though_each_form_has_a_boundary_of_its_ow
 
 
 async def test_a_response_whose_client_left_may_be_asked_for_again(served: tuple[str, str]) -> None:
-    asked = {"model": MODEL, "input": "Count.", "max_output_tokens": 60, "temperature": 0}
-    leaving = asyncio.create_task(post(served, "left", "/v1/responses", json=asked))
+    asked = {"model": MODEL, "input": "Write a very long story.", "temperature": 0}
+    asked |= {"max_output_tokens": LONG["max_tokens"]}
     before = (await admin_get(served[0], "stats"))["requests"]["cancelled"]
+    leaving = asyncio.create_task(post(served, "left", "/v1/responses", json=asked))
 
     async def running() -> bool:
         counts = (await admin_get(served[0], "stats"))["requests"]

@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ N_TOKENS = 40
 PRICE = Price.from_usd(0.01, 0.03)
 CONTROL = """
 import asyncio, sys, time
+from dataclasses import dataclass
 from pathlib import Path
 from orchestrator.policy import Policy
 from orchestrator.service import ControlSettings, serve
@@ -46,6 +48,7 @@ asyncio.run(main(*sys.argv[1:]))
 """
 GATEWAY = """
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 import uvicorn
 from marketplace.asgi import bind
@@ -61,6 +64,17 @@ listener = bind("127.0.0.1", int(port), "the gateway", "port")
 config = uvicorn.Config(app, log_level="warning", access_log=False)
 uvicorn.Server(config).run(sockets=[listener])
 """
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When something happened, at some time between the two."""
+
+    from_s: float
+    until_s: float
+
+    def is_near(self, time_s: float) -> bool:
+        return self.from_s - MOMENT_S < time_s < self.until_s + MOMENT_S
 
 
 class Market:
@@ -95,14 +109,18 @@ class Market:
                     *(sys.executable, *self._commands[name]), cwd=ROOT, stdout=log, stderr=log
                 )
 
-    async def kill(self, name: str) -> None:
-        """Kills it and starts it again, as the supervisor of a site would."""
+    async def kill(self, name: str) -> Moment:
+        """Kills it and starts it again, as the supervisor of a site would; when it was killed."""
+        begun_s = time.time()
         if name == "database":
             await asyncio.to_thread(postgres.kill, self.postgres_socket)
+            killed = Moment(begun_s, time.time())
             await asyncio.to_thread(postgres.start, self.postgres_socket)
-            return
+            return killed
         await self.stop(name)
+        killed = Moment(begun_s, time.time())
         await self.start(name)
+        return killed
 
     async def stop(self, name: str) -> None:
         self._running[name].kill()
@@ -274,12 +292,11 @@ async def test_every_accepted_job_is_done_once_and_billed_once(market: Market, n
     # Half of those that have an engine are under way, and the others wait for one.
     await eventually(lambda: sum(len(one.text) > 4 for one in clients) >= N_SLOTS, 60)
     assert not all(task.done() for task in running)
-    killed_s = time.time()
-    await market.kill(name)
+    killed = await market.kill(name)
     texts = await asyncio.wait_for(asyncio.gather(*running), 120)
     assert texts == [client.expected for client in clients]
     await eventually(lambda: settled(market.database_url), 60)
-    check_books(market.database_url, clients, killed_s)
+    check_books(market.database_url, clients, killed)
 
 
 @pytest.mark.timeout(180)
@@ -291,13 +308,14 @@ async def test_what_a_killed_gateway_had_is_done_once_by_the_other(market: Marke
     clients = [Client(market, key, number) for number in range(N_STREAMS)]
     running = [asyncio.create_task(client.run()) for client in clients]
     await eventually(lambda: sum(len(one.text) > 4 for one in clients) >= N_SLOTS // 2, 60)
-    killed_s = time.time()
+    begun_s = time.time()
     # And does not come back.
     await market.stop("gateway")
+    killed = Moment(begun_s, time.time())
     texts = await asyncio.wait_for(asyncio.gather(*running), 120)
     assert texts == [client.expected for client in clients]
     await eventually(lambda: settled(market.database_url), 60)
-    check_books(market.database_url, clients, killed_s)
+    check_books(market.database_url, clients, killed)
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -357,7 +375,7 @@ def settled(url: str) -> bool:
         engine.dispose()
 
 
-def check_books(url: str, clients: list[Client], killed_s: float) -> None:
+def check_books(url: str, clients: list[Client], killed: Moment) -> None:
     engine = open_database(url)
     try:
         with reading(engine) as db:
@@ -373,7 +391,7 @@ def check_books(url: str, clients: list[Client], killed_s: float) -> None:
     unheard = [
         row
         for row in completed.values()
-        if row["kind"] == "sync" and abs(row["updated_s"] - killed_s) < MOMENT_S
+        if row["kind"] == "sync" and killed.is_near(row["updated_s"])
     ]
     assert N_STREAMS <= len(completed) <= N_STREAMS + len(unheard)
     # What a gateway's end broke off was not billed; what outlives it has one job, which went on.

@@ -71,7 +71,7 @@ async def test_work_that_takes_longer_is_pending_and_then_fulfilled(
 ) -> None:
     async with running_gateway(gateway_settings(tmp_path, agent_url)) as url:
         key = await new_key(url)
-        sent = await call(url, key, "POST", INVOKE, "0", json=STORY | {"max_tokens": 40})
+        sent = await call(url, key, "POST", INVOKE, "0", json=STORY | {"max_tokens": 150})
         assert sent.status_code == 202
         assert sent.headers["nvcf-status"] in ("pending-evaluation", "in-progress")
         path = f"/v2/nvcf/pexec/status/{sent.headers['nvcf-reqid']}"

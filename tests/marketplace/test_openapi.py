@@ -124,7 +124,7 @@ def served(
             app = build_app(replace(settings, models=(offer,), max_functions=10**6))
             async with running_app(app) as here:
                 ready = Served(app, here)
-                async with httpx.AsyncClient(base_url=here) as http:
+                async with httpx.AsyncClient(base_url=here, timeout=30) as http:
                     await eventually(lambda: is_ready(http))
                 await ready.fill()
                 found.append(ready)

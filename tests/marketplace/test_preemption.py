@@ -53,13 +53,14 @@ async def market(agent_url: str, control: FakeControl, tmp_path: Path) -> AsyncI
             yield Market(url, client, control)
 
 
-async def read(stream: Any) -> tuple[str, Any]:
-    text, last = "", None
+async def read(stream: Any, chunks: list[Any] | None = None) -> tuple[str, Any]:
+    """The text and the last chunk; `chunks` gets each as it comes."""
+    text, seen = "", [] if chunks is None else chunks
     async for chunk in stream:
         if chunk.choices:
             text += chunk.choices[0].delta.content or ""
-            last = chunk
-    return text, last
+            seen.append(chunk)
+    return text, seen[-1]
 
 
 async def test_a_greedy_answer_is_the_same_over_revocations_at_random_moments(
@@ -67,17 +68,22 @@ async def test_a_greedy_answer_is_the_same_over_revocations_at_random_moments(
 ) -> None:
     whole = (await market.ask(max_tokens=120)).choices[0].message.content
     moments = random.Random(7)
+    chunks: list[Any] = []
 
     async def revoke_now_and_then() -> None:
         for _ in range(4):
-            await asyncio.sleep(moments.uniform(0.05, 0.45))
+            # So many pieces later, however fast they come: sometimes none, amid the prompt.
+            n_chunks = len(chunks) + moments.choice((0, 1, 3, 8, 15))
+            await eventually(lambda n_chunks=n_chunks: len(chunks) >= n_chunks)
+            await asyncio.sleep(moments.uniform(0.0, 0.1))
             await market.control.revoke()
             await asyncio.sleep(moments.uniform(0.0, 0.1))
             market.control.offer()
             await eventually(lambda: market.control.held)
 
+    stream = await market.ask(max_tokens=120, stream=True)
     revoking = asyncio.create_task(revoke_now_and_then())
-    text, last = await read(await market.ask(max_tokens=120, stream=True))
+    text, last = await read(stream, chunks)
     await revoking
     assert text == whole
     n_preempted = last.model_extra["airan"]["preemptions"]
@@ -114,10 +120,10 @@ async def test_an_answer_goes_on_when_the_engine_itself_dies(
 ) -> None:
     hosts: list[LlamaHost] = []
     monkeypatch.setattr(LlamaHost, "running", _remembering(LlamaHost.running, hosts))
-    stream = await market.ask(max_tokens=60, stream=True)
-    reading = asyncio.create_task(read(stream))
-    await eventually(lambda: hosts)
-    await asyncio.sleep(0.4)
+    stream = await market.ask(max_tokens=120, stream=True)
+    chunks: list[Any] = []
+    reading = asyncio.create_task(read(stream, chunks))
+    await eventually(lambda: hosts and len(chunks) > 4)
     assert not reading.done()
     await hosts[0].stop()
     await market.control.revoke()
@@ -178,7 +184,7 @@ async def test_fewer_sms_carry_fewer_requests(market: Market) -> None:
     await market.control.revoke()
     market.control.offer()
     await eventually(lambda: market.control.held)
-    asking = [asyncio.create_task(market.ask(max_tokens=20)) for _ in range(3)]
+    asking = [asyncio.create_task(market.ask(max_tokens=60)) for _ in range(3)]
 
     async def counts() -> tuple[int, int]:
         requests = (await market.stats())["requests"]

@@ -48,10 +48,11 @@ def test_a_replica_that_hangs_or_has_ended_is_not_healthy(
 ) -> None:
     replica = gateway(tmp_path, *free_ports(1))
     replica.check_health()
-    monkeypatch.setattr(replica_module, "HEALTH_S", 0.2)
     go_on.clear()
-    with pytest.raises(httpx.TimeoutException):
-        replica.check_health()
+    with monkeypatch.context() as impatient:
+        impatient.setattr(replica_module, "HEALTH_S", 0.2)
+        with pytest.raises(httpx.TimeoutException):
+            replica.check_health()
     go_on.set()
     replica.check_health()
     replica.__del__()
@@ -75,11 +76,11 @@ def test_several_replicas_share_the_port_and_each_answers_at_an_address_of_its_o
     several = {"gateways": 2, "database_url": "postgresql://airan@db.example/airan"}
     replicas = [gateway(tmp_path, port, **several) for _ in range(2)]
     own_urls = {replica.own_url for replica in replicas}
-    assert {httpx.get(f"{url}/who").text for url in own_urls} == own_urls
+    assert {httpx.get(f"{url}/who", timeout=30).text for url in own_urls} == own_urls
 
     def answering(n_asked: int) -> set[str]:
         # A connection each: the kernel gives each to one of those that listen.
-        return {httpx.get(f"http://127.0.0.1:{port}/who").text for _ in range(n_asked)}
+        return {httpx.get(f"http://127.0.0.1:{port}/who", timeout=30).text for _ in range(n_asked)}
 
     assert answering(60) == own_urls
     gone = replicas.pop()

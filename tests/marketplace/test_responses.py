@@ -47,7 +47,11 @@ def client_of(url: str, key: str) -> openai.AsyncOpenAI:
 
 async def test_an_answer_is_kept_continued_and_deleted(client: openai.AsyncOpenAI) -> None:
     first = await client.responses.create(
-        model=MODEL, input="My name is Ada.", instructions="Be brief.", max_output_tokens=16
+        model=MODEL,
+        input="My name is Ada.",
+        instructions="Be brief.",
+        temperature=0,
+        max_output_tokens=16,
     )
     Response.model_validate(first.model_dump(), strict=True)
     assert first.output_text

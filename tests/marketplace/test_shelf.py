@@ -114,7 +114,7 @@ async def test_a_file_that_cannot_be_loaded_fails_alone(
         await asyncio.to_thread(cache.fetch, source)
         await eventually(lambda: cache.look(source).state == "failed", 30)
         assert "cannot load" in cache.look(source).reason
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(timeout=30) as http:
 
             async def ready() -> bool:
                 return (await http.get(f"{url}/state")).json()["phase"] == "ready"

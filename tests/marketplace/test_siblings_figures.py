@@ -125,7 +125,7 @@ async def test_who_does_not_answer_in_time_is_left_out_and_counted(
     (port,) = free_ports(1)
     async with (
         running_gateway(settings) as url,
-        httpx.AsyncClient(base_url=url) as http,
+        httpx.AsyncClient(base_url=url, timeout=30) as http,
         probed() as well,
         probed(hung) as silent,
         seated(well, postgres_url),
@@ -157,7 +157,7 @@ async def test_two_gateways_give_the_same_figures_whichever_is_asked(
     async with served(settings) as one, served(settings) as two:
 
         async def numbers(url: str) -> set[str]:
-            async with httpx.AsyncClient(base_url=url) as http:
+            async with httpx.AsyncClient(base_url=url, timeout=30) as http:
                 text = (await http.get("/metrics")).text
                 assert (await http.get("/readyz")).json()["gateways"] <= 2
             return {dict(labels)["gateway"] for labels in sampled(text, READY)}
@@ -196,7 +196,7 @@ async def test_whichever_gateway_is_asked_tells_of_the_requests_of_both(
         body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
         path = f"/v2/nvcf/pexec/functions/{MODEL}"
         for url in (one, two, two):
-            async with httpx.AsyncClient(base_url=url, headers=headers) as http:
+            async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as http:
                 assert (await http.post(path, json=body)).status_code == 202
         for url in (one, two):
 
@@ -210,7 +210,7 @@ async def test_whichever_gateway_is_asked_tells_of_the_requests_of_both(
 async def test_a_lone_gateway_gives_its_own_figures(tmp_path: Path) -> None:
     async with (
         running_gateway(gateway_settings(tmp_path)) as url,
-        httpx.AsyncClient(base_url=url) as http,
+        httpx.AsyncClient(base_url=url, timeout=30) as http,
     ):
         text = (await http.get("/metrics")).text
         assert sampled(text, READY) == {(): 0.0}

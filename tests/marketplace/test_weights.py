@@ -139,17 +139,23 @@ async def test_shares_under_backlog_follow_the_weights_and_their_change(
 
 
 async def test_a_gateway_that_starts_knows_the_weights(tmp_path: Path) -> None:
-    async with simulated_market(tmp_path) as url, httpx.AsyncClient(base_url=url) as http:
+    async with (
+        simulated_market(tmp_path) as url,
+        httpx.AsyncClient(base_url=url, timeout=30) as http,
+    ):
         await new_key(url)
         await set_weight(http, "acme", 7)
-    async with simulated_market(tmp_path) as url, httpx.AsyncClient(base_url=url) as http:
+    async with (
+        simulated_market(tmp_path) as url,
+        httpx.AsyncClient(base_url=url, timeout=30) as http,
+    ):
         rows = (await http.get("/admin/v1/tenants", headers=ADMIN)).json()["data"]
         assert [row["weight"] for row in rows] == [7]
 
 
 @pytest.mark.parametrize("weight", [0, 1001, 1.5, "2", None])
 async def test_what_is_no_weight_is_refused_by_name(market: str, weight: Any) -> None:
-    async with httpx.AsyncClient(base_url=market) as http:
+    async with httpx.AsyncClient(base_url=market, timeout=30) as http:
         await new_key(market)
         refused = await set_weight(http, "acme", weight)
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "weight")

@@ -16,6 +16,8 @@ from airan.core.errors import PermanentError, UnavailableError
 from orchestrator.control import ControlOptions, ControlPlane
 from orchestrator.drivers.base import GpuInfo, GpuInstance
 from orchestrator.drivers.simulated import XID_FELL_OFF_THE_BUS, SimulatedNode
+from orchestrator.drivers.timed import TimedDriver
+from orchestrator.drivers.traced import TracedDriver
 from orchestrator.executor import ExecutorSettings
 from orchestrator.geometry import Geometry
 from orchestrator.leases import LeaseSettings
@@ -58,11 +60,19 @@ class Effects:
         self.at, self.what, self.lasting, self.count, self.struck = 0, "", False, 0, False
         self.dead = asyncio.Event()
         self.after_each: Callable[[], None] = lambda: None
+        self.limit_calls: Callable[[float], None] = lambda _: None
+        """Sets how long the control plane waits for a driver call."""
         self.lost_gpu = ""
         self.lose_gpu: Callable[[str], None] = lambda _: None
 
     def arm(self, at: int, what: str, *, lasting: bool = False) -> None:
         self.at, self.what, self.lasting, self.count, self.struck = at, what, lasting, 0, False
+        self.limit_calls(self.call_limit_s)
+
+    @property
+    def call_limit_s(self) -> float:
+        """Short where a call hangs; elsewhere no call may fail because the machine is busy."""
+        return 0.2 if self.what.startswith("hangs") else 30.0
 
     def disarm(self) -> None:
         self.at = 0
@@ -155,6 +165,15 @@ class FaultyDriver:
         return gone
 
 
+def limit_calls(control: ControlPlane, limit_s: float) -> None:
+    """Has it wait so long for a driver call."""
+    traced = control.driver
+    assert isinstance(traced, TracedDriver)
+    timed = traced._driver
+    assert isinstance(timed, TimedDriver)
+    timed._limit_s = limit_s
+
+
 class Rig:
     """A node and a store, emptied first, that outlive the control planes over them."""
 
@@ -184,6 +203,7 @@ class Rig:
             lambda: Database.writing(database)
         )
         self.control = self.another_control(self.store)
+        effects.limit_calls = lambda limit_s: limit_calls(self.control, limit_s)
 
     def another_control(self, store: Store) -> ControlPlane:
         """A control plane over the same node, with a store of its own perhaps."""
@@ -192,10 +212,12 @@ class Rig:
             site_started_s=STARTED_S,
             change_s=0.1,
             leases=LeaseSettings(watch_grace_s=1e6, restart_grace_s=1e6),
-            executor=ExecutorSettings(max_faults=3, retry_s=0.0, settle_s=0.0, call_timeout_s=0.03),
+            executor=ExecutorSettings(max_faults=3, retry_s=0.0, settle_s=0.0, call_timeout_s=0.2),
         )
         driver = FaultyDriver(self.node, self.effects)
-        return ControlPlane(store, driver, self.clock, self.policy, options)
+        control = ControlPlane(store, driver, self.clock, self.policy, options)
+        limit_calls(control, self.effects.call_limit_s)
+        return control
 
     # --- what happens to it
 

@@ -15,7 +15,7 @@ from orchestrator.geometry import Geometry
 
 GPU = "GH200-96GB"
 LOST_AFTER_S = 3.0
-SETTINGS = PoolSettings(read_limit_s=0.05, lost_after_s=LOST_AFTER_S, probe_s=0.001)
+SETTINGS = PoolSettings(read_limit_s=0.25, lost_after_s=LOST_AFTER_S, probe_s=0.001)
 
 
 class Host:
@@ -97,7 +97,7 @@ class Host:
 
 async def until(true: Callable[[], bool], what: str) -> None:
     """Lets other tasks run until it is so."""
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(30.0):
         while not true():
             await asyncio.sleep(0)
     assert true(), what

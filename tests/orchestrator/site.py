@@ -43,7 +43,7 @@ class Site:
             site_started_s=started_s,
             change_s=0.2,
             leases=LeaseSettings(watch_grace_s=600.0, restart_grace_s=600.0),
-            executor=ExecutorSettings(retry_s=0.001, call_timeout_s=30.0 if driver else 0.5),
+            executor=ExecutorSettings(retry_s=0.001, call_timeout_s=30.0 if driver else 2.0),
         )
         self.control = ControlPlane(self.store, driver or self.node, self.clock, POLICY, options)
 

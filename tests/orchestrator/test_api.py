@@ -86,7 +86,7 @@ async def quiet_ran() -> AsyncIterator[SlotReport]:
 
 async def until(found: Callable[[], Any]) -> Any:
     """Waits for a call's answer to become true."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             answer = await found()
             if answer:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from airan.core.clock import SystemClock
+from airan.core.clock import Clock, ManualClock, SystemClock
 from airan.core.errors import CapacityError, InvalidInputError, NotFoundError, OutOfRangeError
 from orchestrator.drivers.simulated import SimulatedNode
 from orchestrator.hub import EventLog, History
@@ -45,9 +45,11 @@ class Bench:
         return [event.kind for event in self.store.events(0, 100)]
 
 
-async def bench_in(path: Path, settings: LeaseSettings = NEVER) -> Bench:
+async def bench_in(
+    path: Path, settings: LeaseSettings = NEVER, clock: Clock | None = None
+) -> Bench:
     node = SimulatedNode(path / "node.json", "GH200-96GB", delays_s=(0.0, 0.0))
-    store, clock = Store(path / "control.sqlite"), SystemClock()
+    store, clock = Store(path / "control.sqlite"), clock or SystemClock()
     log = EventLog(store, clock)
     bench = Bench(path, node, store, log, LeaseManager(store, node, log, clock, settings))
     gpu = (await node.gpus())[0].uuid
@@ -176,18 +178,20 @@ async def test_a_dead_holder_loses_its_lease(bench: Bench, start_process: Start)
 async def test_a_holder_without_a_watch_loses_its_lease_after_the_grace(
     tmp_path: Path, start_process: Start
 ) -> None:
-    bench = await bench_in(tmp_path, LeaseSettings(watch_grace_s=0.05))
+    clock = ManualClock(1000.0)
+    bench = await bench_in(tmp_path, LeaseSettings(watch_grace_s=2.0), clock)
     child = start_process()
     watch = bench.leases.watch("a")
     await anext(watch)
     lease = await grant(bench, "a", child.pid)
-    await asyncio.sleep(0.1)
+    clock.advance(5.0)
     await bench.leases.check_holders()
     assert bench.leases.find(lease.id).state == "active"
     await watch.aclose()
+    clock.advance(1.9)
     await bench.leases.check_holders()
     assert bench.leases.find(lease.id).state == "active"
-    await asyncio.sleep(0.1)
+    clock.advance(0.2)
     await bench.leases.check_holders()
     assert bench.leases.find(lease.id).end_reason == "holder_lost"
     # It may still be computing on a partition that is no longer its own.
@@ -252,6 +256,10 @@ async def test_a_watch_tells_the_whole_life_in_order(bench: Bench, start_process
     bench.leases.block("alarm")
     await bench.leases.release(lease.id)
     bench.leases.unblock()
+    async with asyncio.timeout(10):
+        while len(seen) < 5:
+            await asyncio.sleep(0)
+    # Nothing more comes after that.
     await asyncio.sleep(0.01)
     watching.cancel()
     told = [(event.kind, event.free_ai_partitions) for event in seen]

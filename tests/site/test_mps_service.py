@@ -48,7 +48,7 @@ raise SystemExit(supervisor.Supervisor(site, True, services=tuple(services)).run
 SERVICE = "import time\nwhile True: time.sleep(1)\n"
 
 
-def eventually(true: Callable[[], bool], within_s: float = 20.0) -> None:
+def eventually(true: Callable[[], bool], within_s: float = 60.0) -> None:
     deadline_s = time.monotonic() + within_s
     while not true():
         assert time.monotonic() < deadline_s, "did not happen in time"
@@ -88,7 +88,7 @@ def site() -> Iterator[SiteRuntime]:
             yield runtime
         finally:
             (runtime.run_dir / "stop").touch()
-            assert child.wait(30) == 0
+            assert child.wait(60) == 0
             warden.release()
             sweep(runtime.instance)
             assert members(runtime.instance) == []

@@ -162,7 +162,7 @@ async def running(cluster: Cluster, folder: Path, **node: object) -> AsyncIterat
     try:
         yield control
         control.process.send_signal(signal.SIGTERM)
-        assert control.process.wait(20) == 0, control.log.read_text()[-3000:]
+        assert control.process.wait(60) == 0, control.log.read_text()[-3000:]
     finally:
         await control.client.aclose()
         control.process.kill()

@@ -33,7 +33,7 @@ SERVICE = "import time\nwhile True: time.sleep(1)\n"
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def eventually(true: Callable[[], bool], within_s: float = 15.0) -> None:
+def eventually(true: Callable[[], bool], within_s: float = 60.0) -> None:
     deadline_s = time.monotonic() + within_s
     while not true():
         assert time.monotonic() < deadline_s, "did not happen in time"
@@ -97,7 +97,7 @@ def test_a_killed_service_comes_back(
     os.kill(before, signal.SIGKILL)
     eventually(lambda: (now := service(site, "engine")) is not None and now.pid != before)
     supervised.terminate()
-    assert supervised.wait(20) == 0
+    assert supervised.wait(60) == 0
     assert members(site.instance) == []
 
 
@@ -114,7 +114,7 @@ def test_a_new_supervisor_adopts_what_a_killed_one_left_running(
     os.kill(before[1], signal.SIGKILL)
     eventually(lambda: (now := service(site, "engine")) is not None and now.pid != before[1])
     second.terminate()
-    assert second.wait(20) == 0
+    assert second.wait(60) == 0
     assert members(site.instance) == []
 
 
@@ -123,11 +123,11 @@ def test_a_second_supervisor_leaves_the_first_alone(
 ) -> None:
     eventually(ProcessLock(site.run_dir / "supervisor.lock").held)
     before = pid_of(site, "engine")
-    assert start_supervisor(site).wait(10) == 0
+    assert start_supervisor(site).wait(60) == 0
     assert supervised.poll() is None
     assert pid_of(site, "engine") == before
     supervised.terminate()
-    supervised.wait(20)
+    supervised.wait(60)
 
 
 def test_a_demo_site_ends_when_its_front_is_killed(site: SiteRuntime) -> None:
@@ -149,7 +149,7 @@ def test_a_demo_site_ends_when_its_front_is_killed(site: SiteRuntime) -> None:
     holder.kill()
     holder.wait()
     holder.stdout.close()
-    assert supervisor.wait(20) == 0
+    assert supervisor.wait(60) == 0
     assert members(site.instance) == []
 
 
@@ -187,5 +187,5 @@ def test_ending_a_process_that_ignores_sigterm_kills_it() -> None:
     assert sweep("test-stubborn", grace_s=0.2) >= 1
     assert not record.alive()
     assert members("test-stubborn") == []
-    child.wait(5)
+    child.wait(30)
     child.stdout.close()

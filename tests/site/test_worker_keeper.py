@@ -85,7 +85,7 @@ def daemon(site: SiteRuntime) -> Iterator[Daemon]:
 
 
 def eventually(true: Callable[[], bool]) -> None:
-    until_s = time.monotonic() + 10
+    until_s = time.monotonic() + 30
     while not true():
         assert time.monotonic() < until_s, "did not happen in time"
         time.sleep(0.001)

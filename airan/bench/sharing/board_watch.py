@@ -6,7 +6,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from orchestrator.sm_board import SmBoard
+from orchestrator.sm_board import GearOrder, SmBoard
 
 _LOOK_S = 0.0002
 
@@ -48,21 +48,24 @@ class BoardWatch:
         self.step_s = [0.0] * len(board.gears)
         self._board = board
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> BoardWatch:
-        """Begins to look."""
+        """Looks a first time, and goes on looking: what is ordered from now on is seen, however
+        long the thread takes to start."""
+        first = (self._board.current, self._board.last_beat.n_steps, time.monotonic())
+        self._thread = threading.Thread(target=self._watch, args=first, daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Looks a last time and ends."""
         self._ended.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
-    def _watch(self) -> None:
+    def _watch(self, order: GearOrder, n_steps: int, then_s: float) -> None:
         board = self._board
-        order, n_steps, then_s = board.current, board.last_beat.n_steps, time.monotonic()
         while not self._ended.wait(_LOOK_S):
             now, now_s = board.current, time.monotonic()
             self.gear_s[order.gear] += now_s - then_s
