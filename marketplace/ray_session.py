@@ -58,6 +58,10 @@ class RaySession:
         sid = self._remembered_sid()
         return [one for one in psutil.process_iter() if self._owns(one, sid)]
 
+    def owns(self, process: psutil.Process) -> bool:
+        """Whether that process is the session's, and lives."""
+        return self._owns(process, self._remembered_sid())
+
     def _owns(self, process: psutil.Process, sid: int) -> bool:
         if process.pid == os.getpid():
             return False

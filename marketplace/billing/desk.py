@@ -112,9 +112,7 @@ class Desk:
         """
         ledger, now_s = self._db.ledger, self._clock.now_s()
         finish, again = ledger.finish, ledger.finish_again
-        return await self._db.insist(
-            tenant_id, finish, again, job_id, outcome, list_price, now_s
-        )
+        return await self._db.insist(tenant_id, finish, again, job_id, outcome, list_price, now_s)
 
     def withdraw(self, tenant_id: str, job_id: str) -> None:
         """Has a job that may have been stored, which its client was not told, never run."""

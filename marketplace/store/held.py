@@ -21,7 +21,9 @@ _BUSY = ("40", "53", "55P03", "57014")
 """SQLSTATEs of what passes by itself: a transaction that PostgreSQL rolled back because of others
 (deadlock, serialisation), resources that ran out, a lock that took too long, a cancelled query."""
 
-Trouble = Literal["away", "busy"]
+Trouble = Literal["away", "cut", "busy"]
+"""There is no server; it has ended the connection within the work, so that nobody knows whether
+that is done; it gave the work up."""
 
 
 class Piece:
@@ -101,9 +103,10 @@ class Held:
         trouble = self._trouble(piece.error)
         if piece.whose is None or trouble is None:
             return False
-        if trouble == "away" and self._away is None:
-            # It may have been this connection alone: nothing else is to fail because of it.
+        if trouble == "away":
             self._away = piece.error
+        if trouble == "cut":
+            # Only a new connection shows whether the server is away.
             self._due_s = 0.0
         elif not self._pieces:
             self._put_off(_AGAIN_S)
@@ -146,16 +149,14 @@ class Held:
         return self._trouble(piece.error) is None
 
     def _trouble(self, error: BaseException | None) -> Trouble | None:
-        """Whether the server was not there, or went within the work, so that nobody knows its end,
-        or was too busy; None: neither."""
+        """What will pass by itself; None: the work is done, or will always fail."""
         if not self._is_server or not isinstance(error, sa.exc.DBAPIError):
             return None
         if error.connection_invalidated:
-            return "away"
-        state = getattr(error.orig, "sqlstate", None)
+            return "cut"
+        state: str | None = getattr(error.orig, "sqlstate", None)
         # 08: the connection; 57P: the server stops, or starts.
-        is_away = state is None or state.startswith(("08", "57P"))
-        if is_away:
+        if state is None or state.startswith(("08", "57P")):
             return "away" if isinstance(error, sa.exc.OperationalError) else None
         return "busy" if state.startswith(_BUSY) else None
 
