@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -28,6 +29,7 @@ from tests.orchestrator import postgres
 
 ROOT = Path(__file__).resolve().parents[2]
 N_STREAMS = 50
+GATEWAYS = ("gateway", "second", "third")
 MOMENT_S = 0.3
 N_TOKENS = 40
 PRICE = Price.from_usd(0.01, 0.03)
@@ -69,7 +71,7 @@ class Market:
     def __init__(self, folder: Path, database_url: str, postgres_socket: str) -> None:
         self.database_url, self.postgres_socket = database_url, postgres_socket
         self._folder = folder
-        control, engine, *gateways = free_ports(4)
+        control, engine, *gateways = free_ports(2 + len(GATEWAYS))
         self.urls = [f"http://127.0.0.1:{port}" for port in gateways]
         self.url = self.urls[0]
         agent = f"http://127.0.0.1:{engine}"
@@ -80,7 +82,7 @@ class Market:
                 *(f"127.0.0.1:{control}", str(engine)),
             ],
         }
-        for name, port in zip(("gateway", "second"), gateways, strict=True):
+        for name, port in zip(GATEWAYS, gateways, strict=True):
             state = str(folder / name)
             arguments = [state, database_url, str(port), agent, ADMIN_KEY]
             self._commands[name] = ["-c", GATEWAY, *arguments]
@@ -118,8 +120,8 @@ class Market:
 
     def http_for(self, number: int) -> httpx.AsyncClient:
         """Of one of the gateways that run."""
-        names = [name for name in ("gateway", "second") if self._runs(name)]
-        return self._https[("gateway", "second").index(names[number % len(names)])]
+        names = [name for name in GATEWAYS if self._runs(name)]
+        return self._https[GATEWAYS.index(names[number % len(names)])]
 
     def _runs(self, name: str) -> bool:
         return (name == "gateway" and "second" not in self._running) or self._alive(name)
@@ -300,6 +302,32 @@ async def test_what_a_killed_gateway_had_is_done_once_by_the_other(market: Marke
     check_books(market.database_url, clients, killed_s)
 
 
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+async def test_of_three_one_dies_while_another_comes_back_and_the_last_stands_still(
+    market: Market,
+) -> None:
+    await market.start("second", "third")
+    for number in range(len(GATEWAYS)):
+        await eventually(lambda number=number: market.is_ready(market.http_for(number)), 60)
+    key = await new_key(market.url)
+    clients = [Client(market, key, number) for number in range(N_STREAMS)]
+    running = [asyncio.create_task(client.run()) for client in clients]
+    await eventually(lambda: sum(len(one.text) > 4 for one in clients) >= N_SLOTS // 2, 60)
+    killed_s = [time.time()]
+    await market.kill("gateway")
+    killed_s.append(time.time())
+    await market.stop("second")
+    market.signal("third", signal.SIGSTOP)
+    await eventually(market.ready, 60)
+    market.signal("third", signal.SIGCONT)
+    assert not all(task.done() for task in running)
+    texts = await asyncio.wait_for(asyncio.gather(*running), 120)
+    assert texts == [client.expected for client in clients]
+    await eventually(lambda: settled(market.database_url), 60)
+    check_books(market.database_url, clients, *killed_s)
+
+
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 async def test_a_response_asked_for_again_after_a_crash_is_the_one_that_was_begun(
     market: Market,
@@ -357,7 +385,7 @@ def settled(url: str) -> bool:
         engine.dispose()
 
 
-def check_books(url: str, clients: list[Client], killed_s: float) -> None:
+def check_books(url: str, clients: list[Client], *killed_s: float) -> None:
     engine = open_database(url)
     try:
         with reading(engine) as db:
@@ -373,7 +401,8 @@ def check_books(url: str, clients: list[Client], killed_s: float) -> None:
     unheard = [
         row
         for row in completed.values()
-        if row["kind"] == "sync" and abs(row["updated_s"] - killed_s) < MOMENT_S
+        if row["kind"] == "sync"
+        and any(abs(row["updated_s"] - at_s) < MOMENT_S for at_s in killed_s)
     ]
     assert N_STREAMS <= len(completed) <= N_STREAMS + len(unheard)
     # What a gateway's end broke off was not billed; what outlives it has one job, which went on.
