@@ -102,7 +102,7 @@ class StoreThread:
             elif pieces and (error := self._held.before(pieces[0])) is not None:
                 pieces[0].fail(error)
             elif pieces:
-                pieces[0].run()
+                self._held.run(pieces[0])
             for piece in pieces:
                 if not (self._patient and self._held.take(piece)):
                     piece.tell()
