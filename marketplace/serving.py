@@ -56,7 +56,7 @@ def run_serving(
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     session.claim_temp_dir()
     # Before there is any gateway: what it finds is from an earlier life.
-    watchdog = Watchdog(settings.gateways_dir, session.owns)
+    watchdog = Watchdog(settings.gateways_dir, session)
     driver = _start_driver(settings, session)
     url = f"http://{settings.host}:{settings.port}"
     try:

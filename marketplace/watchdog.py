@@ -1,7 +1,8 @@
 """Kills a gateway that answers no more: until it is dead the kernel gives it new connections.
 
 A look from outside: Ray Serve takes a replica for dead only when three checks in a row have run out
-of time. A gateway says where it answers in a file named by its process.
+of time, and waits for ever for one that starts. A gateway says where it answers in a file named by
+its process.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
@@ -22,9 +24,13 @@ log = logging.getLogger(__name__)
 HUNG_S = 5.0
 """A gateway that answers nothing for so long hangs. One that is only slow takes a tenth of it on
 two cores with as much other work again (docs/marketplace.md has the figures)."""
+START_S = 60.0
+"""One that has not said for so long where it answers hangs too: starting takes some 5 s."""
 _PAUSE_S = 0.5
 """Between an answer and the next question."""
 _LOOK_S = 0.25
+_LOOK_FOR_NEW_S = 2.0
+"""To look through all processes costs more."""
 _HOST = "127.0.0.1"
 _QUESTION = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
@@ -38,17 +44,34 @@ def note_gateway(folder: Path, pid: int, port: int) -> None:
     written.replace(folder / str(pid))
 
 
+class Processes(Protocol):
+    """Those that the watchdog is there for."""
+
+    def owns(self, process: psutil.Process) -> bool:
+        """Whether it may be killed."""
+
+    def replicas(self) -> Collection[int]:
+        """Pids of gateways, also of those that are just starting."""
+
+
 class Watchdog:
     """Watches the gateways that a folder names; use it as a context, it has a thread of its own."""
 
     def __init__(
-        self, folder: Path, owns: Callable[[psutil.Process], bool], hung_s: float = HUNG_S
+        self,
+        folder: Path,
+        processes: Processes,
+        hung_s: float = HUNG_S,
+        start_s: float = START_S,
     ) -> None:
-        """`owns`: whether a process may be killed. What an earlier life noted is forgotten."""
+        """What an earlier life noted in the folder is forgotten."""
         self._folder = folder
-        self._owns = owns
-        self._hung_s = hung_s
+        self._processes = processes
+        self._hung_s, self._start_s = hung_s, start_s
         self._watched: dict[int, _Gateway] = {}
+        self._starting: dict[int, float] = {}
+        """For how long each has been seen without a note, by pid."""
+        self._since_new_s = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         for noted in self._noted():
@@ -84,16 +107,26 @@ class Watchdog:
         for pid, gateway in self._watched.items():
             gateway.look(elapsed_s)
             if gateway.silent_s >= self._hung_s:
-                self._kill(pid, gateway)
+                self._kill(pid, f"has not answered for {gateway.silent_s:.1f} s")
+                gateway.hang_up()
+        self._since_new_s += elapsed_s
+        if self._since_new_s >= _LOOK_FOR_NEW_S:
+            self._look_for_new(self._since_new_s)
+            self._since_new_s = 0.0
 
-    def _kill(self, pid: int, gateway: _Gateway) -> None:
+    def _look_for_new(self, elapsed_s: float) -> None:
+        new = [pid for pid in self._processes.replicas() if pid not in self._watched]
+        self._starting = {pid: self._starting.get(pid, -elapsed_s) + elapsed_s for pid in new}
+        for pid, waited_s in self._starting.items():
+            if waited_s >= self._start_s:
+                self._kill(pid, f"has not started within {waited_s:.0f} s")
+
+    def _kill(self, pid: int, why: str) -> None:
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(pid)
-            if self._owns(process):
-                text = "gateway process %d has not answered for %.1f s: it is killed"
-                log.error(text, pid, gateway.silent_s)
+            if self._processes.owns(process):
+                log.error("gateway process %d %s: it is killed", pid, why)
                 process.kill()
-        gateway.hang_up()
 
     def _noted(self) -> list[Path]:
         if not self._folder.is_dir():

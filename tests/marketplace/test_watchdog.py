@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from marketplace import watchdog as watchdog_module
 from marketplace.watchdog import Watchdog, note_gateway
 
 HUNG_S = 1.5
+START_S = 3.0
 SLOW_S = 0.4
 SERVER = """
 import sys, time
@@ -89,8 +91,16 @@ def start(tmp_path: Path) -> Iterator[Start]:
         process.end()
 
 
-def watching(folder: Path, owns: Callable[[psutil.Process], bool] = lambda _: True) -> Watchdog:
-    return Watchdog(folder / "gateways", owns, HUNG_S)
+@dataclass
+class Ours:
+    """What the watchdog is there for; by default every process, of which none is starting."""
+
+    owns: Callable[[psutil.Process], bool] = lambda _: True
+    replicas: Callable[[], Collection[int]] = tuple
+
+
+def watching(folder: Path, ours: Ours | None = None) -> Watchdog:
+    return Watchdog(folder / "gateways", ours or Ours(), HUNG_S, START_S)
 
 
 def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
@@ -118,6 +128,16 @@ def test_one_whose_loop_hangs_is_killed(start: Start, tmp_path: Path) -> None:
         assert start(60.0).popen.wait(20) == -signal.SIGKILL
 
 
+def test_one_that_hangs_in_its_start_is_killed(start: Start, tmp_path: Path) -> None:
+    hanging, quick = start(noted=False), start(noted=False)
+    ours = Ours(replicas=lambda: [hanging.popen.pid, quick.popen.pid])
+    with watching(tmp_path, ours):
+        quick.note()
+        assert hanging.popen.wait(20) == -signal.SIGKILL
+        quick.answered(1)
+    assert quick.popen.poll() is None
+
+
 def test_one_with_a_full_queue_of_connections_is_killed(start: Start, tmp_path: Path) -> None:
     process, lines = start(60.0, noted=False), []
     # More than the server's queue holds: the watchdog's own connection is not even made.
@@ -140,7 +160,7 @@ def test_what_is_not_ours_is_left_alone(start: Start, tmp_path: Path) -> None:
         asked.set()
         return False
 
-    with watching(tmp_path, owns):
+    with watching(tmp_path, Ours(owns)):
         process = start(60.0)
         assert asked.wait(20)
     assert process.popen.poll() is None
@@ -157,7 +177,7 @@ def test_time_in_which_the_watchdog_itself_stood_still_does_not_count(
 ) -> None:
     hours = itertools.count(step=3600)
     monkeypatch.setattr(watchdog_module, "time", SimpleNamespace(monotonic=lambda: next(hours)))
-    with Watchdog(tmp_path / "gateways", lambda _: True, 2 * HUNG_S):
+    with Watchdog(tmp_path / "gateways", Ours(), 2 * HUNG_S):
         process = start(SLOW_S)
         process.answered(4)
         assert process.popen.poll() is None
