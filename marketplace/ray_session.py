@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 MARK = "AIRAN_RAY_SESSION"
 """Environment variable that every process of the session inherits; its value names the session."""
 
+_REPLICA = "ray::ServeReplica"
 _STOP_S = 5.0
 _MAX_TEMP_DIR_CHARACTERS = 40
 
@@ -58,6 +59,14 @@ class RaySession:
         sid = self._remembered_sid()
         return [one for one in psutil.process_iter() if self._owns(one, sid)]
 
+    def replicas(self) -> list[int]:
+        """Pids of Ray Serve's replicas, those that are just starting included."""
+        return [one.pid for one in self.processes() if _title(one).startswith(_REPLICA)]
+
+    def owns(self, process: psutil.Process) -> bool:
+        """Whether that process is the session's, and lives."""
+        return self._owns(process, self._remembered_sid())
+
     def _owns(self, process: psutil.Process, sid: int) -> bool:
         if process.pid == os.getpid():
             return False
@@ -94,3 +103,10 @@ class RaySession:
             log.error("processes of Ray session %s do not end: %s", self.name, left)
         shutil.rmtree(self.temp_dir, ignore_errors=True)
         return n_killed
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return "".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return ""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 
 import httpx
 
 from marketplace.asgi import ServingThread, bind
 from marketplace.gateway import GatewaySettings, build_app
+from marketplace.watchdog import note_gateway
 
 HEALTH_S = 10.0
 """For so long an answer is waited for."""
@@ -29,10 +31,12 @@ class Gateway:
         public = bind(settings.host, settings.port, "the gateway", "ports.gateway", shared=shared)
         # Whoever asks at the public port may get any of the replicas: here it is this one.
         own = bind(OWN_HOST, 0, "the gateway's own address", "ports.gateway")
-        self.own_url = f"http://{OWN_HOST}:{own.getsockname()[1]}"
+        own_port = own.getsockname()[1]
+        self.own_url = f"http://{OWN_HOST}:{own_port}"
         app = build_app(settings, own_url=self.own_url)
         self._serving = ServingThread(app, public, own)
         self._serving.start()
+        note_gateway(settings.gateways_dir, os.getpid(), own_port)
         sys.setswitchinterval(_SWITCH_S)
         # What was imported stays: the collector need not walk through it while streams wait.
         gc.collect()

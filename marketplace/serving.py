@@ -18,6 +18,7 @@ import psutil
 from marketplace.asgi import bind
 from marketplace.gateway.settings import GatewaySettings
 from marketplace.ray_session import MARK, RaySession
+from marketplace.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +55,13 @@ def run_serving(
         bind(settings.host, settings.grpc_port, "gRPC", "market.grpc_port").close()
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     session.claim_temp_dir()
+    # Before there is any gateway: what it finds is from an earlier life.
+    watchdog = Watchdog(settings.gateways_dir, session)
     driver = _start_driver(settings, session)
+    url = f"http://{settings.host}:{settings.port}"
     try:
-        return _watch(f"http://{settings.host}:{settings.port}", session, driver, stop, on_ready)
+        with watchdog:
+            return _watch(url, session, driver, stop, on_ready)
     finally:
         driver.kill()
         driver.wait()

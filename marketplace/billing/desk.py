@@ -81,7 +81,8 @@ class Desk:
         accept = self._db.billing.accept
         if not durable and ask.principal.tenant_id not in self._limited:
             again = self._db.billing.accept_again
-            self._db.insist_later(accept, again, job, ask, price, now_s)
+            whose = ask.principal.tenant_id
+            self._db.insist_later(whose, accept, again, job, ask, price, now_s)
             amount = price.amount_micro_usd(ask.n_prompt, ask.max_tokens)
             return Reservation(job["id"], price, ask.tier, amount, ask.n_tokens)
         try:
@@ -90,7 +91,7 @@ class Desk:
             rate_limit.set(error.rate_limit)
             raise
         except UnavailableError:
-            self.withdraw(job["id"])
+            self.withdraw(ask.principal.tenant_id, job["id"])
             raise
         rate_limit.set(reservation.rate_limit)
         return reservation
@@ -101,18 +102,27 @@ class Desk:
             now_s = self._clock.now_s()
             rate_limit.set(await self._db.call(self._db.billing.quotas_left, who, now_s))
 
-    async def settle(self, job_id: str, outcome: Outcome, list_price: Price) -> bool:
-        """Ends and bills the job, once: False if it had ended already.
+    async def settle(
+        self, tenant_id: str, job_id: str, outcome: Outcome, list_price: Price
+    ) -> bool:
+        """Ends and bills the job of that tenant, once: False if it had ended already, or is another
+        gateway's. Returns when that is stored, however long the database cannot.
 
         `list_price` is for a job that was accepted without a quote, by an earlier airan.
         """
         ledger, now_s = self._db.ledger, self._clock.now_s()
         finish, again = ledger.finish, ledger.finish_again
-        return await self._db.insist(finish, again, job_id, outcome, list_price, now_s)
+        return await self._db.insist(tenant_id, finish, again, job_id, outcome, list_price, now_s)
 
-    def withdraw(self, job_id: str) -> None:
+    def withdraw(self, tenant_id: str, job_id: str) -> None:
         """Has a job that may have been stored, which its client was not told, never run."""
         ledger, now_s = self._db.ledger, self._clock.now_s()
         self._db.insist_later(
-            ledger.finish, ledger.finish_again, job_id, NOT_ACCEPTED, Price(0, 0), now_s
+            tenant_id,
+            ledger.finish,
+            ledger.finish_again,
+            job_id,
+            NOT_ACCEPTED,
+            Price(0, 0),
+            now_s,
         )

@@ -413,12 +413,14 @@ class Dispatcher:
         self._pump()
 
     async def _keep_alive(self) -> None:
-        """Lets the clients of waiting jobs know that their connection lives, and takes the places
-        that have become ours."""
+        """Lets the clients of waiting jobs, and of those whose end is not stored yet, know that
+        their connection lives, and takes the places that have become ours."""
         while True:
             await asyncio.sleep(TURN_S - self._clock.now_s() % TURN_S)
             if self._common.is_shared:
                 self._pump()
             for job in self._lines:
                 self.pool.want(job.model)
+                job.feed.put_nowait(WAITING)
+            for job in self._endings.under_way:
                 job.feed.put_nowait(WAITING)

@@ -216,7 +216,7 @@ class Embedder:
         try:
             await self._desk.reserve(row, ask, self._clock.now_s(), durable=bool(work.name))
         except asyncio.CancelledError:
-            self._desk.withdraw(job_id)
+            self._desk.withdraw(who.tenant_id, job_id)
             raise
         return job_id
 
@@ -252,7 +252,8 @@ class Embedder:
 
     async def _settle(self, work: EmbeddingWork, job_id: str, outcome: Outcome) -> None:
         if job_id:
-            await self._desk.settle(job_id, outcome, work.offer.price)
+            whose = work.principal.tenant_id
+            await self._desk.settle(whose, job_id, outcome, work.offer.price)
             self._meter.finished(outcome)
 
     def _patience_s(self, work: EmbeddingWork) -> float:

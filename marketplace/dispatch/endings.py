@@ -41,6 +41,8 @@ class Endings:
         self._meter = meter
         self._offers = offers
         self._clock = clock
+        self.under_way: set[Job] = set()
+        """Jobs whose end is being stored, which takes as long as the database cannot."""
 
     async def finish(
         self,
@@ -56,8 +58,9 @@ class Endings:
         self._foresight.ended(job, self._clock.monotonic_s())
         if state == "completed":
             self._lengths.note(job)
+        self.under_way.add(job)
         try:
-            stored = await self._desk.settle(job.id, outcome, price)
+            stored = await self._desk.settle(job.principal.tenant_id, job.id, outcome, price)
             if not stored:
                 raise RuntimeError("there is no open row of the job")
         except Exception:
@@ -67,6 +70,8 @@ class Endings:
             outcome = Outcome("failed", 0, 0, error_code="internal_error", error_message=message)
         else:
             self._away.closed(job)
+        finally:
+            self.under_way.discard(job)
         self._meter.finished(outcome)
         job.outcome = outcome
         if state == "completed" and job.request.response_schema is not None and job.text:

@@ -53,7 +53,7 @@ class Away:
             begin = self._db.sendings.begin
             if job.kind == "sync":
                 # Its client waits, and it is not asked for again: what counts is to know of it.
-                self._db.insist_later(begin, begin, sending)
+                self._db.insist_later(job.principal.tenant_id, begin, begin, sending)
             else:
                 await self._db.call(begin, sending)
         if sending.way == "stream":
@@ -93,10 +93,11 @@ class Away:
         sending = None if journey is None else journey.sending
         if journey is None or sending is None or self.stays(turn):
             return
+        whose = turn.job.principal.tenant_id
         if turn.reason is not None:
             if cost is not None:
                 note = self._db.peering.note_cost
-                self._db.insist_later(note, note, cost)
+                self._db.insist_later(whose, note, note, cost)
             return
         state: SendingState = "refused" if cost is None else "broken"
         if journey.unheard:
@@ -104,25 +105,28 @@ class Away:
         elif turn.cut == "cancel":
             state = "cancelled"
         journey.sending, journey.unheard = None, False
-        self._end(sending, state, cost)
+        self._end(whose, sending, state, cost)
 
     def closed(self, job: Job) -> None:
         """The job has ended, and that is stored."""
         if job.journey is not None and job.journey.sending is not None:
-            self.close(job.journey.sending)
+            self.close(job.principal.tenant_id, job.journey.sending)
 
-    def close(self, sending: Sending) -> None:
+    def close(self, tenant_id: str, sending: Sending) -> None:
         """It was answered, and what it cost is kept."""
-        self._end(sending, "answered", None)
+        self._end(tenant_id, sending, "answered", None)
 
-    def lose(self, sending: Sending, most: PeerCost | None) -> None:
+    def lose(self, tenant_id: str, sending: Sending, most: PeerCost | None) -> None:
         """What an earlier gateway sent is not asked for: the peer may have done it."""
         log.warning("request %s at %s: not heard of again", sending.job_id, sending.peer)
-        self._end(sending, "unheard", None if most is None else replace(most, heard=False))
+        cost = None if most is None else replace(most, heard=False)
+        self._end(tenant_id, sending, "unheard", cost)
 
-    def _end(self, sending: Sending, state: SendingState, cost: PeerCost | None) -> None:
+    def _end(
+        self, tenant_id: str, sending: Sending, state: SendingState, cost: PeerCost | None
+    ) -> None:
         end = self._db.sendings.end
-        self._db.insist_later(end, end, sending.job_id, sending.peer, state, cost)
+        self._db.insist_later(tenant_id, end, end, sending.job_id, sending.peer, state, cost)
 
     async def _result(
         self, job: Job, sending: Sending, engine: InvokedEngine, patience_s: float
@@ -140,7 +144,8 @@ class Away:
             remote_id = found.remote_id
             job.journey.sending = replace(sending, remote_id=remote_id)
             accepted = self._db.sendings.accepted
-            self._db.insist_later(accepted, accepted, job.id, sending.peer, remote_id)
+            whose = job.principal.tenant_id
+            self._db.insist_later(whose, accepted, accepted, job.id, sending.peer, remote_id)
         asked = remote_id
         while True:
             found = await asked_until_heard(lambda: engine.look(asked), patience_s)

@@ -101,12 +101,12 @@ class Overflow:
             and one.external.model.name == one.peer.external_name(job.request.model)
         ]
         if not found:
-            self.away.lose(sending, None)
+            self.away.lose(job.principal.tenant_id, sending, None)
             return None
         ((engine, peer),) = found
         again = sending.remote_id is not None or await self._may_still_go(job, peer, sending)
         if sending.way == "stream" or not again:
-            self.away.lose(sending, self._most(job, peer))
+            self.away.lose(job.principal.tenant_id, sending, self._most(job, peer))
             return None
         job.tally = Tally(job.request, peer.n_ctx)
         headers = headers_out(sending.via, sending.policy, self._federation.site, job.id)
@@ -143,7 +143,7 @@ class Overflow:
     def account_for(self, sending: Sending, row: dict[str, Any]) -> None:
         """Closes what an earlier gateway left open of a job that has ended; `row`: the job's."""
         if row["state"] == "completed":
-            self.away.close(sending)
+            self.away.close(row["tenant_id"], sending)
             return
         peer = next((one for one in self._federation.peers if one.name == sending.peer), None)
         most = None
@@ -151,7 +151,7 @@ class Overflow:
             n_input = row["input_tokens"]
             n_output = max(0, peer.n_ctx - n_input)
             most = self._priced(sending.job_id, row["model"], peer, (n_input, n_output))
-        self.away.lose(sending, most)
+        self.away.lose(row["tenant_id"], sending, most)
 
     def _most(self, job: Job, peer: Peer) -> PeerCost:
         return self._cost(job, peer, job.n_input, job.max_tokens)

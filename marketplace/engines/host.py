@@ -19,13 +19,14 @@ import psutil
 from airan.core.errors import InvalidInputError, ModelFileError, UnavailableError
 from marketplace.adapters.adapter import AdapterFile
 from marketplace.engines.leases import Lease
-from marketplace.engines.llamacpp import LlamaCppEngine
+from marketplace.engines.llamacpp import ASKING, LlamaCppEngine
 
 log = logging.getLogger(__name__)
 
 Pooling = Literal["model", "mean", "cls", "last"]
 
-_EXTRA_HTTP_THREADS = 6
+MOST_ASKING = 17
+"""Who keeps connections to a server to ask on: sixteen gateways, and its agent."""
 _SILENT = -1
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 20.0
@@ -214,8 +215,9 @@ def _start_server(settings: LlamaSettings, adapters: Sequence[AdapterFile]) -> A
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings.n_threads
     params.hostnames = ["127.0.0.1"]
     params.port = 0
-    # Every open stream holds one of these threads for as long as it lasts.
-    params.n_threads_http = settings.n_slots + _EXTRA_HTTP_THREADS
+    # Every open stream holds one of these threads as long as it lasts, and every kept connection
+    # for 5 s; two streams a slot, as gateways hear of each other's a moment later.
+    params.n_threads_http = 2 * settings.n_slots + ASKING * MOST_ASKING
     params.warmup = False
     params.ui = False
     # A stopping server waits for its open streams to look up, which they do this often (seconds).

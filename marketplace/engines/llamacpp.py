@@ -14,8 +14,8 @@ from marketplace.engines.wire import Answer, Wire
 _SEED_RANGE = 2**32 - 1
 _KEPT_S = 3.0
 """How long an idle connection is kept: less than the 5 s after which llama.cpp closes it."""
-_ASKING = 2
-"""Connections to ask on: an open one takes one of the few threads of llama.cpp's server."""
+ASKING = 2
+"""Connections to ask on: an open one takes one of the threads of llama.cpp's server."""
 _OK, _BAD_REQUEST, _UNPROCESSABLE = 200, 400, 422
 _IMPOSSIBLE = -9999.0
 _FAILED, _NOT_SUPPORTED = 500, 501
@@ -44,7 +44,7 @@ class LlamaCppEngine:
         self._is_alone = True
         self._prefill = asyncio.Lock()
         self._cached: dict[int, list[int]] = {}
-        self._wire = Wire(url, n_asking=_ASKING, kept_s=_KEPT_S)
+        self._wire = Wire(url, n_asking=ASKING, kept_s=_KEPT_S)
 
     async def generate(
         self,

@@ -33,6 +33,7 @@ from marketplace.gateway.files_api import save_file
 from marketplace.gateway.runtime import Runtime
 from marketplace.jobs import Job
 from marketplace.store.accounts import Principal
+from marketplace.store.database import StoreFailedError
 from marketplace.store.ledger import Outcome
 from marketplace.store.takeover import Inheritance
 
@@ -239,6 +240,9 @@ class BatchRunner:
             return await self.complete_line(document, principal, line)
         except ApiError as error:
             return error.status, error.body()
+        except StoreFailedError:
+            # Not the line's answer: the batch waits, and asks for it again under the same name.
+            raise
         except AiranError as error:
             refusal = from_airan(error)
             return refusal.status, refusal.body()

@@ -72,7 +72,7 @@ def build_router(runtime: Runtime) -> APIRouter:
             "narrows": None if origin.narrows is None else str(origin.narrows),
         }
         add = runtime.db.batches.add_batch
-        await runtime.db.insist(add, add, row)
+        await runtime.db.insist(principal.tenant_id, add, add, row)
         _runner(request).begin(dict(document), principal, origin)
         return document
 

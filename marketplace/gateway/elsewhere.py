@@ -71,7 +71,7 @@ class Elsewhere:
         ended = Outcome("cancelled", row["input_tokens"], n_output, text=row["text"])
         finish, again = ledger.finish, ledger.finish_again
         # Its price was quoted when it was accepted.
-        await self._db.insist(finish, again, row["id"], ended, Price(0, 0), now_s)
+        await self._db.insist(row["tenant_id"], finish, again, row["id"], ended, Price(0, 0), now_s)
 
     async def texts(self, job_id: str) -> AsyncIterator[str]:
         """The pieces of the job's answer, in the steps in which they are stored, up to its end; an

@@ -100,7 +100,7 @@ class FunctionRunner:
         try:
             await self._db.call(accept, job_id, principal, function, body, now_s)
         except UnavailableError:
-            self._withdraw(job_id, now_s)
+            self._withdraw(principal.tenant_id, job_id, now_s)
             raise
         self._begin(Invocation(job_id, principal.tenant_id, function, body, 0, None))
 
@@ -177,10 +177,11 @@ class FunctionRunner:
             if not call.running and call.invocation.function.version_id == version_id
         ]
 
-    def _withdraw(self, job_id: str, now_s: float) -> None:
+    def _withdraw(self, tenant_id: str, job_id: str, now_s: float) -> None:
         """It may be stored, though its client was told that it is not."""
         finish, again = self._db.ledger.finish, self._db.ledger.finish_again
-        self._db.insist_later(finish, again, job_id, NOT_ACCEPTED, Price(0, 0), now_s)
+        price = Price(0, 0)
+        self._db.insist_later(tenant_id, finish, again, job_id, NOT_ACCEPTED, price, now_s)
 
     def _begin(self, invocation: Invocation) -> None:
         call = self._calls[invocation.job_id] = _Call(invocation)
@@ -197,7 +198,8 @@ class FunctionRunner:
             price = Price(0, 0, invocation.function.price_micro_usd)
             ledger, now_s = self._db.ledger, self._clock.now_s()
             finish, again = ledger.finish, ledger.finish_again
-            await self._db.insist(finish, again, invocation.job_id, outcome, price, now_s)
+            whose, job_id = invocation.tenant_id, invocation.job_id
+            await self._db.insist(whose, finish, again, job_id, outcome, price, now_s)
         except AiranError:
             # It stays open in the store, and the next start takes it up.
             log.exception("invocation %s could not be stored", invocation.job_id)
@@ -234,14 +236,14 @@ class FunctionRunner:
                 await asyncio.sleep(min(error.retry_after_s or pause_s, _MAX_PAUSE_S))
 
     async def _attempt(self, invocation: Invocation) -> Outcome:
-        function, job_id = invocation.function, invocation.job_id
+        function, job_id, whose = invocation.function, invocation.job_id, invocation.tenant_id
         try:
             # The operator's list may be shorter than it was when the function was made.
             self._hosts.check_listed("url", function.inference_url)
         except AiranError as error:
             return _failed("function_refused", str(error))
         begin, keep = self._db.functions.begin_attempt, self._db.functions.keep_result
-        await self._db.insist(begin, begin, job_id, self._clock.now_s())
+        await self._db.insist(whose, begin, begin, job_id, self._clock.now_s())
         try:
             result = await self._ask(invocation)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -254,7 +256,7 @@ class FunctionRunner:
             shown = result.body[:_SHOWN].decode(errors="replace")
             text = f"the function {function.name!r} answered {result.status}: {shown}"
             return _failed("function_refused", text)
-        await self._db.insist(keep, keep, job_id, result)
+        await self._db.insist(whose, keep, keep, job_id, result)
         return Outcome("completed", 0, 0)
 
     async def _ask(self, invocation: Invocation) -> InvocationResult | None:

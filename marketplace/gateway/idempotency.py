@@ -15,7 +15,7 @@ import logging
 import re
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from starlette.datastructures import Headers
@@ -28,6 +28,7 @@ from marketplace.gateway.runtime import Runtime
 from marketplace.store.idempotency import Claim, StoredAnswer
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _BOUNDARY = re.compile(r'boundary="?([^";]{1,70})"?', re.IGNORECASE)
@@ -108,7 +109,7 @@ class IdempotencyMiddleware:
             return await db.call(store.claim, owner, key, asked.hexdigest(), now_s)
         except UnavailableError:
             # It may be taken all the same, for a run that there is not.
-            db.insist_later(store.withdraw, store.withdraw, owner, key, now_s)
+            db.insist_later(owner, store.withdraw, store.withdraw, owner, key, now_s)
             raise
 
 
@@ -166,25 +167,27 @@ class _Run:
 
     async def _settle(self) -> None:
         self._settled = True
-        store, db = self._runtime.db.idempotency, self._runtime.db
+        store = self._runtime.db.idempotency
         headers = dict(self._headers)
         passing = self._status in _PASSING or self._status in _REDIRECTS
         try:
             if self._left or not self._complete or passing:
                 # Run again, the request finds what it made: a job to be polled for goes on without
                 # its client, and a signed address that expired is signed anew.
-                await db.insist(store.reopen, store.reopen, self._owner, self._key, self._attempt)
+                await self._insist(store.reopen, self._attempt)
             elif self._failed(headers):
-                await db.insist(
-                    store.reopen, store.reopen, self._owner, self._key, self._attempt + 1
-                )
+                await self._insist(store.reopen, self._attempt + 1)
             else:
                 answer = StoredAnswer(self._status, self._headers, bytes(self._answer))
                 kept = None if self._is_secret(headers) else answer
-                await db.insist(store.keep, store.keep, self._owner, self._key, kept)
+                await self._insist(store.keep, kept)
         except UnavailableError:
             # The key stays taken, which is the safe side: nothing can be done twice under it.
             log.exception("the answer to an idempotent request could not be stored")
+
+    async def _insist(self, work: Callable[[str, str, T], None], value: T) -> None:
+        owner, key = self._owner, self._key
+        await self._runtime.db.insist(owner, work, work, owner, key, value)
 
     def _failed(self, headers: dict[str, str]) -> bool:
         if self._status >= 500:

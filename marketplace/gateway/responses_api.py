@@ -159,7 +159,7 @@ async def _begin(
         row |= {"document": document, "created_s": job.created_s}
         # The job is accepted: a failure here would have its client ask for another one.
         keep = runtime.db.batches.keep_response
-        document = await runtime.db.insist(keep, keep, row)
+        document = await runtime.db.insist(principal.tenant_id, keep, keep, row)
     return document, job if made is None else runtime.async_jobs.get(job.id, job.id)
 
 

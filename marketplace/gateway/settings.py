@@ -129,6 +129,11 @@ class GatewaySettings:
         return offers
 
     @property
+    def gateways_dir(self) -> Path:
+        """Where those of this site note their processes, to be watched."""
+        return self.state_dir / "gateways"
+
+    @property
     def url_of_database(self) -> str:
         """The database's URL."""
         return self.database_url or f"sqlite:///{self.state_dir / 'marketplace.db'}"

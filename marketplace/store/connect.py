@@ -54,10 +54,12 @@ class SpoiledError(Exception):
 class _Joined(threading.local):
     db: sa.Connection | None = None
     spoiled: bool = False
+    hurried: bool = False
 
 
 _joined = _Joined()
-"""The transaction that all work of this thread is part of."""
+"""The transaction that all work of this thread is part of, and whether it is in a hurry."""
+_HURRY = "SET LOCAL lock_timeout = '250ms'"
 
 
 @contextmanager
@@ -76,7 +78,20 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
             raise
         return
     with alone(engine).begin() as db:
+        if _joined.hurried and engine.dialect.name == "postgresql":
+            db.exec_driver_sql(_HURRY)
         yield db
+
+
+@contextmanager
+def hurried() -> Iterator[None]:
+    """What this thread writes meanwhile waits for no lock of PostgreSQL's for long, so that other
+    work comes in between."""
+    _joined.hurried = True
+    try:
+        yield
+    finally:
+        _joined.hurried = False
 
 
 @contextmanager

@@ -39,6 +39,10 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
+class StoreFailedError(UnavailableError):
+    """The database cannot be read or written now. What was asked for may have been done."""
+
+
 class Database:
     """The stores, which are blocking; reach them through call() and post().
 
@@ -93,25 +97,39 @@ class Database:
         return await _kept(asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs)))
 
     async def insist(
-        self, work: Callable[P, T], again: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+        self,
+        whose: str,
+        work: Callable[P, T],
+        again: Callable[P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> T:
-        """Like call(), but a PostgreSQL that is away is waited for until the database is closed.
+        """Like call(), but tried until PostgreSQL has stored it, or the database is closed: where
+        the server is away, and where it was only too busy (a lock, a deadlock, a full disk).
 
-        `again` is what is run in place of `work` once nobody knows whether that was done.
+        `again` is what is run in place of `work` once nobody knows whether that was done. `whose`:
+        the tenant's id; what is insisted on for the same one is done in the order given.
 
         Raises:
             UnavailableError: the database is being closed, or failed in another way.
         """
-        return await _kept(asyncio.wrap_future(self._thread.insist(work, again, *args, **kwargs)))
+        done = self._thread.insist(whose, work, again, *args, **kwargs)
+        return await _kept(asyncio.wrap_future(done))
 
     def insist_later(
-        self, work: Callable[P, Any], again: Callable[P, Any], *args: P.args, **kwargs: P.kwargs
+        self,
+        whose: str,
+        work: Callable[P, Any],
+        again: Callable[P, Any],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> None:
-        """Like post(), but a PostgreSQL that is away is waited for, as insist() does."""
-        self._thread.insist(work, again, *args, **kwargs).add_done_callback(_log_failure)
+        """Like post(), but tried until it is stored, as insist() does."""
+        done = self._thread.insist(whose, work, again, *args, **kwargs)
+        done.add_done_callback(_log_failure)
 
     def relent(self) -> None:
-        """From now on a PostgreSQL that is away is not waited for."""
+        """From now on what PostgreSQL does not store at once is not tried again."""
         self._thread.relent()
 
     def post(self, work: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
@@ -138,7 +156,7 @@ async def _kept(future: Awaitable[T]) -> T:
         return await asyncio.shield(future)
     except SQLAlchemyError as error:
         log.error("the store failed: %s", error)
-        raise UnavailableError(
+        raise StoreFailedError(
             "the marketplace's database failed", remedy="try again in a few seconds"
         ) from error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -13,12 +12,11 @@ from typing import Any, ParamSpec, TypeVar
 import sqlalchemy as sa
 
 from marketplace.store.connect import SpoiledError, together
+from marketplace.store.held import Held, Piece
 
 P = ParamSpec("P")
 T = TypeVar("T")
 _MOST_AT_ONCE = 128
-_AGAIN_S = 0.2
-"""How often a server that is away is tried."""
 
 
 class StoreThread:
@@ -30,20 +28,19 @@ class StoreThread:
     rolled back. On PostgreSQL every piece is a transaction of its own: two gateways that kept the
     rows of several tenants locked, each in its own order, would wait for each other.
 
-    Work that is insisted on is kept while PostgreSQL is away, and done before anything else when
-    it is back; all other work fails meanwhile.
+    Work that is insisted on is tried again until PostgreSQL has stored it: where the server is
+    away, and where it gave up for a while only, as after waiting for a lock for too long. What is
+    insisted on of one tenant is done in its order.
     """
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._most = _MOST_AT_ONCE if engine.dialect.name == "sqlite" else 1
-        self._queue: queue.SimpleQueue[_Piece | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Piece | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
         self._patient = True
-        self._held: list[_Piece] = []
-        self._away: BaseException | None = None
-        self._tried_s = 0.0
+        self._held = Held(engine)
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self._thread.start()
 
@@ -53,25 +50,36 @@ class StoreThread:
         Raises:
             RuntimeError: the thread was closed.
         """
-        return self._put(_Piece(partial(work, *args, **kwargs)))
+        return self._put(Piece(partial(work, *args, **kwargs)))
 
     def insist(
-        self, work: Callable[P, T], again: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+        self,
+        whose: str,
+        work: Callable[P, T],
+        again: Callable[P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> Future[T]:
-        """Has the work done, and as often as the server's connection is lost meanwhile, `again`.
+        """Has the work done, and as often as the server fails for a while only, `again`.
 
         `again` finds out whether the work is done already: the answer alone may have been lost.
+        `whose`: the tenant's id; work that is insisted on for the same one never overtakes it.
 
         Raises:
             RuntimeError: the thread was closed.
         """
-        return self._put(_Piece(partial(work, *args, **kwargs), partial(again, *args, **kwargs)))
+        once, more = partial(work, *args, **kwargs), partial(again, *args, **kwargs)
+        return self._put(Piece(once, more, whose))
 
     def relent(self) -> None:
-        """From now on nothing is kept for a server that is away: the end is near."""
+        """From now on nothing is kept to be tried again: the end is near."""
         self._patient = False
+        with self._lock:
+            if not self._closed:
+                # The thread may be waiting until something is due.
+                self._queue.put(Piece(lambda: None))
 
-    def _put(self, piece: _Piece) -> Future[Any]:
+    def _put(self, piece: Piece) -> Future[Any]:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the store is closed")
@@ -89,41 +97,29 @@ class StoreThread:
     def _run(self) -> None:
         while (pieces := self._next()) is not None:
             self._try_again()
-            if self._held:
-                for piece in pieces:
-                    piece.fail(self._away)
-            elif len(pieces) == 1:
-                pieces[0].run()
-            elif pieces:
+            if len(pieces) > 1:
                 self._run_together(pieces)
-            self._tell(pieces)
+            elif pieces and (error := self._held.before(pieces[0])) is not None:
+                pieces[0].fail(error)
+            elif pieces:
+                self._held.run(pieces[0])
+            for piece in pieces:
+                if not (self._patient and self._held.take(piece)):
+                    piece.tell()
         self._patient = False
         self._try_again()
 
     def _try_again(self) -> None:
-        """Does what is insisted on, in its order, as far as the server lets us."""
-        now_s = time.monotonic()
-        if self._patient and now_s - self._tried_s < _AGAIN_S:
-            return
-        self._tried_s = now_s
-        held, self._held = self._held, []
-        for piece in held:
-            if not self._held:
-                piece.run()
-            self._tell([piece])
-
-    def _tell(self, pieces: list[_Piece]) -> None:
-        for piece in pieces:
-            if self._patient and piece.insisted and _is_away(self._engine, piece.error):
-                self._away = piece.error
-                self._held.append(piece)
-            else:
+        for piece in self._held.try_again(at_once=not self._patient):
+            piece.tell()
+        if not self._patient:
+            for piece in self._held.let_go():
                 piece.tell()
 
-    def _next(self) -> list[_Piece] | None:
+    def _next(self) -> list[Piece] | None:
         """What waits, if only for a while where some is held; None at the end."""
         try:
-            first = self._queue.get(timeout=_AGAIN_S if self._held else None)
+            first = self._queue.get(timeout=self._held.due_in_s)
         except queue.Empty:
             return []
         if first is None:
@@ -140,7 +136,7 @@ class StoreThread:
             pieces.append(piece)
         return pieces
 
-    def _run_together(self, pieces: list[_Piece]) -> None:
+    def _run_together(self, pieces: list[Piece]) -> None:
         try:
             with together(self._engine) as is_spoiled:
                 for piece in pieces:
@@ -153,52 +149,3 @@ class StoreThread:
         except sa.exc.SQLAlchemyError as error:
             for piece in pieces:
                 piece.fail(error)
-
-
-class _Piece:
-    """One piece of work, and who waits for it."""
-
-    def __init__(self, work: Callable[[], Any], again: Callable[[], Any] | None = None) -> None:
-        self.future: Future[Any] = Future()
-        self.error: BaseException | None = None
-        self.insisted = again is not None
-        self._work, self._again = work, again
-        self._cancelled = False
-        self._result: Any = None
-
-    def run(self) -> None:
-        """Does the work, or does it again: then the last outcome counts."""
-        if not self.future.running():
-            self._cancelled = not self.future.set_running_or_notify_cancel()
-        if self._cancelled:
-            return
-        work = self._work if self.error is None or self._again is None else self._again
-        self._result = self.error = None
-        try:
-            self._result = work()
-        except BaseException as error:  # it belongs to whoever waits, as in an Executor
-            self.error = error
-
-    def fail(self, error: BaseException | None) -> None:
-        """It is not kept, whatever became of it."""
-        self.error = error
-
-    def tell(self) -> None:
-        if self._cancelled:
-            return
-        if self.error is not None:
-            self.future.set_exception(self.error)
-        else:
-            self.future.set_result(self._result)
-
-
-def _is_away(engine: sa.Engine, error: BaseException | None) -> bool:
-    """Whether the server was not there, or went within the work, so that nobody knows its end."""
-    if engine.dialect.name == "sqlite" or not isinstance(error, sa.exc.DBAPIError):
-        return False
-    if error.connection_invalidated:
-        return True
-    state = getattr(error.orig, "sqlstate", None)
-    # 08: the connection; 57P: the server stops, or starts.
-    passing = state is None or state.startswith(("08", "57P"))
-    return isinstance(error, sa.exc.OperationalError) and passing

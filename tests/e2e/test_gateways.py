@@ -1,4 +1,4 @@
-"""`airan up` with two gateways on one PostgreSQL: both answer, one goes on without the other."""
+"""`airan up` with three gateways on one PostgreSQL: all answer, one goes on without the others."""
 
 from __future__ import annotations
 
@@ -7,31 +7,38 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import httpx
 import psutil
 import pytest
+import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families
 
+from marketplace.store.connect import open_database, reading
+from marketplace.store.schema import jobs, reservations, usage
+from marketplace.watchdog import HUNG_S
 from tests.e2e.conftest import MODEL, Site, eventually, start_site, stop_site
+from tests.marketplace.market import settled
 from tests.marketplace.site import free_ports
 from tests.orchestrator import postgres
 
 pytestmark = pytest.mark.e2e
 
-N = 2
+N = 3
+N_CLIENTS = 4
+DATABASE = "AIRAN_MARKET__DATABASE_URL"
 RESPONSES = "airan_marketplace_http_responses_total"
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with postgres.cluster() as socket:
         (grpc_port,) = free_ports(1)
         running = start_site(
             tmp_path_factory.mktemp("gateways") / "state",
-            AIRAN_MARKET__DATABASE_URL=f"postgresql://airan@/postgres?host={socket}",
+            **{DATABASE: f"postgresql://airan@/postgres?host={socket}"},
             AIRAN_MARKET__GATEWAYS=str(N),
             AIRAN_MARKET__GRPC_PORT=str(grpc_port),
             AIRAN_CLOCK__START="03:00",
@@ -80,29 +87,30 @@ def ask(site: Site) -> httpx.Response:
 
 
 @pytest.mark.timeout(240)
-def test_both_answer_at_the_one_port(two: Site) -> None:
+def test_all_answer_at_the_one_port(three: Site) -> None:
     # `airan up` said that it was ready: then all are.
-    assert n_answering(two) == N
-    assert len(replicas(two)) == N
-    before = responses(two)
-    assert {ask(two).status_code for _ in range(24)} == {200}
-    more = responses(two) - before
-    assert set(more) == {"0", "1"}
-    assert min(more.values()) > 2
+    assert n_answering(three) == N
+    assert len(replicas(three)) == N
+    before = responses(three)
+    assert {ask(three).status_code for _ in range(24)} == {200}
+    more = responses(three) - before
+    assert set(more) == {"0", "1", "2"}
+    # One was the scrape before.
+    assert min(more.values()) > 1
     # Whoever is asked knows what all have done.
-    completed = {two.stats()["requests"]["completed"] for _ in range(12)}
+    completed = {three.stats()["requests"]["completed"] for _ in range(12)}
     assert completed == {24}
     for _ in range(4):
-        status = two.airan_json("status")
+        status = three.airan_json("status")
         assert status["market"]["requests"]["completed"] == 24
         assert status["problems"] == []
 
 
 @pytest.mark.timeout(240)
-def test_a_file_is_read_from_the_gateway_that_did_not_take_it_in(two: Site) -> None:
+def test_a_file_is_read_from_the_gateway_that_did_not_take_it_in(three: Site) -> None:
     content = os.urandom(3 << 20)
-    headers = {"Authorization": f"Bearer {two.key}"}
-    url = f"{two.gateway_url}/v1/files"
+    headers = {"Authorization": f"Bearer {three.key}"}
+    url = f"{three.gateway_url}/v1/files"
     form = {"data": {"purpose": "batch"}, "files": {"file": ("a.jsonl", content)}}
     file_id = httpx.post(url, headers=headers, timeout=30, **form).json()["id"]
     for _ in range(12):
@@ -122,45 +130,127 @@ class Load:
     stop: threading.Event = field(default_factory=threading.Event)
     ended: list[tuple[float, float, object]] = field(default_factory=list)
     """Of each request: when it began, when it ended, its status or its error."""
+    accepted: list[str] = field(default_factory=list)
+    """Ids of responses that are made in the background."""
 
-    def run(self) -> None:
+    def __post_init__(self) -> None:
+        self._clients = [threading.Thread(target=self._run) for _ in range(N_CLIENTS)]
+        for client in self._clients:
+            client.start()
+
+    def finish(self) -> None:
+        """Returns when the last answers are there. Idempotent."""
+        self.stop.set()
+        for client in self._clients:
+            client.join(90)
+
+    def _run(self) -> None:
         while not self.stop.is_set():
-            begun_s = time.monotonic()
-            try:
-                outcome: object = ask(self.site).status_code
-            except httpx.TransportError as error:
-                outcome = repr(error)
-            self.ended.append((begun_s, time.monotonic(), outcome))
+            self._note(self._complete)
+            self._note(self._respond)
+
+    def _note(self, ask: Callable[[], int]) -> None:
+        begun_s = time.monotonic()
+        try:
+            outcome: object = ask()
+        except httpx.TransportError as error:
+            outcome = repr(error)
+        self.ended.append((begun_s, time.monotonic(), outcome))
+
+    def _complete(self) -> int:
+        return ask(self.site).status_code
+
+    def _respond(self) -> int:
+        body = {"model": MODEL, "input": "Hi", "max_output_tokens": 16, "background": True}
+        answer = httpx.post(self._url, headers=self._headers, json=body, timeout=60)
+        if answer.status_code == 200:
+            self.accepted.append(answer.json()["id"])
+        return answer.status_code
+
+    def all_completed(self) -> bool:
+        """Whether what was accepted is done, each of it."""
+        answers = [
+            httpx.get(f"{self._url}/{one}", headers=self._headers, timeout=30).json()
+            for one in self.accepted
+        ]
+        return {one["status"] for one in answers} <= {"completed", "incomplete"}
+
+    @property
+    def _url(self) -> str:
+        return f"{self.site.gateway_url}/v1/responses"
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.site.key}"}
+
+    def broken_after(self, since_s: float) -> list[tuple[float, float, object]]:
+        """Requests that began later than that and failed."""
+        return [one for one in self.ended if one[0] > since_s and one[2] != 200]
+
+
+@pytest.fixture
+def load(three: Site) -> Iterator[Load]:
+    eventually(lambda: n_answering(three) == N, "all gateways before", 90)
+    load = Load(three)
+    try:
+        eventually(lambda: len(load.ended) > 2 * N_CLIENTS, "the load has begun", 60)
+        yield load
+    finally:
+        load.finish()
+
+
+def kill(victim: psutil.Process) -> float:
+    """When it was dead."""
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait(10)
+    return time.monotonic()
+
+
+def check_books(site: Site) -> None:
+    """All that was completed is billed, once."""
+    engine = open_database(site.environ[DATABASE])
+    try:
+        with reading(engine) as db:
+            states = dict(db.execute(sa.select(jobs.c.id, jobs.c.state)).all())
+            billed = sorted(db.execute(sa.select(usage.c.job_id)).scalars())
+            assert db.execute(sa.select(reservations)).first() is None
+    finally:
+        engine.dispose()
+    assert set(states.values()) <= {"completed", "failed"}
+    assert billed == sorted(one for one, state in states.items() if state == "completed")
+    assert site.airan_json("books", "check")["problems"] == []
 
 
 @pytest.mark.timeout(300)
-def test_one_is_killed_under_load_and_the_other_goes_on_until_it_is_back(two: Site) -> None:
-    eventually(lambda: n_answering(two) == N, "both gateways before", 90)
-    load = Load(two)
-    clients = [threading.Thread(target=load.run) for _ in range(4)]
-    for client in clients:
-        client.start()
-    try:
-        eventually(lambda: len(load.ended) > 8, "the load has begun", 60)
-        victim = replicas(two)[0]
-        os.kill(victim.pid, signal.SIGKILL)
-        victim.wait(60)
-        dead_s = time.monotonic()
-        eventually(lambda: n_answering(two) == 1, "one is left", 60)
-        eventually(lambda: n_answering(two) == N, "the killed one is back", 120)
-        back_s = time.monotonic()
-        print(f"two gateways again {back_s - dead_s:.1f} s after the kill")
-        eventually(lambda: load.ended[-1][0] > back_s, "requests after it", 60)
-    finally:
-        load.stop.set()
-        for client in clients:
-            client.join(90)
-    later = [one for one in load.ended if one[0] > dead_s]
-    assert {outcome for _, _, outcome in later} == {200}
-    meanwhile = [one for one in later if one[1] < back_s]
-    assert len(meanwhile) > 8
-    broken = [one for one in load.ended if one[2] != 200]
-    assert len(broken) <= len(clients)
-    assert victim.pid not in {one.pid for one in replicas(two)}
-    assert len(replicas(two)) == N
-    assert two.airan_json("books", "check")["problems"] == []
+def test_two_are_killed_and_the_third_hangs_under_load(three: Site, load: Load) -> None:
+    first, second, third = replicas(three)
+    begun_s = kill(first)
+    eventually(lambda: n_answering(three) == N - 1, "two are left", 60)
+    # While Ray Serve starts another one for the first.
+    dead_s = kill(second)
+    eventually(lambda: n_answering(three) == N, "the killed ones are back", 120)
+    back_s = time.monotonic()
+    print(f"three gateways again {back_s - dead_s:.1f} s after the second kill")
+    third.suspend()
+    stopped_s = time.monotonic()
+    third.wait(60)
+    hung_s = time.monotonic() - stopped_s
+    eventually(lambda: n_answering(three) == N, "the hung one is replaced", 120)
+    again_s = time.monotonic()
+    print(
+        f"killed {hung_s:.1f} s after it was stopped, three again after {again_s - stopped_s:.1f}"
+    )
+    eventually(lambda: load.ended[-1][0] > again_s, "requests after it", 60)
+    load.finish()
+    assert hung_s < HUNG_S + 3
+    assert len([one for one in load.ended if begun_s < one[0] < stopped_s]) > 2 * N_CLIENTS
+    broken = load.broken_after(0.0)
+    # Of those that were under way, or had come to it while it hung.
+    assert len(broken) <= N * N_CLIENTS
+    assert load.broken_after(stopped_s + hung_s) == []
+    assert all(one[0] < dead_s for one in broken if one[1] < stopped_s)
+    assert not {first.pid, second.pid, third.pid} & {one.pid for one in replicas(three)}
+    assert len(replicas(three)) == N
+    eventually(load.all_completed, "what was accepted is done", 60)
+    eventually(lambda: settled(three.environ[DATABASE]), "nothing is open", 60)
+    check_books(three)

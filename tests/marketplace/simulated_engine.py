@@ -162,12 +162,12 @@ async def simulated_agent(
 
 @asynccontextmanager
 async def simulated_market(
-    folder: Path, token_s: float = 0.004, control: FakeControl | None = None
+    folder: Path, token_s: float = 0.004, control: FakeControl | None = None, **changes: object
 ) -> AsyncIterator[str]:
     """A gateway before such an engine, in this process; gives its address when it is ready."""
     async with simulated_agent(token_s, control=control) as agent:
         offer = ModelOffer(MODEL, N_CONTEXT, Price.from_usd(0.01, 0.03))
-        settings = replace(gateway_settings(folder, agent), models=(offer,))
+        settings = replace(gateway_settings(folder, agent), models=(offer,), **changes)
         async with (
             running_gateway(settings) as url,
             httpx.AsyncClient(base_url=url, timeout=30) as http,

@@ -12,8 +12,8 @@ import pytest
 
 from airan.core.errors import ModelFileError, UnavailableError
 from marketplace.engines.base import Engine, SamplingParams, TokenChunk
-from marketplace.engines.host import LlamaHost, LlamaSettings
-from marketplace.engines.llamacpp import LlamaCppEngine
+from marketplace.engines.host import MOST_ASKING, LlamaHost, LlamaSettings
+from marketplace.engines.llamacpp import ASKING, LlamaCppEngine
 from tests.marketplace.site import eventually
 
 GLYPHS = [{"role": "user", "content": "Repeat after me exactly: 🦊🦄 naïve 日本語 🏳️‍🌈 ok"}]
@@ -154,6 +154,18 @@ async def test_four_slots_generate_at_once(engine: Engine) -> None:
     params = SamplingParams(8, temperature=0.0)
     answers = await asyncio.gather(*(collect(engine, ids, params, slot) for slot in range(4)))
     assert all(answer[-1].n_generated == 8 for answer in answers)
+
+
+async def test_the_connections_that_many_gateways_keep_hold_up_no_stream(host: LlamaHost) -> None:
+    gateways = [LlamaCppEngine(host.url) for _ in range(MOST_ASKING)]
+    ids = await prompt_ids(gateways[0], STORY)
+    async with asyncio.timeout(4):  # llama.cpp lets go of an idle connection after 5 s
+        async with asyncio.TaskGroup() as asking:
+            for one in gateways * ASKING:
+                asking.create_task(one.tokenize("Hi", parse_special=False))
+        await collect(gateways[0], ids, SamplingParams(2, temperature=0.0))
+    for one in gateways:
+        await one.aclose()
 
 
 async def test_a_seed_repeats_a_sampled_answer(engine: Engine) -> None:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
-import time
+import signal
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,147 +21,14 @@ from marketplace.money import Price
 from marketplace.store.books import REVENUE, Books
 from marketplace.store.connect import open_database, reading, writing
 from marketplace.store.schema import jobs, reservations, responses, usage
+from tests.marketplace.market import GATEWAYS, Market, Moment, settled
 from tests.marketplace.simulated_engine import MODEL, N_SLOTS, continued, prompt_of, tokens_of
-from tests.marketplace.site import ADMIN_KEY, eventually, free_ports, new_key
+from tests.marketplace.site import eventually, new_key
 from tests.orchestrator import postgres
 
-ROOT = Path(__file__).resolve().parents[2]
 N_STREAMS = 50
-MOMENT_S = 0.3
 N_TOKENS = 40
 PRICE = Price.from_usd(0.01, 0.03)
-CONTROL = """
-import asyncio, sys, time
-from dataclasses import dataclass
-from pathlib import Path
-from orchestrator.policy import Policy
-from orchestrator.service import ControlSettings, serve
-
-async def main(folder, port):
-    policy = Policy(kind="static", ran_share=0.4, notice_ms=5000)
-    settings = ControlSettings("edge-1", Path(folder), 1.0, port=int(port), policy=policy)
-    await serve(settings, asyncio.Event())
-
-asyncio.run(main(*sys.argv[1:]))
-"""
-GATEWAY = """
-import sys
-from dataclasses import dataclass
-from pathlib import Path
-import uvicorn
-from marketplace.asgi import bind
-from marketplace.gateway import GatewaySettings, ModelOffer, Price, build_app
-
-folder, url, port, engine, key = sys.argv[1:]
-offer = ModelOffer("simulated", 2048, Price.from_usd(0.01, 0.03))
-settings = GatewaySettings(
-    (offer,), (engine,), Path(folder), database_url=url, admin_key=key, engine_wait_s=30.0
-)
-app = build_app(settings)
-listener = bind("127.0.0.1", int(port), "the gateway", "port")
-config = uvicorn.Config(app, log_level="warning", access_log=False)
-uvicorn.Server(config).run(sockets=[listener])
-"""
-
-
-@dataclass(frozen=True)
-class Moment:
-    """When something happened, at some time between the two."""
-
-    from_s: float
-    until_s: float
-
-    def is_near(self, time_s: float) -> bool:
-        return self.from_s - MOMENT_S < time_s < self.until_s + MOMENT_S
-
-
-class Market:
-    """The processes of a small site, each of which can be killed and started again."""
-
-    def __init__(self, folder: Path, database_url: str, postgres_socket: str) -> None:
-        self.database_url, self.postgres_socket = database_url, postgres_socket
-        self._folder = folder
-        control, engine, *gateways = free_ports(4)
-        self.urls = [f"http://127.0.0.1:{port}" for port in gateways]
-        self.url = self.urls[0]
-        agent = f"http://127.0.0.1:{engine}"
-        self._commands: dict[str, list[str]] = {
-            "control": ["-c", CONTROL, str(folder), str(control)],
-            "engine": [
-                *("-m", "tests.marketplace.simulated_engine"),
-                *(f"127.0.0.1:{control}", str(engine)),
-            ],
-        }
-        for name, port in zip(("gateway", "second"), gateways, strict=True):
-            state = str(folder / name)
-            arguments = [state, database_url, str(port), agent, ADMIN_KEY]
-            self._commands[name] = ["-c", GATEWAY, *arguments]
-        self._running: dict[str, asyncio.subprocess.Process] = {}
-        self._https = [httpx.AsyncClient(base_url=url, timeout=30) for url in self.urls]
-        self.http = self._https[0]
-
-    async def start(self, *names: str) -> None:
-        for name in names:
-            with (self._folder / f"{name}.log").open("ab") as log:
-                self._running[name] = await asyncio.create_subprocess_exec(
-                    *(sys.executable, *self._commands[name]), cwd=ROOT, stdout=log, stderr=log
-                )
-
-    async def kill(self, name: str) -> Moment:
-        """Kills it and starts it again, as the supervisor of a site would; when it was killed."""
-        begun_s = time.time()
-        if name == "database":
-            await asyncio.to_thread(postgres.kill, self.postgres_socket)
-            killed = Moment(begun_s, time.time())
-            await asyncio.to_thread(postgres.start, self.postgres_socket)
-            return killed
-        await self.stop(name)
-        killed = Moment(begun_s, time.time())
-        await self.start(name)
-        return killed
-
-    async def stop(self, name: str) -> None:
-        self._running[name].kill()
-        await self._running[name].wait()
-
-    def signal(self, name: str, number: int) -> None:
-        self._running[name].send_signal(number)
-
-    async def ended(self, name: str) -> int:
-        """The exit code of one that ends by itself."""
-        async with asyncio.timeout(30):
-            return await self._running[name].wait()
-
-    def http_for(self, number: int) -> httpx.AsyncClient:
-        """Of one of the gateways that run."""
-        names = [name for name in ("gateway", "second") if self._runs(name)]
-        return self._https[("gateway", "second").index(names[number % len(names)])]
-
-    def _runs(self, name: str) -> bool:
-        return (name == "gateway" and "second" not in self._running) or self._alive(name)
-
-    def _alive(self, name: str) -> bool:
-        return name in self._running and self._running[name].returncode is None
-
-    async def ready(self) -> bool:
-        return await self.is_ready(self.http)
-
-    async def is_ready(self, http: httpx.AsyncClient) -> bool:
-        try:
-            return bool((await http.get("/readyz")).json().get("status") == "ready")
-        except (httpx.HTTPError, ValueError):
-            return False
-
-    async def close(self) -> None:
-        for http in self._https:
-            await http.aclose()
-        for process in self._running.values():
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
-
-    def logs(self) -> str:
-        return "\n".join(f"{path.name}:\n{path.read_text()}" for path in self._folder.glob("*.log"))
 
 
 @pytest.fixture
@@ -308,14 +173,35 @@ async def test_what_a_killed_gateway_had_is_done_once_by_the_other(market: Marke
     clients = [Client(market, key, number) for number in range(N_STREAMS)]
     running = [asyncio.create_task(client.run()) for client in clients]
     await eventually(lambda: sum(len(one.text) > 4 for one in clients) >= N_SLOTS // 2, 60)
-    begun_s = time.time()
     # And does not come back.
-    await market.stop("gateway")
-    killed = Moment(begun_s, time.time())
+    killed = await market.stop("gateway")
     texts = await asyncio.wait_for(asyncio.gather(*running), 120)
     assert texts == [client.expected for client in clients]
     await eventually(lambda: settled(market.database_url), 60)
     check_books(market.database_url, clients, killed)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+async def test_of_three_one_dies_while_another_comes_back_and_the_last_stands_still(
+    market: Market,
+) -> None:
+    await market.start("second", "third")
+    for number in range(len(GATEWAYS)):
+        await eventually(lambda number=number: market.is_ready(market.http_for(number)), 60)
+    key = await new_key(market.url)
+    clients = [Client(market, key, number) for number in range(N_STREAMS)]
+    running = [asyncio.create_task(client.run()) for client in clients]
+    await eventually(lambda: sum(len(one.text) > 4 for one in clients) >= N_SLOTS // 2, 60)
+    killed = [await market.kill("gateway"), await market.stop("second")]
+    market.signal("third", signal.SIGSTOP)
+    await eventually(market.ready, 60)
+    market.signal("third", signal.SIGCONT)
+    assert not all(task.done() for task in running)
+    texts = await asyncio.wait_for(asyncio.gather(*running), 120)
+    assert texts == [client.expected for client in clients]
+    await eventually(lambda: settled(market.database_url), 60)
+    check_books(market.database_url, clients, *killed)
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -365,17 +251,7 @@ def check_rows(url: str, n_jobs: int) -> None:
     engine.dispose()
 
 
-def settled(url: str) -> bool:
-    engine = open_database(url)
-    try:
-        with reading(engine) as db:
-            still = sa.select(jobs.c.id).where(jobs.c.state.in_(("queued", "running", "preempted")))
-            return db.execute(still).first() is None
-    finally:
-        engine.dispose()
-
-
-def check_books(url: str, clients: list[Client], killed: Moment) -> None:
+def check_books(url: str, clients: list[Client], *kills: Moment) -> None:
     engine = open_database(url)
     try:
         with reading(engine) as db:
@@ -391,7 +267,7 @@ def check_books(url: str, clients: list[Client], killed: Moment) -> None:
     unheard = [
         row
         for row in completed.values()
-        if row["kind"] == "sync" and killed.is_near(row["updated_s"])
+        if row["kind"] == "sync" and any(kill.is_near(row["updated_s"]) for kill in kills)
     ]
     assert N_STREAMS <= len(completed) <= N_STREAMS + len(unheard)
     # What a gateway's end broke off was not billed; what outlives it has one job, which went on.

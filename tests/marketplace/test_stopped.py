@@ -14,9 +14,10 @@ import sqlalchemy as sa
 
 from marketplace.store.connect import open_database, reading
 from marketplace.store.schema import gateways, jobs, usage
+from tests.marketplace.market import Market
 from tests.marketplace.simulated_engine import MODEL
 from tests.marketplace.site import eventually, new_key
-from tests.marketplace.test_killed import Market, database, market
+from tests.marketplace.test_killed import database, market
 
 __all__ = ["database", "market"]
 N_BEFORE, N_MEANWHILE = 12, 20

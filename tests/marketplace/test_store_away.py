@@ -41,10 +41,12 @@ async def test_what_is_insisted_on_waits_for_the_server_and_all_else_fails(clust
     add, event = db.ledger.add_event, ("info", None)
     await db.call(add, "k", "before", NOW_S, *event)
     postgres.kill(cluster)
-    waiting = [asyncio.create_task(db.insist(add, add, "k", name, NOW_S, *event)) for name in "ab"]
+    waiting = [
+        asyncio.create_task(db.insist("t", add, add, "k", name, NOW_S, *event)) for name in "ab"
+    ]
     with pytest.raises(UnavailableError):
         await db.call(db.ledger.list_events, 0, 10)
-    db.insist_later(add, add, "k", "c", NOW_S, *event)
+    db.insist_later("t", add, add, "k", "c", NOW_S, *event)
     with pytest.raises(UnavailableError):
         await db.call(add, "k", "lost", NOW_S, *event)
     assert not any(task.done() for task in waiting)
@@ -61,7 +63,7 @@ async def test_a_store_that_is_closed_waits_for_no_server(cluster: str) -> None:
     db = Database(url_of(cluster))
     add = db.ledger.add_event
     postgres.kill(cluster)
-    waiting = asyncio.create_task(db.insist(add, add, "k", "a", NOW_S, "info", None))
+    waiting = asyncio.create_task(db.insist("t", add, add, "k", "a", NOW_S, "info", None))
     with pytest.raises(UnavailableError):
         await db.call(db.ledger.list_events, 0, 10)
     db.relent()
@@ -77,7 +79,7 @@ async def test_a_mistake_is_not_made_again(cluster: str) -> None:
     row |= {"request": None, "input_tokens": 1}
     add = db.ledger.add_job
     with pytest.raises(UnavailableError):
-        await asyncio.wait_for(db.insist(add, add, row, NOW_S), 10)
+        await asyncio.wait_for(db.insist("t", add, add, row, NOW_S), 10)
     db.close()
 
 
