@@ -78,6 +78,10 @@ def _start_driver(settings: GatewaySettings, session: RaySession) -> subprocess.
         # Ray leaves no token in the user's home.
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        # Ray serves figures of its own at two ports, 44217 and 44227 unless told otherwise: another
+        # site's Ray, or another service, may have them.
+        "AUTOSCALER_METRIC_PORT": "0",
+        "DASHBOARD_METRIC_PORT": "0",
     }
     driver = subprocess.Popen(
         [sys.executable, "-m", "marketplace.ray_driver"],

@@ -18,6 +18,7 @@ from pathlib import Path
 from airan.core.clock import DAY_S, DayClock
 from airan.core.config import PortsConfig, SiteConfig
 from airan.core.errors import ConfigError, NotFoundError, PortInUseError
+from airan.core.ports import bound_to_free_port
 from airan.site.supervision_log import SupervisionLog
 
 HOST = "127.0.0.1"
@@ -204,6 +205,10 @@ def _resolve_ports(ports: PortsConfig) -> PortsConfig:
     held: list[socket.socket] = []
     try:
         for name, port in wanted.items():
+            if not port:
+                held.append(bound_to_free_port(HOST))
+                wanted[name] = held[-1].getsockname()[1]
+                continue
             listener = socket.socket()
             held.append(listener)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -215,7 +220,6 @@ def _resolve_ports(ports: PortsConfig) -> PortsConfig:
                     remedy=f"stop that process, or set AIRAN_PORTS__{name.upper()} "
                     "to another port (0 picks a free one)",
                 ) from error
-            wanted[name] = listener.getsockname()[1]
     finally:
         for listener in held:
             listener.close()

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import json
 import os
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from typer.testing import CliRunner
 from airan.cli import context as cli_context
 from airan.cli.main import app
 from airan.core.errors import ConfigError, ForbiddenError, InvalidInputError, NotFoundError
+from airan.core.ports import free_ports
 from orchestrator.api.client import TlsFiles
 from orchestrator.control import ControlPlane
 from orchestrator.policy import CalendarEntry, Policy, Reservation
@@ -229,9 +229,7 @@ async def test_certificates_open_another_machines_control_plane(tmp_path: Path) 
     assert result.exit_code == 0, result.output
     assert "vera.pem" in result.stdout
     assert "already" in CliRunner().invoke(app, make).stdout
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     far = RemoteSettings("127.0.0.1", port, TlsFiles.of(pki, "server"))
     settings = ControlSettings("edge-1", tmp_path / "state", 1.0, interval_ms=50, remote=far)
     async with running(settings) as (control, _):

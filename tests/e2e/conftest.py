@@ -18,7 +18,7 @@ import openai
 import psutil
 import pytest
 
-from tests.marketplace.site import free_ports
+from airan.core.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "SmolLM2-135M-Instruct"

@@ -16,12 +16,12 @@ import pytest
 import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families
 
+from airan.core.ports import free_ports
 from marketplace.store.connect import open_database, reading
 from marketplace.store.schema import jobs, reservations, usage
 from marketplace.watchdog import HUNG_S
 from tests.e2e.conftest import MODEL, Site, eventually, start_site, stop_site
 from tests.marketplace.market import settled
-from tests.marketplace.site import free_ports
 from tests.orchestrator import postgres
 
 pytestmark = pytest.mark.e2e

@@ -11,9 +11,10 @@ from pathlib import Path
 import httpx
 import sqlalchemy as sa
 
+from airan.core.ports import free_ports
 from marketplace.store.connect import open_database, reading
 from marketplace.store.schema import jobs
-from tests.marketplace.site import ADMIN_KEY, free_ports
+from tests.marketplace.site import ADMIN_KEY
 from tests.orchestrator import postgres
 
 ROOT = Path(__file__).resolve().parents[2]

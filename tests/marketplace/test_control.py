@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from typing import Any
 import openai
 import pytest
 
+from airan.core.ports import free_ports
 from orchestrator.api.client import ControlClient
 from orchestrator.policy import Policy
 from orchestrator.service import ControlSettings, running
@@ -34,9 +34,7 @@ POLICY = Policy(kind="static", ran_share=0.4, notice_ms=5000)
 
 @pytest.fixture
 def control_settings(tmp_path: Path) -> ControlSettings:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     return ControlSettings("edge-test", tmp_path, time.time(), port=port, policy=POLICY)
 
 

@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from airan.core.errors import PortInUseError
+from airan.core.ports import free_ports
 from marketplace.gateway import build_app
 from marketplace.gateway.runtime import Runtime
 from marketplace.grpc_api import invocation_pb2 as pb
@@ -32,7 +33,6 @@ from tests.marketplace.site import (
     FakeControl,
     admin_get,
     eventually,
-    free_ports,
     gateway_settings,
     new_key,
     running_agent,

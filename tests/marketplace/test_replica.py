@@ -14,9 +14,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from airan.core.errors import PortInUseError, UnavailableError
+from airan.core.ports import free_ports
 from marketplace import replica as replica_module
 from marketplace.gateway import GatewaySettings
-from tests.marketplace.site import free_ports, gateway_settings
+from tests.marketplace.site import gateway_settings
 
 
 @pytest.fixture

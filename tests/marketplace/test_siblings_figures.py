@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from airan.core.ports import free_ports
 from marketplace.asgi import bind
 from marketplace.gateway import GatewaySettings, build_app
 from marketplace.meter import Meter
@@ -28,7 +29,6 @@ from tests.marketplace.site import (
     MODEL,
     admin_get,
     eventually,
-    free_ports,
     gateway_settings,
     new_key,
     running_app,

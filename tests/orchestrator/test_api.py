@@ -30,6 +30,7 @@ from airan.core.errors import (
     PortInUseError,
     UnavailableError,
 )
+from airan.core.ports import free_ports
 from orchestrator import views
 from orchestrator.api import client, control_pb2, control_pb2_grpc
 from orchestrator.api.client import ControlClient
@@ -510,9 +511,7 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
 
 
 async def test_metrics_are_served_over_http_on_wish(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     async with running(settings(tmp_path, metrics_port=port)):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")

@@ -24,6 +24,7 @@ from airan.core.errors import (
     PortInUseError,
     UnavailableError,
 )
+from airan.core.ports import free_ports
 from orchestrator.api import certificates, control_pb2
 from orchestrator.api.client import ControlClient, TlsFiles
 from orchestrator.api.guard import Guard
@@ -34,12 +35,6 @@ from orchestrator.service import ControlSettings, RemoteSettings, running
 from orchestrator.views import AuditEntry
 
 CLIENTS = {"vera": "viewer", "otto": "operator", "ada": "admin"}
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +64,7 @@ class Remote:
 
 @pytest.fixture
 async def remote(tmp_path: Path, pki: Path) -> AsyncIterator[Remote]:
-    port = free_port()
+    (port,) = free_ports(1)
     settings = ControlSettings(
         site="edge-1",
         state_dir=tmp_path,

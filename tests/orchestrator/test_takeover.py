@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ import sqlalchemy as sa
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from airan.core.errors import UnavailableError
+from airan.core.ports import free_ports
 from orchestrator.api.client import ControlClient
 from orchestrator.store import Store
 from orchestrator.store.database import engine_of
@@ -78,8 +78,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     processes: list[asyncio.subprocess.Process] = []
 
     async def start(url: str) -> Control:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        (port,) = free_ports(1)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", CONTROL, url, str(tmp_path), str(port)),
             cwd=ROOT,
