@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -135,8 +136,10 @@ async def test_what_the_server_refuses_is_the_requests_fault(engine: VllmEngine)
 async def test_a_closed_stream_ends_its_request(engine: VllmEngine) -> None:
     prompt = await prompt_of(engine)
     stream = engine.generate(prompt, SamplingParams(800, temperature=0.0), slot=0)
+    # Looked for from the start: on a machine that stands still it may have ended by the first look.
+    seen = asyncio.create_task(eventually(engine.running))
     await anext(stream)
-    await eventually(engine.running)
+    await seen
     await stream.aclose()  # type: ignore[attr-defined]
 
     async def idle() -> bool:
