@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from airan.core.errors import InvalidInputError
+from airan.core.gpu_config import SLOT_LIMITS, check_slot_limits
 from orchestrator.cost_correction import CostCorrection
 from orchestrator.gear_times import ALONE, BESIDE_A_MODEL, GearTimes
 from orchestrator.step_budget import StepBudget, StepLimits
@@ -37,11 +38,11 @@ class FastPathSettings:
     """Of the GPU."""
     ai_sms: tuple[int, ...] = ()
     """SMs of the engine's part in each gear; empty: what the RAN's part leaves."""
-    raise_fraction: float = 0.85
+    raise_fraction: float = SLOT_LIMITS[0]
     """Of the budget: a slot that takes more moves the gear up."""
-    aim_fraction: float = 0.75
+    aim_fraction: float = SLOT_LIMITS[1]
     """Of the budget: the gear moved to is the smallest in which the slot is expected below it."""
-    lower_fraction: float = 0.6
+    lower_fraction: float = SLOT_LIMITS[2]
     """Of the budget: the gear moves down while every slot is expected below it there."""
     hold_s: float = 0.05
     max_hold_s: float = 3.2
@@ -60,8 +61,10 @@ class FastPathSettings:
         most = max(ran + ai for ran, ai in zip(gears, self.engine_sms, strict=True))
         if most > self.total_sms:
             raise InvalidInputError("gears", f"{most} SMs are more than {self.total_sms}")
-        if not 0 < self.lower_fraction < self.aim_fraction <= self.raise_fraction <= 1:
-            raise InvalidInputError("fractions", "need 0 < lower < aim <= raise <= 1")
+        try:
+            check_slot_limits((self.raise_fraction, self.aim_fraction, self.lower_fraction))
+        except ValueError as error:
+            raise InvalidInputError("fractions", str(error)) from None
         if not 0 < self.hold_s <= self.max_hold_s:
             raise InvalidInputError("hold_s", "must be positive and at most max_hold_s")
 

@@ -16,15 +16,16 @@ from airan.bench.rows import Row, row
 from airan.core.config import SiteConfig
 from airan.core.errors import InvalidInputError
 from airan.core.gpu_config import GEARS, SLOT_LIMITS, GpuConfig
+from airan.site.cell_sizing import carrier_of
+from airan.site.gpu_slots import BUDGET_US, SLOT_S
 from airan.site.l1_gpu import fast_path_settings
-from orchestrator.cell_demand import PDSCH_BUDGET_US, PUSCH_BUDGET_US, CellConfig, CellDemand
+from orchestrator.cell_demand import CellDemand
 from orchestrator.fast_path import FastPath, FastPathSettings, SlotExpected, SlotSeen
 from orchestrator.gear_costs import CHANNELS, GearCosts
+from phy.runtime.timing import SlotTiming
 from sims.ran_load import DiurnalProfile
 
-_SLOT_S = 5e-4
-_PATTERN = ("pdsch", "pdsch", "pdsch", "pdsch", "pusch")
-_BUDGETS_US = {"pusch": PUSCH_BUDGET_US, "pdsch": PDSCH_BUDGET_US}
+_PATTERN = ["pusch" if kind == "U" else "pdsch" for kind in SlotTiming().tdd_pattern]
 _DRAW_SLOTS = 20
 _WINDOW_SLOTS = 100
 _FORESIGHT_PART = 0.95
@@ -38,7 +39,7 @@ class GearDayOptions:
     Attributes:
         product: of GPU, that has a measured cost model; with its SMs.
         gears: SMs of Layer 1 and the engine, ascending.
-        limits: as `gpu.slot_limits`.
+        slot_limits: as `gpu.slot_limits`.
         n_cells: cells of the generated day.
         speed: times as fast as the clock.
         seed: of what is granted.
@@ -50,7 +51,7 @@ class GearDayOptions:
     product: str = "H200-141GB"
     sm_count: int = 132
     gears: tuple[str, ...] = GEARS
-    limits: tuple[float, float, float] = SLOT_LIMITS
+    slot_limits: tuple[float, float, float] = SLOT_LIMITS
     n_cells: int = 20
     speed: float = 1000.0
     seed: int = 1
@@ -92,13 +93,14 @@ def play(options: GearDayOptions) -> GearDay:
     Raises:
         InvalidInputError: no cost model for the GPU, or it does not cover the gears or the cells.
     """
-    site = SiteConfig(gpu=GpuConfig(gears=options.gears, slot_limits=options.limits))
+    site = SiteConfig(gpu=GpuConfig(gears=options.gears, slot_limits=options.slot_limits))
     settings = fast_path_settings(site, options.sm_count)
     ran, ai = np.array(settings.gears), np.array(settings.engine_sms)
-    times_us = _times_us(options, ran.tolist())
+    model = CellDemand.of(options.product, options.sm_count)
+    times_us = _times_us(options, model, ran.tolist())
     cells = _granted(options)
     chosen, n_late = _fast_path(settings, times_us, cells)
-    n, all_us = len(cells), options.sm_count * 1e6 * _SLOT_S * len(cells)
+    n, all_us = len(cells), options.sm_count * 1e6 * SLOT_S * len(cells)
     taken_us = _taken_us(times_us, cells)[np.arange(n), chosen]
     names = [f"{r}+{a}" for r, a in zip(ran, ai, strict=True)]
     share = np.bincount(chosen, minlength=len(ran)) / n
@@ -110,7 +112,7 @@ def play(options: GearDayOptions) -> GearDay:
         held=float((share * (ran + ai)).sum() / options.sm_count),
         ran_busy=float((taken_us * ran[chosen]).sum() / all_us),
         ai_busy=float((share * ai).sum() / options.sm_count),
-        best_busy=_best(options, cells),
+        best_busy=_best(options, model, cells),
     )
 
 
@@ -133,11 +135,11 @@ def rows(options: GearDayOptions, day: GearDay) -> list[Row]:
     ]
 
 
-def _times_us(options: GearDayOptions, ran_sms: list[int]) -> dict[str, NDArray[np.float64]]:
+def _times_us(
+    options: GearDayOptions, model: CellDemand, ran_sms: list[int]
+) -> dict[str, NDArray[np.float64]]:
     """By channel: (cells granted, gear)."""
-    size = SiteConfig().ran.sized_as
-    carrier = CellConfig(size.n_prb, size.n_layers, size.n_rx, size.uplink_mcs, size.downlink_mcs)
-    model = CellDemand.of(options.product, options.sm_count)
+    carrier = carrier_of(SiteConfig().ran.sized_as)
     costs = GearCosts(model, carrier, options.n_cells, ran_sms)
     numbers = range(options.n_cells + 1)
     return {
@@ -149,10 +151,10 @@ def _times_us(options: GearDayOptions, ran_sms: list[int]) -> dict[str, NDArray[
 def _granted(options: GearDayOptions) -> NDArray[np.int64]:
     """(slots,): cells that have their whole carrier granted, each as often as it is loaded."""
     profile, draw = DiurnalProfile(), np.random.default_rng(options.seed)
-    n_draws = int(86_400 / options.speed / _SLOT_S) // _DRAW_SLOTS
+    n_draws = int(86_400 / options.speed / SLOT_S) // _DRAW_SLOTS
     granted = []
     for number in range(n_draws):
-        at_s = number * _DRAW_SLOTS * _SLOT_S * options.speed
+        at_s = number * _DRAW_SLOTS * SLOT_S * options.speed
         loads = [profile.load(cell, at_s) for cell in range(options.n_cells)]
         granted.append((draw.random((_DRAW_SLOTS, options.n_cells)) < loads).sum(axis=1))
     return np.concatenate(granted)
@@ -181,8 +183,8 @@ def _fast_path(
     by_gear = {name: [tuple(each) for each in table.tolist()] for name, table in times_us.items()}
     chosen, n_late = np.empty(len(cells), np.int64), 0
     for number, n_cells in enumerate(cells.tolist()):
-        channel, at_s = _PATTERN[number % len(_PATTERN)], number * _SLOT_S
-        budget_us, us = _BUDGETS_US[channel], by_gear[channel][n_cells]
+        channel, at_s = _PATTERN[number % len(_PATTERN)], number * SLOT_S
+        budget_us, us = BUDGET_US[channel], by_gear[channel][n_cells]
         gear = fast.expect([SlotExpected(channel, budget_us, us)], at_s).gear
         is_late = us[gear] > budget_us
         chosen[number], n_late = gear, n_late + is_late
@@ -190,20 +192,19 @@ def _fast_path(
     return chosen, n_late
 
 
-def _best(options: GearDayOptions, cells: NDArray[np.int64]) -> float:
+def _best(options: GearDayOptions, model: CellDemand, cells: NDArray[np.int64]) -> float:
     """Of each window the gear, of all that there are, that keeps most of the SM time busy while no
     slot takes more than its part of the budget."""
-    model = CellDemand.of(options.product, options.sm_count)
     ran = np.array([sms for sms in model.offered_sms() if sms < options.sm_count])
-    taken_us = _taken_us(_times_us(options, ran.tolist()), cells)
+    taken_us = _taken_us(_times_us(options, model, ran.tolist()), cells)
     uplink = _is_uplink(len(cells))[:, None]
-    part = taken_us / np.where(uplink, PUSCH_BUDGET_US, PDSCH_BUDGET_US)
+    part = taken_us / np.where(uplink, BUDGET_US["pusch"], BUDGET_US["pdsch"])
     n = len(cells) // _WINDOW_SLOTS * _WINDOW_SLOTS
     shape = (-1, _WINDOW_SLOTS, len(ran))
     longest = part[:n].reshape(shape).max(axis=1)
     busy_us = taken_us[:n].reshape(shape).sum(axis=1) * ran
-    busy_us += (options.sm_count - ran) * 1e6 * _SLOT_S * _WINDOW_SLOTS
+    busy_us += (options.sm_count - ran) * 1e6 * SLOT_S * _WINDOW_SLOTS
     fits = longest <= _FORESIGHT_PART
     fits[:, -1] = True
     best_us = np.where(fits, busy_us, 0.0).max(axis=1)
-    return float(best_us.sum() / (options.sm_count * 1e6 * _SLOT_S * n))
+    return float(best_us.sum() / (options.sm_count * 1e6 * SLOT_S * n))

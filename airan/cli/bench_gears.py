@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from airan.cli.bench import JsonFlag, SeedOption, emit_rows
 from airan.cli.output import errors
 from airan.core.errors import InvalidInputError
-from airan.core.gpu_config import SLOT_LIMITS, GpuConfig, check_slot_limits
+from airan.core.gpu_config import GEARS, SLOT_LIMITS, GpuConfig, check_slot_limits
 
 LimitsOption = Annotated[
     str | None,
@@ -67,21 +67,21 @@ def gears(
     """
     from airan.bench.gear_day import GearDayOptions, play, rows
 
-    config = GpuConfig() if gear is None else _gears(gear)
-    options = GearDayOptions(product, sms, config.gears, slot_limits_of(limits), cells, speed, seed)
+    wanted = GEARS if gear is None else _gears(gear)
+    options = GearDayOptions(product, sms, wanted, slot_limits_of(limits), cells, speed, seed)
     with errors.status("reckoning ..."):
         found = rows(options, play(options))
     emit_rows(context, "A day of gears, simulated", found, json)
 
 
-def _gears(texts: list[str]) -> GpuConfig:
+def _gears(texts: list[str]) -> tuple[str, ...]:
     """What the option says.
 
     Raises:
         InvalidInputError: not gears, or they do not ascend.
     """
     try:
-        return GpuConfig(gears=tuple(texts))
+        return GpuConfig(gears=tuple(texts)).gears
     except ValidationError as error:
         why = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise InvalidInputError("gear", why, remedy="give them as 16+116, 96+32") from None

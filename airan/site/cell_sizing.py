@@ -47,6 +47,11 @@ class PublishedSizing:
         return self.group.demand_share(loads, self.cost)
 
 
+def carrier_of(size: CellSizeConfig) -> CellConfig:
+    """What of a cell's size its slots' cost depends on."""
+    return CellConfig(size.n_prb, size.n_layers, size.n_rx, size.uplink_mcs, size.downlink_mcs)
+
+
 @dataclass(frozen=True)
 class MeasuredSizing:
     """SMs by the cost model that phy's kernels were measured for, all cells of one carrier."""
@@ -60,8 +65,7 @@ class MeasuredSizing:
     @property
     def config(self) -> CellConfig:
         """Every cell's carrier."""
-        size = self.size
-        return CellConfig(size.n_prb, size.n_layers, size.n_rx, size.uplink_mcs, size.downlink_mcs)
+        return carrier_of(self.size)
 
     def cells(self, loads: tuple[float, ...]) -> tuple[CellView, ...]:
         """See Sizing."""

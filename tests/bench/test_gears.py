@@ -31,7 +31,7 @@ def test_the_fast_path_makes_none_late_and_stays_below_what_gears_can_reach() ->
 
 
 def test_higher_limits_leave_the_engine_more() -> None:
-    higher = play(GearDayOptions(speed=10_000, limits=(0.92, 0.85, 0.75)))
+    higher = play(GearDayOptions(speed=10_000, slot_limits=(0.92, 0.85, 0.75)))
     assert higher.ai_busy > play(FAST).ai_busy + 0.01
     assert higher.n_late == 0
 

@@ -33,12 +33,12 @@ from airan.bench.sharing.run import (
 from airan.bench.sharing.side import SideOrder
 from airan.bench.sharing.ways import Setup
 from airan.core.errors import InvalidInputError
-from airan.core.gpu_config import SLOT_LIMITS
+from airan.core.gpu_config import SLOT_LIMITS, GpuConfig
 from orchestrator.sm_board import Gear, SmBoard
 from phy.gpu.bench_slots import Times
 
-GEARS = (Gear(16, 116), Gear(24, 108), Gear(40, 88), Gear(64, 64), Gear(80, 48), Gear(96, 32))
-"""Multiples of eight, as the driver gives them. Beside many loaded cells the AI gets less than they
+GEARS = tuple(Gear(ran, ai) for ran, ai in GpuConfig().gears_of(WHOLE_SMS) if ai)
+"""A site's own by default. Beside many loaded cells the AI gets less than they
 leave: memory is shared, and fewer SMs ask less of it."""
 _END_S = 120.0
 _ALONE_S = 5.0

@@ -13,10 +13,11 @@ from typing import Any
 
 from airan.bench.sharing.side import Channel, SideOrder
 from airan.core.config import SiteConfig
+from airan.site.cell_sizing import carrier_of
 from airan.site.gpu_radio import SimulatedRadio
 from airan.site.gpu_slots import SlotLoop, latency_limits_us, without_collections
 from airan.site.gpu_window import GpuWindow
-from orchestrator.cell_demand import CellConfig, CellDemand
+from orchestrator.cell_demand import CellDemand
 from orchestrator.fast_path import FastPath, FastPathSettings
 from orchestrator.gear_costs import GearCosts
 from orchestrator.sm_board import SmBoard
@@ -74,8 +75,7 @@ def run(order: SideOrder, channel: Channel) -> None:
     size = SiteConfig().ran.sized_as
     radio = SimulatedRadio(size, order.n_cells)
     model = CellDemand.of(_COST_MODEL, _sm_count())
-    carrier = CellConfig(size.n_prb, size.n_layers, size.n_rx, size.uplink_mcs, size.downlink_mcs)
-    costs = GearCosts(model, carrier, order.n_cells, gears)
+    costs = GearCosts(model, carrier_of(size), order.n_cells, gears)
     step = StepLimits(decode_tokens=order.batch, most_tokens=order.step_tokens or 8192)
     ai_sms = tuple(gear.ai_sms for gear in board.gears[: order.n_gears])
     settings = FastPathSettings(gears, _sm_count(), ai_sms, *order.slot_limits, step=step)
