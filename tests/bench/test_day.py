@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 
 import pytest
 
@@ -11,15 +12,12 @@ from airan.bench.sharing.board_watch import BoardWatch, Change
 from airan.bench.sharing.day import DayOptions, Followed, measure_day
 from airan.core.errors import InvalidInputError
 from orchestrator.sm_board import Gear, SmBoard
+from tests import waiting
 
 GEARS = (Gear(16, 116), Gear(64, 68))
 
 
-def until(is_true) -> None:
-    deadline_s = time.monotonic() + 30
-    while not is_true():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.001)
+until = partial(waiting.until, within_s=30.0)
 
 
 def test_a_board_is_watched(tmp_path) -> None:

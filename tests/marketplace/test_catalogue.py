@@ -9,8 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from marketplace.catalogue.download import StoppedError
 from marketplace.catalogue.precache import Precacher
 from marketplace.catalogue.records import Caching, FileSource
 from marketplace.gateway import GatewaySettings, ModelOffer, Price
+from tests import waiting
 from tests.marketplace.site import ADMIN_KEY, admin_get, running_gateway
 
 CONTENT = bytes(range(256)) * 8192
@@ -113,11 +115,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_module, "_LOOK_S", 0.02)
 
 
-def until(condition: Callable[[], object], limit_s: float = 20.0) -> None:
-    deadline_s = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not come"
-        time.sleep(0.01)
+until = partial(waiting.until, within_s=20.0)
 
 
 def test_a_file_goes_from_pending_over_in_progress_to_ready(

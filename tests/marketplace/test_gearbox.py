@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from marketplace.engines import gearbox
 from marketplace.engines.gearbox import Gearbox
 from orchestrator.sm_board import NO_ORDER, Gear, GearOrder, SmBoard
+from tests import waiting
 
 GEARS = (Gear(16, 116), Gear(64, 68), Gear(96, 36), Gear(96, 0))
 PAUSED = 3
@@ -68,11 +70,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     bench.gearbox.close()
 
 
-def until(is_true) -> None:
-    deadline = time.monotonic() + 10
-    while not is_true():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+until = partial(waiting.until, within_s=10.0)
 
 
 def test_a_step_runs_in_the_gear_that_is_ordered_when_it_begins(bench: Bench) -> None:

@@ -134,20 +134,19 @@ async def test_what_the_server_refuses_is_the_requests_fault(engine: VllmEngine)
 
 async def test_a_closed_stream_ends_its_request(engine: VllmEngine) -> None:
     prompt = await prompt_of(engine)
-    # On a machine that stands still for a moment this small model may be done by the first look.
-    for _ in range(10):
+
+    async def was_seen_in_work() -> bool:
         stream = engine.generate(prompt, SamplingParams(900, temperature=0.0), slot=0)
         await anext(stream)
-        if await engine.running():
-            break
+        is_in_work = await engine.running() > 0
         await stream.aclose()  # type: ignore[attr-defined]
-    else:
-        pytest.fail("no request was seen in work")
-    await stream.aclose()  # type: ignore[attr-defined]
+        return is_in_work
 
     async def idle() -> bool:
         return await engine.running() == 0
 
+    # On a machine that stands still for a moment this small model may be done by the first look.
+    assert any([await was_seen_in_work() for _ in range(3)])
     await eventually(idle)
 
 

@@ -8,9 +8,9 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +19,7 @@ import pytest
 
 from marketplace import watchdog as watchdog_module
 from marketplace.watchdog import Watchdog, note_gateway
+from tests import waiting
 
 HUNG_S = 1.5
 START_S = 3.0
@@ -103,11 +104,7 @@ def watching(folder: Path, ours: Ours | None = None) -> Watchdog:
     return Watchdog(folder / "gateways", ours or Ours(), HUNG_S, START_S)
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    give_up_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < give_up_s
-        time.sleep(0.02)
+until = partial(waiting.until, within_s=20.0)
 
 
 def test_one_that_is_stopped_is_killed_and_a_slow_one_is_not(start: Start, tmp_path: Path) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -15,15 +13,12 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from airan.core import errors
 from airan.core.errors import (
-    AiranError,
     CapacityError,
     InvalidInputError,
     NotFoundError,
@@ -32,29 +27,16 @@ from airan.core.errors import (
 )
 from airan.core.ports import free_ports
 from orchestrator import views
-from orchestrator.api import client, control_pb2, control_pb2_grpc
+from orchestrator.api import control_pb2, control_pb2_grpc
 from orchestrator.api.client import ControlClient
-from orchestrator.api.convert import from_message, to_message
-from orchestrator.api.errors import _CODE_OF, _FOREIGN, from_rpc, status_of
+from orchestrator.api.convert import to_message
 from orchestrator.control import ControlPlane
 from orchestrator.policy import Policy
-from orchestrator.service import ControlSettings, running, serve
-from orchestrator.views import CellView, Event, LeaseEvent, SlotReport
+from orchestrator.service import running, serve
+from orchestrator.views import Event, LeaseEvent, SlotReport
+from tests.orchestrator.control_plane import quiet_ran, settings, until
 
 Start = Callable[[], "subprocess.Popen[bytes]"]
-
-
-def settings(path: Path, **values: Any) -> ControlSettings:
-    body = {
-        "site": "edge-1",
-        "state_dir": path,
-        "site_started_s": time.time(),
-        "mig_create_ms": 10.0,
-        "mig_destroy_ms": 5.0,
-        "interval_ms": 50,
-        "policy": Policy(min_lease_s=0.5, notice_ms=200),
-    }
-    return ControlSettings(**(body | values))
 
 
 @pytest.fixture
@@ -66,148 +48,8 @@ async def site(tmp_path: Path) -> AsyncIterator[tuple[ControlPlane, ControlClien
         yield control, control_client
 
 
-async def quiet_ran() -> AsyncIterator[SlotReport]:
-    """A slot runtime, played by this process, that needs 15% of the GPU."""
-    while True:
-        yield SlotReport(
-            "cell-1",
-            time.time(),
-            slots=5,
-            p99_us=300.0,
-            budget_us=1000.0,
-            slowdown=40.0,
-            demand_share=0.15,
-            cells=(CellView("cell-1", True, 0.2, 51), CellView("cell-2", False, 0.1, 51)),
-            histogram_counts=(4, 1, 0),
-            histogram_edges_us=(500.0, 1000.0),
-            pid=os.getpid(),
-        )
-        await asyncio.sleep(0.02)
-
-
-async def until(found: Callable[[], Any]) -> Any:
-    """Waits for a call's answer to become true."""
-    async with asyncio.timeout(60):
-        while True:
-            answer = await found()
-            if answer:
-                return answer
-            await asyncio.sleep(0.02)
-
-
 def channel_of(control_client: ControlClient) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(control_client.address)
-
-
-# --- values, messages and errors
-
-
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        (views.SiteStatus, "SiteStatus"),
-        (views.GpuView, "Gpu"),
-        (views.PartitionView, "Partition"),
-        (views.PolicyView, "Policy"),
-        (views.PlanView, "Plan"),
-        (views.PolicyChange, "SetPolicyResponse"),
-        (views.DemandView, "Demand"),
-        (views.CellView, "Cell"),
-        (views.SlotReport, "SlotReport"),
-        (views.SlotStats, "SlotStats"),
-        (views.Utilisation, "Utilisation"),
-        (views.Lease, "Lease"),
-        (views.LeaseEvent, "LeaseEvent"),
-        (views.Event, "Event"),
-        (views.NodeView, "Node"),
-        (views.AuditEntry, "AuditEntry"),
-        (views.ExpectedLoss, "ExpectedLoss"),
-    ],
-)
-def test_views_and_messages_have_the_same_fields(kind: type[Any], message: str) -> None:
-    descriptor = control_pb2.DESCRIPTOR.message_types_by_name[message]
-    assert {field.name for field in dataclasses.fields(kind)} == {
-        field.name for field in descriptor.fields
-    }
-
-
-@pytest.mark.parametrize(
-    "event",
-    [
-        LeaseEvent("offered", None, 0.0, 2),
-        LeaseEvent("revoked", views.Lease(id="a", sm_count=64, pid=7), 12.5, 0, 2**52),
-    ],
-)
-def test_values_come_back_from_messages_as_they_were(event: LeaseEvent) -> None:
-    message = to_message(event, control_pb2.LeaseEvent)
-    again = control_pb2.LeaseEvent.FromString(message.SerializeToString())
-    assert from_message(LeaseEvent, again) == event
-
-
-def all_errors(kind: type[AiranError] = AiranError) -> list[type[AiranError]]:
-    return [kind, *(found for below in kind.__subclasses__() for found in all_errors(below))]
-
-
-@pytest.mark.parametrize("kind", [k for k in all_errors() if k.__module__ == errors.__name__])
-def test_every_error_has_a_status_and_comes_back_as_itself(kind: type[AiranError]) -> None:
-    assert kind in _CODE_OF, "map the new error in orchestrator/api/errors.py"
-    if kind is InvalidInputError:
-        error: AiranError = InvalidInputError("policy.kind", "unknown", remedy="use `static` – ö")
-    else:
-        error = kind("it broke", remedy="mend it – ö")
-    code, text, metadata = status_of(error)
-    assert error.message in text
-    assert error.remedy is not None
-    assert error.remedy in text
-    rpc_error = grpc.aio.AioRpcError(
-        code, grpc.aio.Metadata(), grpc.aio.Metadata(*metadata), text, None
-    )
-    again = from_rpc(rpc_error, "control plane")
-    assert type(again) is kind
-    assert (again.message, again.remedy) == (error.message, error.remedy)
-
-
-def details_of(error: AiranError) -> list[Any]:
-    """The standard details of an error's status."""
-    code, text, metadata = status_of(error)
-    status = status_pb2.Status.FromString(dict(metadata)["grpc-status-details-bin"])
-    assert (status.code, status.message) == (code.value[0], text)
-    found = []
-    for detail in status.details:
-        message = getattr(error_details_pb2, detail.type_url.rsplit(".", 1)[1])()
-        assert detail.Unpack(message)
-        found.append(message)
-    return found
-
-
-def test_an_invalid_argument_is_named_in_the_standard_way() -> None:
-    info, bad = details_of(InvalidInputError("policy.kind", "unknown", remedy="use `static`"))
-    assert (info.reason, info.domain) == ("INVALID_INPUT", "airan")
-    assert dict(info.metadata) == {"remedy": "use `static`"}
-    (violation,) = bad.field_violations
-    assert (violation.field, violation.description) == ("policy.kind", "unknown")
-
-
-def test_what_may_succeed_later_says_when_to_try_again() -> None:
-    info, retry = details_of(CapacityError("nothing is free"))
-    assert info.reason == "CAPACITY"
-    assert retry.retry_delay.ToMilliseconds() > 0
-    _, in_use, retry = details_of(errors.InUseError("process 7 uses it"))
-    assert in_use.violations[0].type == "IN_USE"
-    assert retry.retry_delay.ToMilliseconds() > 0
-    assert len(details_of(NotFoundError("there is none"))) == 1
-
-
-@pytest.mark.parametrize("code", [c for c in grpc.StatusCode if c is not grpc.StatusCode.OK])
-def test_every_foreign_status_becomes_one_of_ours(code: grpc.StatusCode) -> None:
-    assert code in _FOREIGN
-    error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), "oh no", None)
-    ours = from_rpc(error, "control plane at nowhere")
-    assert "control plane at nowhere" in ours.message
-    assert "oh no" in ours.message
-
-
-# --- the server
 
 
 async def test_health_and_reflection_are_on(site: tuple[ControlPlane, ControlClient]) -> None:
@@ -518,91 +360,3 @@ async def test_metrics_are_served_over_http_on_wish(tmp_path: Path) -> None:
         body = await reader.read()
         writer.close()
     assert b"airan_orchestrator_partition_sms" in body
-
-
-# --- kill -9 of the control process
-
-PROCESS = """
-import asyncio, sys, time
-from pathlib import Path
-from orchestrator.policy import Policy
-from orchestrator.service import ControlSettings, serve
-settings = ControlSettings(
-    site="edge-1", state_dir=Path(sys.argv[1]), port=int(sys.argv[2]), site_started_s=1.0,
-    mig_create_ms=10.0, mig_destroy_ms=5.0, interval_ms=50, policy=Policy(min_lease_s=0.5),
-)
-asyncio.run(serve(settings, asyncio.Event(), lambda port: print(port, flush=True)))
-"""
-
-
-def control_process(path: Path, port: int) -> tuple[subprocess.Popen[str], int]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROCESS, str(path), str(port)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    process.stdout.close()
-    return process, int(line)
-
-
-async def test_a_killed_control_process_comes_back_to_its_leases(
-    tmp_path: Path, start_process: Start
-) -> None:
-    process, port = await asyncio.to_thread(control_process, tmp_path, 0)
-    child = start_process()
-    seen: list[LeaseEvent] = []
-    try:
-        async with ControlClient(f"127.0.0.1:{port}") as control_client:
-
-            async def engine() -> None:
-                async for event in control_client.watch_leases("engine"):
-                    seen.append(event)
-
-            tasks = [
-                asyncio.create_task(engine()),
-                asyncio.create_task(control_client.report_slots(quiet_ran())),
-            ]
-
-            async def acquired() -> Any:
-                try:
-                    return await control_client.acquire_lease("engine", child.pid)
-                except CapacityError:
-                    return None
-
-            lease = await until(acquired)
-            before = (await control_client.status()).slots.slots
-            process.kill()
-            process.wait()
-            process, _ = await asyncio.to_thread(control_process, tmp_path, port)
-            await control_client.wait_ready(20.0)
-            assert await control_client.acquire_lease("engine", child.pid) == lease
-
-            async def snapshot_again() -> bool:
-                return [event.kind for event in seen if event.lease].count("snapshot") >= 1
-
-            async def reports_again() -> bool:
-                return (await control_client.status()).slots.slots > before
-
-            await until(snapshot_again)
-            await until(reports_again)
-            held = [event for event in seen if event.kind == "snapshot" and event.lease]
-            assert held[-1].lease == lease
-            assert child.poll() is None
-            for task in tasks:
-                task.cancel()
-    finally:
-        process.kill()
-        process.wait()
-
-
-def test_synchronous_code_calls_the_control_plane_too(tmp_path: Path) -> None:
-    process, port = control_process(tmp_path, 0)
-    try:
-        status = client.call(f"127.0.0.1:{port}", lambda control: control.status())
-        assert status.site == "edge-1"
-    finally:
-        process.kill()
-        process.wait()

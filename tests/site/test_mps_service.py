@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from airan.site.runtime import SiteRuntime
 from airan.site.services import ready_file, services_of
 from airan.site.supervision_log import SupervisionLog
 from airan.site.supervisor import Supervisor, Watched
+from tests import waiting
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = ROOT / "tests" / "orchestrator" / "fake_mps_daemon.py"
@@ -48,11 +50,7 @@ raise SystemExit(supervisor.Supervisor(site, True, services=tuple(services)).run
 SERVICE = "import time\nwhile True: time.sleep(1)\n"
 
 
-def eventually(true: Callable[[], bool], within_s: float = 60.0) -> None:
-    deadline_s = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < deadline_s, "did not happen in time"
-        time.sleep(0.02)
+eventually = partial(waiting.until, within_s=60.0)
 
 
 @pytest.fixture

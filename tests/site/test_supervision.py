@@ -6,8 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from airan.core import config
 from airan.site import runtime as site_runtime
 from airan.site.processes import ProcessLock, ProcessRecord, members, sweep
 from airan.site.runtime import SiteRuntime
+from tests import waiting
 
 # Supervisor and warden run with two small services of the test's own in place of the site's.
 SUPERVISOR = """
@@ -33,11 +34,7 @@ SERVICE = "import time\nwhile True: time.sleep(1)\n"
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def eventually(true: Callable[[], bool], within_s: float = 60.0) -> None:
-    deadline_s = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < deadline_s, "did not happen in time"
-        time.sleep(0.02)
+eventually = partial(waiting.until, within_s=60.0)
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from airan.site.processes import ProcessRecord
 from airan.site.runtime import SiteRuntime
 from airan.site.services import daemon_record, ready_file, tell_ready
 from airan.site.worker_keeper import WorkerKeeper
+from tests import waiting
 
 PORTS = {
     f"AIRAN_PORTS__{name}": "0" for name in ("GATEWAY", "DASHBOARD", "CONTROL", "ENGINE", "METRICS")
@@ -84,11 +85,7 @@ def daemon(site: SiteRuntime) -> Iterator[Daemon]:
     made.kill()
 
 
-def eventually(true: Callable[[], bool]) -> None:
-    until_s = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < until_s, "did not happen in time"
-        time.sleep(0.001)
+eventually = partial(waiting.until, within_s=30.0)
 
 
 @pytest.fixture(params=["descriptor", "asking"])

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import ClassVar
 
@@ -20,6 +21,7 @@ from phy.gpu.pipeline import Elapsed
 from phy.gpu.program import Buffer, Program
 from phy.gpu.worker import LaneOrder, Order
 from phy.gpu.worker_pool import GpuWorker, Place
+from tests import waiting
 
 
 class Log:
@@ -44,11 +46,7 @@ class Log:
         return Elapsed(10.0 + side, 20.0 + side)
 
 
-def until(is_true) -> None:
-    deadline = time.monotonic() + 10
-    while not is_true():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+until = partial(waiting.until, within_s=10.0)
 
 
 def test_slots_start_after_the_messages_before_them_and_no_later_ones() -> None:
