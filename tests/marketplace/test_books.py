@@ -171,9 +171,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ACTIONS)
 def test_a_replay_gives_the_same_balances_after_anything(
     tmp_path_factory: pytest.TempPathFactory, actions: list[tuple[str, int, int]]

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airan.core.clock import ManualClock
@@ -193,7 +193,6 @@ _SEEDS = st.integers(0, 2**32)
     st.lists(st.tuples(st.integers(0, 3), st.sampled_from(TIERS)), max_size=60),
     _SEEDS,
 )
-@settings(deadline=None)
 def test_no_more_runs_than_there_are_places_and_none_is_idle_while_somebody_waits(
     places: list[int], n_gateways: int, late: int, asked: list[tuple[int, Tier]], seed: int
 ) -> None:
@@ -212,7 +211,6 @@ def test_no_more_runs_than_there_are_places_and_none_is_idle_while_somebody_wait
     st.integers(0, 3),
     _SEEDS,
 )
-@settings(deadline=None)
 def test_the_places_end_up_max_min_fair(
     n_places: int, asked: list[tuple[int, int, int]], late: int, seed: int
 ) -> None:

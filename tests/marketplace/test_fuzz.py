@@ -98,7 +98,7 @@ def check(answer: httpx.Response) -> None:
         assert answer.json()["error"]["message"]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(
     path=st.sampled_from(list(BODIES)),
     changes=st.dictionaries(st.sampled_from(PARAMETERS), VALUES, min_size=1, max_size=2),
@@ -110,7 +110,7 @@ def test_no_value_of_any_parameter_breaks_the_gateway(
     check(runner.run(http.post(path, json=BODIES[path] | changes)))
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, suppress_health_check=list(HealthCheck))
 @given(
     method=st.sampled_from(["GET", "POST", "DELETE", "PUT"]),
     folder=st.sampled_from(["files", "batches", "responses", "completions", "embeddings"]),

@@ -77,7 +77,7 @@ def served(
         runner.run(market.__aexit__(None, None, None))
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, suppress_health_check=list(HealthCheck))
 @given(
     tools=TOOLS,
     more=MESSAGES,

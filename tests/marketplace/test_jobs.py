@@ -200,7 +200,7 @@ JSON_VALUES = st.recursive(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(JSON_VALUES)
 def test_no_json_value_breaks_the_check(values: Any) -> None:
     for body in (values, REQUEST | {"messages": values}, REQUEST | {"stop": values, "n": values}):

@@ -68,9 +68,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ACTIONS)
 def test_money_in_is_money_out_over_any_order_of_ends_retries_and_crashes(
     tmp_path_factory: pytest.TempPathFactory, actions: list[tuple[str, int, int, int]]

@@ -165,7 +165,6 @@ schema = schemathesis.openapi.from_dict(build_app(gateway_settings(Path("unused"
 @schema.parametrize()
 @settings(
     max_examples=8,
-    deadline=None,
     derandomize=True,
     database=None,
     phases=[Phase.explicit, Phase.generate],

@@ -26,7 +26,7 @@ ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
 N_JOBS = 120
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     weights=st.lists(st.integers(1, 9), min_size=2, max_size=4),
     costs=st.lists(st.integers(1, 60), min_size=1, max_size=7),

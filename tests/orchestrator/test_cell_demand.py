@@ -49,7 +49,7 @@ def test_what_is_granted_keeps_every_budget() -> None:
 
 
 @given(loads=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=30), more=st.floats(0.0, 1.0))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_more_load_never_needs_fewer_sms(loads: list[float], more: float) -> None:
     lighter = [CellLoad(PEAK, load) for load in loads]
     heavier = [CellLoad(PEAK, max(load, more)) for load in loads]

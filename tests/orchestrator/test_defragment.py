@@ -134,7 +134,7 @@ NEIGHBOURS = {
     wanted=st.lists(st.sampled_from(PROFILES), min_size=1, max_size=3),
     data=st.data(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_fewest_instances_and_sms_are_moved(
     occupied: Layout, wanted: list[str], data: st.DataObject
 ) -> None:

@@ -171,7 +171,6 @@ def test_both_answers_are_cautious_until_something_was_seen() -> None:
     assert times.ratio(1, 1) == 1.0
 
 
-@settings(deadline=None)
 @given(power=st.floats(0.0, 2.999), start=st.integers(0, 3), n=st.integers(1, 20))
 def test_what_was_seen_draws_both_answers_to_it(power: float, start: int, n: int) -> None:
     times, gained = GearTimes(GEARS, ALONE), GEARS[start + 1] / GEARS[start]
@@ -227,7 +226,6 @@ def test_a_step_over_the_limit_lowers_the_budget_at_once_and_short_ones_raise_it
     assert steps.tokens(2, alarm=False) == 0
 
 
-@settings(deadline=None)
 @given(
     beats=st.lists(
         st.tuples(
@@ -257,7 +255,6 @@ def test_prompts_go_on_though_decoding_alone_takes_longer_than_a_step_may() -> N
     assert StepLimits(decode_tokens=128, most_tokens=128).least_tokens == 128
 
 
-@settings(deadline=None)
 @given(base_us=st.floats(100, 9000), per_token_us=st.floats(0.1, 50))
 def test_steps_end_below_the_limit_for_any_engine_that_can(
     base_us: float, per_token_us: float
@@ -285,7 +282,7 @@ INPUTS = st.lists(
 
 
 @given(inputs=INPUTS, least=st.integers(0, TOP), spread=st.integers(0, TOP))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_gears_keep_within_the_plans_bounds_and_change_a_bounded_number_of_times(
     inputs: Sequence[tuple[float, int, str]], least: int, spread: int
 ) -> None:
@@ -305,7 +302,6 @@ def test_gears_keep_within_the_plans_bounds_and_change_a_bounded_number_of_times
     assert sum(step > 0 for step in steps) <= n_down + most - least
 
 
-@settings(deadline=None)
 @given(
     before=INPUTS,
     late=st.floats(1.01, 3.0) | st.just(math.nan),
@@ -323,7 +319,7 @@ def test_slots_that_stay_late_end_in_the_highest_gear_within_as_many_slots_as_ge
 
 
 @given(load=st.floats(0.0, 1.0), power=st.floats(0.3, 2.0), lag=st.integers(0, 6))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_constant_load_settles_in_one_gear_and_no_slot_is_ever_late(
     load: float, power: float, lag: int
 ) -> None:

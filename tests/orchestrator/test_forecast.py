@@ -117,7 +117,7 @@ def test_the_quantile_covers_noise_at_the_stated_rate() -> None:
         assert covered == pytest.approx(0.9, abs=0.02), distance
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.floats(0.0, 1.0), min_size=1, max_size=120),
     st.floats(0.0, 6 * DAY_S),
@@ -133,7 +133,7 @@ def test_it_is_a_share_and_never_below_what_is_there(
     assert shares[-1] <= forecast.share <= 1.0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(0.0, 1.0), st.floats(60.0, 6 * DAY_S), st.floats(0.0, 6 * DAY_S))
 def test_a_longer_horizon_never_needs_less(share: float, first_s: float, more_s: float) -> None:
     forecaster = LEARNT

@@ -107,7 +107,7 @@ def test_an_engine_in_another_partition_of_its_gpu_has_moved() -> None:
     seed=st.integers(0, 10_000),
     floor=st.integers(1, 40),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_every_plan_keeps_every_rule(kind: str, seed: int, floor: int) -> None:
     fleet = small_case(kind, seed)
     heavier = tuple(replace(one, sms=max(one.sms, floor)) for one in fleet.cells)

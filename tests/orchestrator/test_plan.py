@@ -176,7 +176,7 @@ def test_steps_refuse_a_plan_that_would_stop_running_cells() -> None:
         steps(whole, running)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(policy=policies, inventory=inventories(), demand=demands)
 def test_slices_are_never_shared_and_nothing_is_lost(
     policy: Policy, inventory: Inventory, demand: Demand
@@ -196,7 +196,7 @@ def test_slices_are_never_shared_and_nothing_is_lost(
     assert plan(policy, inventory, demand, None) == chosen, "the same input, the same plan"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(policy=policies, inventory=inventories(), demand=demands)
 def test_every_plan_is_reached_and_the_ran_keeps_what_it_needs_on_the_way(
     policy: Policy, inventory: Inventory, demand: Demand
@@ -215,7 +215,7 @@ def test_every_plan_is_reached_and_the_ran_keeps_what_it_needs_on_the_way(
         assert least >= min(held, given, max(1, needed))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(demand=shares, headroom=st.floats(0.0, 0.3))
 def test_the_ran_is_covered_whenever_a_naive_allocator_can(demand: float, headroom: float) -> None:
     policy = Policy(headroom=headroom, min_ran_share=0.0)

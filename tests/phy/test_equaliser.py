@@ -10,7 +10,7 @@ from phy.receiver import covariance
 from phy.receiver.equaliser import equalise
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(n_rx=st.integers(1, 16), n_layers=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
 def test_mmse_is_the_textbooks_without_its_bias(n_rx, n_layers, seed, noise) -> None:
     rng = np.random.default_rng(seed)

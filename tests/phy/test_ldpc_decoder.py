@@ -104,7 +104,7 @@ def test_decoding_finds_the_most_likely_of_all_words(
     assert agree.mean() >= least_agreeing
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     base_graph=st.sampled_from([1, 2]),
     z=st.sampled_from(LIFTING_SIZES),

@@ -143,7 +143,7 @@ def test_noise_has_one_variance_in_time_and_on_resource_elements(rng) -> None:
     assert np.mean(np.abs(grid) ** 2) == pytest.approx(0.09, rel=0.03)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_grid_comes_back_from_its_samples(data) -> None:
     scs_khz = data.draw(st.sampled_from(list(NUMEROLOGIES)))

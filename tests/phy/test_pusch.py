@@ -59,7 +59,7 @@ def test_every_mcs_comes_back_through_a_good_channel(mcs_table, mcs_index, rng) 
         assert np.array_equal(result.tb, tb)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     n_prb=st.integers(1, 60),
     n_rx=st.integers(1, 4),

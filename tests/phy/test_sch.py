@@ -68,7 +68,7 @@ def allocations(draw: st.DrawFn) -> SchConfig:
     return SchConfig(size, rate, order, n_layers, n_coded)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(config=allocations(), seed=st.integers(0, 2**32 - 1))
 def test_a_clear_block_of_any_allocation_comes_back(config, seed) -> None:
     rng = np.random.default_rng(seed)

@@ -90,7 +90,7 @@ def test_an_allocation_lies_where_it_should_on_the_carrier(rng, random_tb) -> No
     assert config.prb_runs == ((0, 2), (2, 1))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1))
 def test_any_configuration_comes_back(data, seed, random_tb, noise) -> None:
     rng = np.random.default_rng(seed)

@@ -155,7 +155,7 @@ def test_the_vectorised_model_agrees_with_loops(name: str, share: float) -> None
     assert got == pytest.approx(loop_oracle(scenario, share), rel=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     price=st.floats(1, 40), more=st.floats(0, 20), share=st.floats(0, 0.9), decline=st.floats(0, 1)
 )
@@ -168,7 +168,7 @@ def test_a_higher_price_never_lowers_the_npv(
     assert high >= low - 1e-6
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(share=st.floats(0, 0.9), factor=st.floats(1, 3))
 def test_what_costs_more_earns_less(share: float, factor: float) -> None:
     for key in ("capex.server_usd", "opex.power_price_usd_per_kwh", "opex.pue", "platform.power_w"):
@@ -177,7 +177,7 @@ def test_what_costs_more_earns_less(share: float, factor: float) -> None:
         assert high <= low + 1e-6
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(share=st.floats(0, 0.9), price=st.floats(0, 60))
 def test_money_in_is_money_out(share: float, price: float) -> None:
     changes = {"ai.usd_per_server_hour": price}

@@ -117,7 +117,7 @@ def test_the_h100s_front_end_follows_the_law() -> None:
             assert model.slot_us(load, H100) == pytest.approx(us, rel=0.05)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_more_work_is_never_cheaper_and_more_multiprocessors_never_dearer(data, model) -> None:
     load = data.draw(st.sampled_from([PEAK, SENT]))

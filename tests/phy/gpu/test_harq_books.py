@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airan.core.errors import InvalidInputError
@@ -79,7 +79,6 @@ def test_a_cell_that_leaves_takes_its_processes_along() -> None:
     books.check_integrity()
 
 
-@settings(deadline=None)
 @given(
     steps=st.lists(
         st.tuples(st.integers(0, 3), st.integers(0, 2), st.booleans(), st.booleans()), max_size=60

@@ -41,7 +41,7 @@ def test_what_points_away_from_all_columns_is_met_by_nothing() -> None:
     np.testing.assert_array_equal(non_negative(np.eye(3), -np.ones(3)), np.zeros(3))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_no_choice_of_columns_does_better(data) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))

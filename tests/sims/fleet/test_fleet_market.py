@@ -86,7 +86,7 @@ def _one_by_one(
     return let
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     tier=st.sampled_from(TIERS),
     n=st.integers(1, 300),
@@ -347,7 +347,7 @@ def test_peers_take_no_more_at_once_than_they_promise():
 NAMES = ("eu", "uk", "us")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     policies=st.lists(
         st.one_of(st.just("stay"), st.sets(st.sampled_from(NAMES), min_size=1)), min_size=3

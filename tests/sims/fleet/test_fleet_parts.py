@@ -34,7 +34,7 @@ GEOMETRIES = (MigGeometry.load("GH200-96GB"), ShareGeometry("GH200-96GB", "green
 SHARES = st.floats(0.0, 1.0, allow_nan=False)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     policy=st.sampled_from(POLICIES),
     geometry=st.sampled_from(GEOMETRIES),
